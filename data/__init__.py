@@ -1,0 +1,1 @@
+"""Where examples come from: source trees, Hub and local datasets, collators. Knows nothing of model and losses."""
