@@ -1,0 +1,124 @@
+"""From a docstring or doc comment to plain text, and to the sentence that describes the function."""
+
+import html
+import inspect
+import re
+
+_HTML_BREAK = re.compile(r"(?i)</?(?:p|br|pre|ul|ol|li|dl|dt|dd|table|tr|div|h[1-6]|blockquote|hr)\b[^<>]*>")
+_HTML_TAG = re.compile(
+    r"(?i)</?(?:a|abbr|b|big|code|em|font|i|img|kbd|q|s|samp|small|span|strong|sub|sup|td|th|thead|tbody|tt|u|var"
+    r")\b[^<>]*>"
+)
+_INLINE_TAG = re.compile(r"\{@(\w+)\s*([^{}]*)\}")
+_ROLE = re.compile(r":(?:\w+:){1,2}`([^`]*)`|:\w+:`([^`]*)`")
+#: A block tag: `@param`, `\return`, or gtk-doc's `@argument:`.
+_TAG = re.compile(r"^\s*[@\\](\w+)(:?)\s*(.*)$")
+_PROSE_TAGS = {"brief", "short", "description", "desc", "summary", "details", "par", "internal"}
+_SECTION = re.compile(
+    r"^\s*(?:(?:args|arguments|parameters?|params|returns?|return value|yields?|raises|throws|examples?|usage"
+    r"|notes?|see also|references|attributes|keyword args|keyword arguments|options|inputs?|outputs?)\s*:\s*$"
+    r"|(?:args|arguments|parameters|params|returns?|raises|yields|examples?|usage)\s*:\s"
+    r"|:(?:param|parameter|arg|type|return|returns|rtype|raise|raises|keyword|key|yields?|var|ivar)\b"
+    r"|@(?:param|returns?|rtype|type|raise|throws|keyword|see|example)\b|>>>|\.\. \w+|```|[-=~_*^\"]{3,}\s*$)",
+    re.IGNORECASE,
+)
+_SIGNATURE = re.compile(r"^[\w.:]+\s*\([^()]*\)\s*(?:(?:->|=>)\s*\S.*)?$")
+
+
+def clean_docstring(text: str, language: str) -> str:
+    """The prose of a docstring: comment markers, HTML, and inline and block tags taken off, line ends kept.
+
+    Args:
+        text: The value of a Python docstring, or doc comments with their markers.
+        language: The language that it stands in; decides on markers and tags.
+
+    Returns:
+        The text, "" where nothing is left. Of block tags (`@param`, `\\return`) only those that hold a
+        description (`@brief`, `@description`) leave their text. reST fields and `Args:` sections stay; `summary`
+        leaves them out.
+    """
+    if language == "python":
+        lines = inspect.cleandoc(text).split("\n")
+    else:
+        lines = [_without_marker(line, language) for line in text.split("\n")]
+        lines = inspect.cleandoc("\n".join(lines)).split("\n")
+    if language == "ruby":
+        lines = _without_rdoc(lines)
+    elif language not in ("python", "go"):
+        text = _INLINE_TAG.sub(_inline, "\n".join(lines))
+        text = _HTML_TAG.sub("", _HTML_BREAK.sub("\n\n", text))
+        lines = html.unescape(text).split("\n")
+    if language not in ("python", "go"):
+        lines = _without_tags(lines, blank_line_ends=language in ("c", "cpp"))
+    if language == "c" and lines and re.fullmatch(r"\w+(?:\(\))?:", lines[0].strip()):  # gtk-doc's own heading
+        lines = lines[1:]
+    text = _ROLE.sub(lambda match: (match[1] or match[2] or "").lstrip("~!"), "\n".join(lines))
+    text = re.sub(r"``([^`]*)``", r"\1", text)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.split("\n"))).strip()
+
+
+def summary(docstring: str) -> str:
+    """The first paragraph of a cleaned docstring, in one line: what CodeSearchNet takes for the query.
+
+    It ends at a blank line, a list of parameters or results, or an example; a signature above it is left out.
+    """
+    paragraphs: list[list[str]] = [[]]
+    for line in docstring.split("\n"):
+        if _SECTION.match(line):
+            if paragraphs[0] or re.fullmatch(r"\s*[-=~_*^\"]{3,}\s*", line) is None:
+                break
+        elif line.strip():
+            paragraphs[-1].append(line.strip())
+        elif paragraphs[-1]:
+            paragraphs.append([])
+    texts = [" ".join(" ".join(paragraph).split()) for paragraph in paragraphs]
+    while len(texts) > 1 and _SIGNATURE.match(texts[0]):
+        texts = texts[1:]
+    return texts[0]
+
+
+def _without_marker(line: str, language: str) -> str:
+    if language == "ruby":
+        line = re.sub(r"^\s*(?:#+|=begin\b|=end\b)", "", line)
+    else:
+        line = re.sub(r"^\s*(?:/\*[*!]*<?|//[/!]*<?|\*+(?!/)(?=\s|$|\S))", "", line, count=1)
+        line = re.sub(r"\s*\**\*/\s*$", "", line)
+    return "" if re.fullmatch(r"\s*[-=~_*#/+]{3,}\s*", line) else line.expandtabs(4)
+
+
+def _inline(match: re.Match[str]) -> str:
+    tag, rest = match[1].lower(), match[2].strip()
+    if tag in ("inheritdoc", "docroot"):
+        return ""
+    if tag.startswith("link"):
+        target, *label = re.split(r"[\s|]+", rest, maxsplit=1)
+        return label[0] if label else target.lstrip("#").replace("#", ".")
+    return rest
+
+
+def _without_rdoc(lines: list[str]) -> list[str]:
+    """RDoc's directives, and the list of call sequences with its indented lines, taken out."""
+    kept, in_calls = [], False
+    for line in lines:
+        if re.match(r"\s*:?call-seq:", line):
+            in_calls = True
+        elif in_calls and (not line.strip() or line.startswith(" ")):
+            continue
+        elif not re.match(r"\s*(?::\w+:|rubocop:|frozen_string_literal:|typed:|--\s*$|\+\+\s*$)", line):
+            kept, in_calls = [*kept, line], False
+    return kept
+
+
+def _without_tags(lines: list[str], blank_line_ends: bool) -> list[str]:
+    kept, in_tag = [], False
+    for line in lines:
+        if tag := _TAG.match(line):
+            in_tag = bool(tag[2]) or tag[1].lower() not in _PROSE_TAGS
+            if not in_tag:
+                kept.append(tag[3])
+        elif in_tag and blank_line_ends and not line.strip():
+            in_tag = False
+            kept.append("")
+        elif not in_tag:
+            kept.append(line)
+    return kept

@@ -1,0 +1,340 @@
+"""Functions and methods of a source file, with their docstrings, by tree-sitter.
+
+A function nested in another belongs to its parent and is not listed again; methods of classes are listed. In
+JavaScript a function that is little more than a wrapper of others (more than half of it is named functions: a
+module in a closure) is passed over for the functions inside it. Anonymous functions are never listed.
+"""
+
+import ast
+import importlib
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tree_sitter import Language, Node, Parser, Query, QueryCursor
+
+from mose.data.docstrings import clean_docstring
+
+_EXTENSIONS = {
+    "python": ".py .pyw",
+    "java": ".java",
+    "javascript": ".js .mjs .cjs .jsx",
+    "go": ".go",
+    "ruby": ".rb .rake",
+    "php": ".php",
+    "c": ".c .h",
+    "cpp": ".cc .cpp .cxx .c++ .hh .hpp .hxx .h++ .ipp",
+}
+_LANGUAGE_OF = {extension: language for language, row in _EXTENSIONS.items() for extension in row.split()}
+_CPP_HEADER = re.compile(rb"^\s*(?:class|namespace|template|using|public:|private:|protected:)\b", re.MULTILINE)
+
+#: What is a function, by language; `@name` is missing where the name lies deeper (C, C++).
+_FUNCTIONS = {
+    "python": "(function_definition name: (_) @name) @function",
+    "java": """[(method_declaration name: (_) @name body: (_)) (constructor_declaration name: (_) @name)
+        (compact_constructor_declaration name: (_) @name)] @function""",
+    "javascript": """[(function_declaration name: (_) @name) (generator_function_declaration name: (_) @name)
+        (method_definition name: (_) @name)
+        (variable_declarator name: (identifier) @name value: [(function_expression) (arrow_function)
+            (generator_function)])
+        (assignment_expression left: [(identifier) @name (member_expression property: (_) @name)]
+            right: [(function_expression) (arrow_function) (generator_function)])
+        (pair key: (property_identifier) @name value: [(function_expression) (arrow_function)
+            (generator_function)])
+        (field_definition property: (_) @name value: [(function_expression) (arrow_function)])] @function""",
+    "go": """[(function_declaration name: (_) @name body: (_)) (method_declaration name: (_) @name
+        body: (_))] @function""",
+    "ruby": "[(method name: (_) @name) (singleton_method name: (_) @name)] @function",
+    "php": """[(function_definition name: (_) @name) (method_declaration name: (_) @name
+        body: (_))] @function""",
+    "c": "(function_definition body: (_)) @function",
+    "cpp": "(function_definition body: (_)) @function",
+}
+#: Nodes that hold one function and begin where its source begins.
+_WRAPPERS = {
+    "python": {"decorated_definition"},
+    "javascript": {"export_statement", "lexical_declaration", "variable_declaration", "expression_statement"},
+    "ruby": {"argument_list", "call"},
+    "cpp": {"template_declaration", "linkage_specification"},
+}
+_COMMENTS = {"java": "[(line_comment) (block_comment)] @comment"}
+#: How a doc comment begins. C and C++ have no one convention, so that any comment directly above counts.
+_DOC_COMMENT = {
+    "java": re.compile(rb"/\*\*|///"),
+    "javascript": re.compile(rb"/\*\*"),
+    "php": re.compile(rb"/\*\*"),
+    "go": re.compile(rb"//(?!go:)|/\*"),
+    "ruby": re.compile(rb"#(?!!)|=begin"),
+    "c": re.compile(rb"/[/*]"),
+    "cpp": re.compile(rb"/[/*]"),
+}
+_KEYWORDS = {"if", "else", "for", "while", "do", "switch", "catch", "return"}
+_STRING = re.compile(r"(?i)[ru]{0,2}('''|\"\"\"|'|\")(.*)\1", re.DOTALL)
+
+
+class ParseError(ValueError):
+    """A source file that is not valid in its language."""
+
+
+class DecodeError(ParseError):
+    """A source file that is not UTF-8 text."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """One function or method of a source file.
+
+    Attributes:
+        name: Its bare name, without class or namespace.
+        language: A key of `mose.tokenization.prompts.LANGUAGES`.
+        source: Its text, decorators, annotations and documentation included, less its indentation.
+        code: The same without the documentation.
+        docstring: The documentation as `mose.data.docstrings.clean_docstring` leaves it, "" if there is none.
+        start_line: First line of `source` in the file, from 1.
+        end_line: Last line of `source`, inclusive.
+        constructor: Whether it constructs or destroys an instance of its class.
+    """
+
+    name: str
+    language: str
+    source: str
+    code: str
+    docstring: str
+    start_line: int
+    end_line: int
+    constructor: bool = False
+
+
+def language_of(path: str | Path, source: bytes | None = None) -> str | None:
+    """The language of a file by its extension, None for one that is not read here.
+
+    Args:
+        path: The file's name or path.
+        source: Its contents, where at hand: a `.h` file that looks like C++ is then taken as such.
+    """
+    language = _LANGUAGE_OF.get(Path(path).suffix.lower())
+    if language == "c" and source is not None and Path(path).suffix == ".h" and _CPP_HEADER.search(source):
+        return "cpp"
+    return language
+
+
+def languages() -> tuple[str, ...]:
+    """The languages that `extract_functions` reads."""
+    return tuple(_EXTENSIONS)
+
+
+@cache
+def _grammar(language: str) -> Language:
+    if language not in _EXTENSIONS:
+        raise ValueError(f"language={language!r}: functions can be read in {', '.join(_EXTENSIONS)}")
+    module = importlib.import_module(f"tree_sitter_{language}")
+    return Language(module.language_php() if language == "php" else module.language())
+
+
+@cache
+def _queries(language: str) -> tuple[Query, Query]:
+    grammar = _grammar(language)
+    return Query(grammar, _FUNCTIONS[language]), Query(grammar, _COMMENTS.get(language, "(comment) @comment"))
+
+
+def extract_functions(source: bytes, language: str) -> list[Function]:
+    """The functions of a source file, in the order of the file.
+
+    Where the parser stumbles (macros, newer syntax), the functions that contain an error are left out.
+
+    Args:
+        source: The file's contents, UTF-8.
+        language: One of `languages()`.
+
+    Raises:
+        DecodeError: `source` is not UTF-8.
+        ParseError: the file has syntax errors, and no function without one.
+    """
+    source = source.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+    try:
+        source.decode()
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"not UTF-8 at byte {error.start}") from None
+    root = Parser(_grammar(language)).parse(source).root_node
+    functions, comments = _queries(language)
+    candidates = []
+    for _, captures in QueryCursor(functions).matches(root):
+        node = captures["function"][0]
+        name = captures["name"][0] if "name" in captures else _declared_name(node)
+        if name is not None:
+            candidates.append((node, name))
+    candidates.sort(key=lambda pair: (pair[0].start_byte, -pair[0].end_byte))
+    if language == "javascript":
+        candidates = _without_closures(candidates)
+    ends = {node.end_byte: node for node in QueryCursor(comments).captures(root).get("comment", ())}
+    found: list[Function] = []
+    covered = 0
+    for node, name in candidates:
+        if node.start_byte < covered or node.has_error:
+            continue
+        function = _read(source, node, name, language, ends)
+        if function.name not in _KEYWORDS:
+            found.append(function)
+            covered = node.end_byte
+    if root.has_error and not found:
+        raise ParseError(f"not valid {language}")
+    return found
+
+
+def anonymize(code: str, language: str, name: str) -> str:
+    """`code` with the identifier `name` replaced by `f`, in whole identifiers only (not in strings or comments).
+
+    In a language that `extract_functions` does not read, strings and comments are not told apart from code.
+    """
+    name = name.removesuffix("=") if language == "ruby" else name
+    pattern = re.compile(rf"(?<![\w$]){re.escape(name)}(?![\w$])".encode())
+    source = code.encode()
+    if language not in _EXTENSIONS:
+        return pattern.sub(b"f", source).decode()
+    prefix = b"<?php\n" if language == "php" else b""
+    root = Parser(_grammar(language)).parse(prefix + source).root_node
+
+    def rename(match: re.Match[bytes]) -> bytes:
+        start, end = match.start() + len(prefix), match.end() + len(prefix)
+        leaf = root.descendant_for_byte_range(start, end)
+        exact = leaf is not None and (leaf.start_byte, leaf.end_byte) == (start, end)
+        while leaf is not None and leaf.child_count == 1:
+            leaf = leaf.children[0]
+        identifier = leaf is not None and leaf.type.endswith(("identifier", "name", "constant"))
+        variable = leaf is not None and leaf.parent is not None and leaf.parent.type == "variable_name"
+        return b"f" if exact and identifier and not variable else match[0]
+
+    return pattern.sub(rename, source).decode()
+
+
+def _declared_name(node: Node) -> Node | None:
+    """The name inside the nested declarators of a C or C++ function definition."""
+    declarator = node.child_by_field_name("declarator")
+    while declarator is not None and not declarator.type.endswith("function_declarator"):
+        declarator = declarator.child_by_field_name("declarator") or next(
+            (child for child in declarator.named_children if child.type.endswith("declarator")), None
+        )
+    name = declarator and declarator.child_by_field_name("declarator")
+    while name is not None and (inner := name.child_by_field_name("name")) is not None:
+        name = inner
+    return name
+
+
+def _without_closures(candidates: list[tuple[Node, Node]]) -> list[tuple[Node, Node]]:
+    """Drop the functions more than half of which is other named functions."""
+    kept = []
+    starts = [node.start_byte for node, _ in candidates]
+    for index, (node, name) in enumerate(candidates):
+        inside, end = 0, node.start_byte
+        for other, _ in candidates[index + 1 : bisect_right(starts, node.end_byte)]:
+            if other.start_byte >= end and other.start_byte != node.start_byte:
+                inside, end = inside + other.end_byte - other.start_byte, other.end_byte
+        if inside <= (node.end_byte - node.start_byte) / 2:
+            kept.append((node, name))
+    return kept
+
+
+def _read(source: bytes, node: Node, name: Node, language: str, comment_ends: dict[int, Node]) -> Function:
+    outer = node
+    wrappers = _WRAPPERS.get(language, ())
+    while outer.parent is not None and outer.parent.type in wrappers:
+        siblings = [child for child in outer.parent.named_children if child.type == outer.type]
+        if len(siblings) > 1:
+            break
+        outer = outer.parent
+    if language == "python":
+        start, gap, raw = outer.start_byte, *_python_docstring(source, node)
+    else:
+        start, raw = _doc_comment(source, outer.start_byte, comment_ends, _DOC_COMMENT[language])
+        gap = (start, outer.start_byte, b"")
+    text = source[start : outer.end_byte]
+    cut_start, cut_end, filler = gap
+    code = source[start:cut_start] + filler + source[cut_end : outer.end_byte]
+    line_start = source.rfind(b"\n", 0, start) + 1
+    indent = re.match(rb"[ \t]*", source[line_start:start])
+    bare = name.text.decode() if name.text else ""
+    return Function(
+        name=bare,
+        language=language,
+        source=_dedent(text, indent[0] if indent else b""),
+        code=_dedent(code, indent[0] if indent else b""),
+        docstring=clean_docstring(raw, language),
+        start_line=source.count(b"\n", 0, start) + 1,
+        end_line=source.count(b"\n", 0, outer.end_byte) + 1,
+        constructor=_is_constructor(node, bare, language),
+    )
+
+
+def _dedent(text: bytes, indent: bytes) -> str:
+    first, *rest = text.decode().split("\n")
+    prefix = indent.decode()
+    return "\n".join([first, *(line.removeprefix(prefix) for line in rest)])
+
+
+def _is_constructor(node: Node, name: str, language: str) -> bool:
+    if language == "java":
+        return node.type != "method_declaration"
+    if language == "cpp":
+        return name.startswith("~") or (node.child_by_field_name("type") is None and "operator" not in name)
+    return name == {"python": "__init__", "javascript": "constructor", "ruby": "initialize",
+                    "php": "__construct"}.get(language)  # fmt: skip
+
+
+def _doc_comment(
+    source: bytes, start: int, comment_ends: dict[int, Node], opening: re.Pattern[bytes]
+) -> tuple[int, str]:
+    """Where the doc comment directly above byte `start` begins (`start` if there is none), and its text."""
+    begin, lines = start, 0
+    while True:
+        window = max(0, begin - 400)
+        end = window + len(source[window:begin].rstrip())
+        comment = comment_ends.get(end)
+        if comment is None or source.count(b"\n", end, begin) > 1 or not opening.match(source, comment.start_byte):
+            break
+        first = source.rfind(b"\n", 0, comment.start_byte) + 1
+        if source[first : comment.start_byte].strip() and b"\n" in source[end:begin]:  # it ends a line of code
+            break
+        block = source[comment.start_byte : comment.start_byte + 2] == b"/*"
+        if block and lines:
+            break
+        begin, lines = comment.start_byte, lines + 1
+        if block:
+            break
+    return begin, source[begin:start].decode().rstrip()
+
+
+def _python_docstring(source: bytes, node: Node) -> tuple[tuple[int, int, bytes], str]:
+    """The bytes that the docstring takes up with what is to stand in their place, and the docstring's value."""
+    body = node.child_by_field_name("body")
+    statements = [child for child in body.named_children if child.type != "comment"] if body else []
+    value = _string_value(source, statements[0]) if statements else None
+    if value is None:
+        return (node.end_byte, node.end_byte, b""), ""
+    start, end = statements[0].start_byte, statements[0].end_byte
+    if len(statements) == 1:
+        return (start, end, b"pass"), value
+    if semicolon := re.compile(rb"[ \t]*;[ \t]*").match(source, end):
+        return (start, semicolon.end(), b""), value
+    if rest := re.compile(rb"[ \t]*\n(?:[ \t]*\n)*[ \t]*").match(source, end):
+        end = rest.end()
+    return (start, end, b""), value
+
+
+def _string_value(source: bytes, statement: Node) -> str | None:
+    """The value of a statement that is nothing but a string, None for any other."""
+    if statement.type != "expression_statement" or statement.named_child_count != 1:
+        return None
+    node: Node = statement.named_children[0]
+    while node.type == "parenthesized_expression" and node.named_child_count == 1:
+        node = node.named_children[0]
+    if node.type not in ("string", "concatenated_string"):
+        return None
+    text = source[node.start_byte : node.end_byte].decode()
+    try:
+        value = ast.literal_eval(f"({text})")
+    except (SyntaxError, ValueError):  # an f-string, or an escape that Python refuses
+        match = _STRING.fullmatch(text)
+        value = match[2] if match else None
+    return value if isinstance(value, str) else None
