@@ -291,7 +291,11 @@ def _doc_comment(
         window = max(0, begin - 400)
         end = window + len(source[window:begin].rstrip())
         comment = comment_ends.get(end)
-        if comment is None or source.count(b"\n", end, begin) > 1 or not opening.match(source, comment.start_byte):
+        if (
+            comment is None
+            or source.count(b"\n", end, begin) > 1
+            or not opening.match(source, comment.start_byte)
+        ):
             break
         first = source.rfind(b"\n", 0, comment.start_byte) + 1
         if source[first : comment.start_byte].strip() and b"\n" in source[end:begin]:  # it ends a line of code

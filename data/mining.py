@@ -117,6 +117,7 @@ def mine_rows(
     counts = Counter() if counts is None else counts
     tasks = []
     for root in map(Path, source_trees):
+
         def unreadable(error: OSError) -> None:
             counts["unreadable"] += 1
             logger.warning("skipped: %s", error)

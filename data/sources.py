@@ -25,7 +25,17 @@ _GENERATED = re.compile(
     re.MULTILINE,
 )
 _REPOSITORY_FILES = (
-    *(".git", ".hg", ".svn", "pyproject.toml", "setup.py", "setup.cfg", "package.json", "pom.xml", "build.gradle"),
+    *(
+        ".git",
+        ".hg",
+        ".svn",
+        "pyproject.toml",
+        "setup.py",
+        "setup.cfg",
+        "package.json",
+        "pom.xml",
+        "build.gradle",
+    ),
     *("build.gradle.kts", "go.mod", "Cargo.toml", "composer.json", "Gemfile", "CMakeLists.txt", "configure.ac"),
     *("meson.build", "PKG-INFO"),
 )
