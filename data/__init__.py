@@ -1,1 +1,1 @@
-"""Where examples come from: source trees, Hub and local datasets, collators. Knows nothing of model and losses."""
+"""Where examples come from: source trees, Hub and local datasets, collators. Knows no model and no losses."""

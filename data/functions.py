@@ -8,6 +8,7 @@ module in a closure) is passed over for the functions inside it. Anonymous funct
 import ast
 import importlib
 import re
+import warnings
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cache
@@ -28,7 +29,9 @@ _EXTENSIONS = {
     "cpp": ".cc .cpp .cxx .c++ .hh .hpp .hxx .h++ .ipp",
 }
 _LANGUAGE_OF = {extension: language for language, row in _EXTENSIONS.items() for extension in row.split()}
-_CPP_HEADER = re.compile(rb"^\s*(?:class|namespace|template|using|public:|private:|protected:)\b", re.MULTILINE)
+_CPP_HEADER = re.compile(
+    rb"(?m)^\s*(?:(?:class|namespace|using|extern template)\s+\w|template\s*<|(?:public|private|protected):)"
+)
 
 #: What is a function, by language; `@name` is missing where the name lies deeper (C, C++).
 _FUNCTIONS = {
@@ -62,9 +65,9 @@ _WRAPPERS = {
 _COMMENTS = {"java": "[(line_comment) (block_comment)] @comment"}
 #: How a doc comment begins. C and C++ have no one convention, so that any comment directly above counts.
 _DOC_COMMENT = {
-    "java": re.compile(rb"/\*\*|///"),
-    "javascript": re.compile(rb"/\*\*"),
-    "php": re.compile(rb"/\*\*"),
+    "java": re.compile(rb"/\*\*(?![*/])|///"),
+    "javascript": re.compile(rb"/\*\*(?![*/])"),
+    "php": re.compile(rb"/\*\*(?![*/])"),
     "go": re.compile(rb"//(?!go:)|/\*"),
     "ruby": re.compile(rb"#(?!!)|=begin"),
     "c": re.compile(rb"/[/*]"),
@@ -184,7 +187,7 @@ def extract_functions(source: bytes, language: str) -> list[Function]:
 
 
 def anonymize(code: str, language: str, name: str) -> str:
-    """`code` with the identifier `name` replaced by `f`, in whole identifiers only (not in strings or comments).
+    """`code` with the identifier `name` replaced by `f`: whole identifiers, not words in strings or comments.
 
     In a language that `extract_functions` does not read, strings and comments are not told apart from code.
     """
@@ -217,7 +220,12 @@ def _declared_name(node: Node) -> Node | None:
             (child for child in declarator.named_children if child.type.endswith("declarator")), None
         )
     name = declarator and declarator.child_by_field_name("declarator")
-    while name is not None and (inner := name.child_by_field_name("name")) is not None:
+    while name is not None:
+        inner = name.child_by_field_name("name")
+        if name.type == "parenthesized_declarator":
+            inner = name.named_children[0] if name.named_children else None
+        if inner is None:
+            break
         name = inner
     return name
 
@@ -291,12 +299,13 @@ def _doc_comment(
         window = max(0, begin - 400)
         end = window + len(source[window:begin].rstrip())
         comment = comment_ends.get(end)
-        if comment is None or source.count(b"\n", end, begin) > 1 or not opening.match(source, comment.start_byte):
+        line_ends = source.count(b"\n", end, begin)
+        if comment is None or line_ends > 1 or not opening.match(source, comment.start_byte):
             break
         first = source.rfind(b"\n", 0, comment.start_byte) + 1
-        if source[first : comment.start_byte].strip() and b"\n" in source[end:begin]:  # it ends a line of code
+        if line_ends and source[first : comment.start_byte].strip():  # the comment ends a line of code
             break
-        block = source[comment.start_byte : comment.start_byte + 2] == b"/*"
+        block = source.startswith(b"/*", comment.start_byte)
         if block and lines:
             break
         begin, lines = comment.start_byte, lines + 1
@@ -306,7 +315,7 @@ def _doc_comment(
 
 
 def _python_docstring(source: bytes, node: Node) -> tuple[tuple[int, int, bytes], str]:
-    """The bytes that the docstring takes up with what is to stand in their place, and the docstring's value."""
+    """The bytes that the docstring takes up, what is to stand in their place, and the docstring's value."""
     body = node.child_by_field_name("body")
     statements = [child for child in body.named_children if child.type != "comment"] if body else []
     value = _string_value(source, statements[0]) if statements else None
@@ -333,7 +342,8 @@ def _string_value(source: bytes, statement: Node) -> str | None:
         return None
     text = source[node.start_byte : node.end_byte].decode()
     try:
-        value = ast.literal_eval(f"({text})")
+        with warnings.catch_warnings(action="ignore"):  # of escapes such as "\d"
+            value = ast.literal_eval(f"({text})")
     except (SyntaxError, ValueError):  # an f-string, or an escape that Python refuses
         match = _STRING.fullmatch(text)
         value = match[2] if match else None
