@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from mose.data.pairs import UNKNOWN_LANGUAGE
 from mose.tokenization.prompts import code_prompt, text_prompt
 
 
@@ -65,17 +66,19 @@ class PairCollator:
         needed = ("query", "query_language", "document", "document_language", *self.keep)
         if missing := [name for name in needed if any(name not in row for row in rows)]:
             raise ValueError(f"rows lack {', '.join(missing)}; they have {', '.join(rows[0])}")
-        generator = torch.Generator().manual_seed(self._seed_of(rows))
         batch: dict[str, torch.Tensor] = {}
         for side, length in (("query", self.max_query_length), ("document", self.max_document_length)):
+            generator = torch.Generator().manual_seed(self._seed_of(rows, side))
             texts = [str(row[side]) for row in rows]
             languages = [str(row[f"{side}_language"] or "") for row in rows]
+            if side == "document":  # a document is code, whether its language is known or not
+                languages = [language or UNKNOWN_LANGUAGE for language in languages]
             encoded = self._encode(texts, self._prompts(languages, generator), length, generator)
             batch |= {f"{side}_{name}": encoded[name] for name in ("input_ids", "attention_mask")}
         return batch | {name: torch.tensor([row[name] for row in rows]) for name in self.keep}
 
-    def _seed_of(self, rows: Sequence[Mapping[str, object]]) -> int:
-        checksum = zlib.crc32(str(self.seed).encode())
+    def _seed_of(self, rows: Sequence[Mapping[str, object]], side: str) -> int:
+        checksum = zlib.crc32(f"{self.seed} {side}".encode())
         for row in rows:
             checksum = zlib.crc32(f"{row['query']}\0{row['document']}\0".encode(), checksum)
         return checksum
@@ -88,8 +91,10 @@ class PairCollator:
                 prompts.append("")
             elif not language:
                 prompts.append(text_prompt())
+            elif language == UNKNOWN_LANGUAGE or draw < self.instruction_dropout:
+                prompts.append(code_prompt())
             else:
-                prompts.append(code_prompt(language if draw >= self.instruction_dropout else None))
+                prompts.append(code_prompt(language))
         return prompts
 
     def _encode(

@@ -12,6 +12,8 @@ from mose.data.mining import mine
 logger = logging.getLogger(__name__)
 
 PAIR_COLUMNS = ("query", "query_language", "document", "document_language", "repository")
+#: The `query_language` of code in a language that its dataset does not name; that of a text is "".
+UNKNOWN_LANGUAGE = "code"
 _SHAPES = {
     "triples": ("text", "code_a", "code_b"),
     "code pairs": ("code_a", "code_b"),
@@ -48,9 +50,9 @@ def load_pairs(
         mining: Keyword arguments for `mose.data.mining.mine`.
 
     Returns:
-        Rows of the strings `query`, `query_language` ("" for natural language), `document`,
-        `document_language` and `repository` ("" where unknown). Pairs with an empty side are left out, and
-        counted in a warning.
+        Rows of the strings `query`, `query_language` ("" for natural language, `UNKNOWN_LANGUAGE` for code
+        whose language is unknown), `document`, `document_language` and `repository` ("" where unknown). Pairs
+        with an empty side are left out, and counted in a warning.
 
     Raises:
         ValueError: There is nothing to read, a dataset can't be found or has other columns, or no pair is
@@ -139,15 +141,18 @@ def _pairs_of_batch(batch: Mapping[str, list], indices: Iterable[int], shape: st
     columns: dict[str, list[str]] = {name: [] for name in PAIR_COLUMNS}
     for position, index in enumerate(indices):
         row = defaultdict(str, {name: values[position] or "" for name, values in batch.items()})
-        text, code = (row["text"], ""), (row["code"], row["language"])
-        a = (row["code_a"], row["language_a"] or row["language"])
-        b = (row["code_b"], row["language_b"] or row["language"])
+        text, code = (row["text"], ""), (row["code"], row["language"] or UNKNOWN_LANGUAGE)
+        a = (row["code_a"], row["language_a"] or row["language"] or UNKNOWN_LANGUAGE)
+        b = (row["code_b"], row["language_b"] or row["language"] or UNKNOWN_LANGUAGE)
         pairs = {
             "triples": [(text, b if index % 2 else a), (a, b)],
             "code pairs": [(a, b)],
             "text and code": [(text, code)],
             "ready pairs": [
-                ((row["query"], row["query_language"]), (row["document"], row["document_language"]))
+                (
+                    (row["query"], row["query_language"]),
+                    (row["document"], row["document_language"] or UNKNOWN_LANGUAGE),
+                )
             ],
         }
         for query, document in pairs[shape]:

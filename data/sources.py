@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from mose.data.functions import language_of, languages
+from mose.data.languages import language_of, languages
 
 logger = logging.getLogger(__name__)
 
