@@ -1,1 +1,4 @@
-"""Where examples come from: source trees, Hub and local datasets, collators. Knows no model and no losses."""
+"""Where examples come from: source trees, Hub and local datasets, collators.
+
+Knows nothing of the model and the losses.
+"""

@@ -1,0 +1,745 @@
+"""What a MoSE computes: blocks, a trunk that stops at the exit, the exits, and the task heads.
+
+Top to bottom: attention and MLP → block → exit (norm, pooling, projection) → `MoSEModel` → heads with
+their losses. The Hub serves this file as remote code, so it imports torch, transformers and the configuration alone.
+
+Shapes in the docstrings: `batch` sequences of `tokens` tokens, hidden states `hidden` wide.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
+
+from .configuration_mose import MoSEConfig
+
+#: Bounds of the learned similarity scale (the paper's forerunner clamps it so).
+SIMILARITY_SCALE_RANGE = (1e-4, 30.0)
+
+
+@dataclass
+class MoSEModelOutput(ModelOutput):
+    """What `MoSEModel` returns.
+
+    Args:
+        last_hidden_state: (batch, tokens, hidden), after the norm of the exit that was run.
+        pooler_output: (batch, hidden), the embedding at that exit, of unit norm.
+        exit_embeddings: with `output_all_exits`, one (batch, hidden) of unit norm per exit, shallow to deep.
+        similarity_scale: with `output_all_exits`, (1,), what multiplies cosines in the contrastive loss.
+        hidden_states: one (batch, tokens, hidden) per block run and one for the embeddings; the last is
+            `last_hidden_state`, the others are the un-normed residual stream, as everywhere in transformers.
+        attentions: one (batch, heads, tokens, tokens) per block run.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    exit_embeddings: tuple[Tensor, ...] | None = None
+    similarity_scale: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class MoSEForPreTrainingOutput(ModelOutput):
+    """What `MoSEForPreTraining` returns.
+
+    Args:
+        loss: scalar, the weighted sum over exits of both parts (paper, section 3), where labels were given.
+        mlm_losses, icc_losses: (exits,), unweighted and detached, shallow to deep; for logging.
+        prediction_logits: (batch, tokens, vocab) at the exit; only without labels, which need no logits.
+        context_logits: (batch, 2) at the exit: another repository took part, or all from one.
+    """
+
+    loss: Tensor | None = None
+    mlm_losses: Tensor | None = None
+    icc_losses: Tensor | None = None
+    prediction_logits: Tensor | None = None
+    context_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class MoSESequenceClassifierOutput(ModelOutput):
+    """What `MoSEForSequenceClassification` returns.
+
+    Args:
+        loss: scalar, the weighted sum over the exits that take part.
+        logits: (batch, num_labels) at the exit.
+        exit_losses: (exits,), unweighted and detached, shallow to deep; for logging.
+        exit_logits: with `output_all_exits`, one (batch, num_labels) per exit.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    exit_losses: Tensor | None = None
+    exit_logits: tuple[Tensor, ...] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+# --- Block: StarCoder-2's, bidirectional -------------------------------------------------------------------
+
+
+def rotary_embedding(position_ids: Tensor, head_size: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the rotary angles, each (batch, 1, tokens, head_size), in float32.
+
+    Computed, not stored: there is no buffer that a cast to bf16 or a partial load could spoil.
+    """
+    exponents = torch.arange(0, head_size, 2, device=position_ids.device, dtype=torch.float32) / head_size
+    angles = position_ids[:, None, :, None].float() * base**-exponents
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions on queries or keys (batch, heads, tokens, head_size), halves paired as in Llama."""
+    first, second = states.chunk(2, dim=-1)
+    return states * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[Tensor, Tensor]:
+    """Attention in plain matrix products; returns (batch, tokens, heads, head_size) and the weights.
+
+    The query heads of a group are folded into the rows of one product with their shared key-value head, so
+    that grouped keys and values are never repeated; on a CPU it trains faster than the fused kernels.
+    """
+    batch, heads, tokens, head_size = query.shape
+    groups = key.shape[1]
+    folded = query.reshape(batch, groups, -1, head_size)
+    scores = (folded @ key.transpose(2, 3) * scaling).view(batch, heads, tokens, -1)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    mixed = weights.view(batch, groups, -1, weights.shape[-1]) @ value
+    return mixed.view(batch, heads, tokens, head_size).transpose(1, 2).contiguous(), weights
+
+
+class MoSEAttention(nn.Module):
+    """Grouped-query self-attention over the whole sequence, both ways."""
+
+    def __init__(self, config: MoSEConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        key_value_size = config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.use_bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.use_bias)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        position_embeddings: tuple[Tensor, Tensor],
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(shape).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(shape).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
+        cos, sin = (angle.to(query.dtype) for angle in position_embeddings)
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        mixed, weights = attention(
+            self,
+            rotate(query, cos, sin),
+            rotate(key, cos, sin),
+            value,
+            attention_mask,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        mixed = self.o_proj(mixed.reshape(hidden_states.shape).contiguous())
+        return F.dropout(mixed, p=self.config.residual_dropout, training=self.training), weights
+
+
+class MoSEMLP(nn.Module):
+    """Two linear layers with an activation between, no gate."""
+
+    def __init__(self, config: MoSEConfig):
+        super().__init__()
+        self.c_fc = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
+        self.act = ACT2FN[config.hidden_act]
+        self.c_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
+        self.dropout = config.residual_dropout
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return F.dropout(self.c_proj(self.act(self.c_fc(hidden_states))), self.dropout, self.training)
+
+
+class MoSEBlock(GradientCheckpointingLayer):
+    """One pre-LayerNorm transformer block."""
+
+    def __init__(self, config: MoSEConfig, layer_idx: int):
+        super().__init__()
+        self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+        self.self_attn = MoSEAttention(config, layer_idx)
+        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+        self.mlp = MoSEMLP(config)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        mixed, weights = self.self_attn(
+            self.input_layernorm(hidden_states), attention_mask, position_embeddings, **kwargs
+        )
+        hidden_states = hidden_states + mixed
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states)), weights
+
+
+# --- Exits -------------------------------------------------------------------------------------------------
+
+
+def last_token(hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+    """The last real token's state, (batch, hidden): `<cls>`, whichever side the padding is on."""
+    places = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
+    last = (attention_mask * places).argmax(dim=1)
+    return hidden_states[torch.arange(len(hidden_states), device=hidden_states.device), last]
+
+
+class MoSEGate(nn.Module):
+    """Scores each token by its state, its place and the few tokens before it, for the weighted mean.
+
+    The last layer starts at zero: before training all tokens weigh the same.
+    """
+
+    def __init__(self, config: MoSEConfig):
+        super().__init__()
+        self.kernel_size = config.gate_kernel_size
+        self.taps = nn.Linear(config.hidden_size, config.gate_kernel_size * config.gate_size)
+        self.place = nn.Linear(1, config.gate_size)
+        self.score = nn.Linear(config.gate_size, 1, bias=False)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Weights (batch, tokens) that sum to 1 over the real tokens of each row."""
+        # A causal convolution, as one matrix product whose slices are shifted and added: padding adds nothing
+        # on either side, and a CPU runs it at full speed.
+        taps = self.taps(hidden_states) * attention_mask[..., None].to(hidden_states.dtype)
+        features: Tensor | None = None
+        for shift, tap in enumerate(taps.chunk(self.kernel_size, dim=-1)):
+            shifted = F.pad(tap, (0, 0, shift, 0))[:, : tap.shape[1]]
+            features = shifted if features is None else features + shifted
+        place = torch.log1p(attention_mask.cumsum(dim=1).to(hidden_states.dtype))[..., None]
+        scores = self.score(F.gelu(features + self.place(place), approximate="tanh"))[..., 0].float()
+        scores = scores.masked_fill(attention_mask == 0, torch.finfo(torch.float32).min)
+        return scores.softmax(dim=-1)
+
+
+class MoSEExit(nn.Module):
+    """What stands at one exit: its norm, its pooling, its projection."""
+
+    def __init__(self, config: MoSEConfig, exit_layer: int):
+        super().__init__()
+        self.pooling = config.pooling
+        normed = config.exit_norm == "every" or exit_layer == config.num_hidden_layers
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon) if normed else nn.Identity()
+        self.gate = MoSEGate(config) if config.pooling == "gated" else None
+        self.projection = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+        """The embedding (batch, hidden), of unit norm, from normed states (batch, tokens, hidden).
+
+        The projection is linear and the pooling weights sum to 1, so projecting the pooled vector equals
+        pooling the projected tokens, at a fraction of the cost.
+        """
+        if self.pooling == "cls":
+            pooled = last_token(hidden_states, attention_mask)
+        else:
+            if self.gate is not None:
+                weights = self.gate(hidden_states, attention_mask)
+            else:
+                weights = attention_mask / attention_mask.sum(dim=1, keepdim=True).clamp(min=1)
+            pooled = (weights.to(hidden_states.dtype)[:, None] @ hidden_states)[:, 0]
+        return F.normalize(self.projection(pooled).float(), dim=-1).to(hidden_states.dtype)
+
+
+# --- Models ------------------------------------------------------------------------------------------------
+
+
+class MoSEPreTrainedModel(PreTrainedModel):
+    """Loading, initialisation and capabilities that all MoSE models share."""
+
+    config_class = MoSEConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MoSEBlock"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    # The losses are means over the batch already: Trainer divides them by its accumulation steps.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
+        if exit_layer is not None:
+            config.exit_layer = exit_layer
+        # Keyword overrides of `from_pretrained` reach the configuration unchecked.
+        deepest = config.resolve_exit_layer(config.exit_layer)
+        super().__init__(config)
+        # What lies deeper in a checkpoint is left there, without a warning.
+        self._keys_to_ignore_on_load_unexpected = [
+            rf"(^|\.)layers\.{block}\." for block in range(deepest, config.num_hidden_layers)
+        ] + [rf"(^|\.)(exits|classifiers)\.{e}\." for e in config.exit_layers if e > deepest]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
+        """As in transformers; a checkpoint that lacks blocks or exits of the depth asked for is refused.
+
+        Raises:
+            ValueError: the checkpoint is less deep than `exit_layer`, or holds no MoSE trunk at all.
+        """
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        trunk = {f"{prefix}{name}" for prefix in ("", "model.") for name in model.base_model.state_dict()}
+        missing = sorted(name for name in info["missing_keys"] if name in trunk)
+        if missing:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} cannot be loaded at exit_layer="
+                f"{model.config.resolve_exit_layer(model.config.exit_layer)}: it lacks {len(missing)} of its "
+                f"tensors, {missing[0]} first; load it at an exit that it holds"
+            )
+        return (model, info) if output_loading_info else model
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, MoSEGate):
+            init.zeros_(module.score.weight)
+        elif isinstance(module, MoSEModel):
+            init.constant_(module.similarity_scale, self.config.similarity_scale_init)
+
+
+class MoSEModel(MoSEPreTrainedModel):
+    """The encoder: token embeddings, blocks up to `config.exit_layer`, and the exits on the way.
+
+    Args:
+        config: its `exit_layer` says how many blocks are built (None: up to the deepest exit).
+        exit_layer: overrides `config.exit_layer`.
+    """
+
+    def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
+        super().__init__(config, exit_layer)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(MoSEBlock(config, i) for i in range(self.exit_layers[-1]))
+        self.exits = nn.ModuleDict({str(e): MoSEExit(config, e) for e in self.exit_layers})
+        self.similarity_scale = nn.Parameter(torch.full((1,), config.similarity_scale_init))
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """The exits that this model has, shallow to deep."""
+        return self.config.built_exit_layers
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embed_tokens = value
+
+    def run(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        exit_layer: int | None,
+        hidden_states: list[Tensor] | None = None,
+        attentions: list[Tensor | None] | None = None,
+        **kwargs,
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Runs blocks and yields, at each exit on the way, its depth, the normed states and the mask.
+
+        Nothing is kept once the consumer has let go of it, and no block runs beyond `exit_layer`.
+        `hidden_states` and `attentions` are lists to append to, where those are wanted.
+        """
+        deepest = self.config.resolve_exit_layer(exit_layer)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds, not both and not neither")
+        states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        batch, tokens = states.shape[:2]
+        if batch == 0 or tokens == 0:
+            raise ValueError(f"empty input: {batch} sequences of {tokens} tokens; give at least one of each")
+        if attention_mask is not None and attention_mask.shape != (batch, tokens):
+            raise ValueError(
+                f"attention_mask of shape {tuple(attention_mask.shape)}: must be (batch, tokens) = "
+                f"({batch}, {tokens})"
+            )
+        # Positions count real tokens, so that padding, on whichever side, moves none.
+        mask = torch.ones(batch, tokens, dtype=torch.long, device=states.device)
+        if attention_mask is not None:
+            mask = (attention_mask != 0).long()
+        if position_ids is None:
+            position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        elif position_ids.dim() == 1:
+            position_ids = position_ids[None]
+        states = F.dropout(states, p=self.config.embedding_dropout, training=self.training)
+        if deepest > 0:
+            block_mask = create_bidirectional_mask(
+                config=self.config,
+                inputs_embeds=states,
+                attention_mask=None if attention_mask is None else mask,
+            )
+            position_embeddings = rotary_embedding(
+                position_ids,
+                self.config.hidden_size // self.config.num_attention_heads,
+                self.config.rope_parameters["rope_theta"],
+            )
+        for depth in range(deepest + 1):
+            if depth > 0:
+                states, weights = self.layers[depth - 1](
+                    states, attention_mask=block_mask, position_embeddings=position_embeddings, **kwargs
+                )
+                if attentions is not None:
+                    attentions.append(weights)
+            normed = self.exits[str(depth)].norm(states) if depth in self.exit_layers else None
+            if hidden_states is not None:
+                hidden_states.append(normed if depth == deepest else states)
+            if normed is not None:
+                yield depth, normed, mask
+
+    def _recorders(
+        self, output_hidden_states: bool | None, output_attentions: bool | None
+    ) -> tuple[list | None, list | None]:
+        """A list for each of hidden states and attentions that is wanted, None for what is not."""
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_attentions and self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"output_attentions: attn_implementation={self.config._attn_implementation!r} keeps no "
+                "weights; load the model with attn_implementation='eager'"
+            )
+        return ([] if output_hidden_states else None), ([] if output_attentions else None)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        exit_layer: int | None = None,
+        output_all_exits: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> MoSEModelOutput | tuple:
+        """Embeds sequences at one exit, or at all exits up to it.
+
+        Args:
+            input_ids: (batch, tokens), as the tokenizer gives them.
+            attention_mask: (batch, tokens), 1 for real tokens; None: all are real.
+            position_ids: (batch, tokens); None: real tokens are counted from 0.
+            inputs_embeds: (batch, tokens, hidden), instead of `input_ids`.
+            exit_layer: number of blocks to run, one of `exit_layers`; None: the deepest exit built.
+            output_all_exits: give every exit's embedding, from one pass.
+            output_hidden_states, output_attentions, return_dict: as in transformers.
+
+        Raises:
+            ValueError: no such exit, an empty batch, or a mask that is not (batch, tokens).
+        """
+        hidden_states, attentions = self._recorders(output_hidden_states, output_attentions)
+        embeddings = []
+        deepest = self.config.resolve_exit_layer(exit_layer)
+        for depth, normed, mask in self.run(
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds,
+            deepest,
+            hidden_states,
+            attentions,
+            **kwargs,
+        ):
+            if output_all_exits or depth == deepest:
+                embeddings.append(self.exits[str(depth)](normed, mask))
+        output = MoSEModelOutput(
+            last_hidden_state=normed,
+            pooler_output=embeddings[-1],
+            exit_embeddings=tuple(embeddings) if output_all_exits else None,
+            similarity_scale=self.similarity_scale.clamp(*SIMILARITY_SCALE_RANGE) if output_all_exits else None,
+            hidden_states=None if hidden_states is None else tuple(hidden_states),
+            attentions=None if attentions is None else tuple(attentions),
+        )
+        return _as_asked(self.config, return_dict, output)
+
+
+def _as_asked(config: MoSEConfig, return_dict: bool | None, output: ModelOutput) -> ModelOutput | tuple:
+    wanted = config.return_dict if return_dict is None else return_dict
+    return output if wanted else output.to_tuple()
+
+
+class MoSETransform(nn.Module):
+    """BERT's prediction transform on a state and the embedding of the exit that it comes from."""
+
+    def __init__(self, config: MoSEConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size + config.conditional_size, config.hidden_size)
+        self.act = ACT2FN[config.hidden_act]
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.LayerNorm(self.act(self.dense(states)))
+
+
+class MoSEPredictions(nn.Module):
+    """The masked-language-model head."""
+
+    def __init__(self, config: MoSEConfig):
+        super().__init__()
+        self.transform = MoSETransform(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def loss(self, states: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of `states` (masked, hidden + conditional) against `labels` (masked,).
+
+        The logits are never kept: torch's fused loss computes them in chunks where it exists; elsewhere they
+        are computed again in the backward pass.
+        """
+        states = self.transform(states)
+        if hasattr(F, "linear_cross_entropy"):
+            return F.linear_cross_entropy(
+                states,
+                self.decoder.weight.to(states.dtype),
+                labels,
+                linear_bias=self.decoder.bias.to(states.dtype),
+            )
+        return checkpoint(lambda s: F.cross_entropy(self.decoder(s).float(), labels), states, use_reentrant=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.decoder(self.transform(states))
+
+
+class MoSEForPreTraining(MoSEPreTrainedModel):
+    """MLM and In-Context Classification at every exit (paper, section 3).
+
+    One head for each task serves all exits; it is told which by a learned embedding of the exit, concatenated
+    to the hidden state.
+    """
+
+    _tied_weights_keys = {"predictions.decoder.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
+        super().__init__(config, exit_layer)
+        self.model = MoSEModel(config)
+        self.conditional_embeddings = nn.Embedding(len(config.exit_layers), config.conditional_size)
+        self.predictions = MoSEPredictions(config)
+        self.pooler = nn.Linear(config.hidden_size + config.conditional_size, config.hidden_size)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.predictions.decoder
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.predictions.decoder = value
+
+    def _condition(self, states: Tensor, exit_layer: int) -> Tensor:
+        index = torch.tensor(self.config.exit_layers.index(exit_layer), device=states.device)
+        condition = self.conditional_embeddings(index).to(states.dtype)
+        return torch.cat((states, condition.expand(*states.shape[:-1], -1)), dim=-1)
+
+    def _context_logits(self, normed: Tensor, mask: Tensor, exit_layer: int) -> Tensor:
+        return self.seq_relationship(self.pooler(self._condition(last_token(normed, mask), exit_layer)).tanh())
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        context_labels: Tensor | None = None,
+        exit_layer: int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> MoSEForPreTrainingOutput | tuple:
+        """With labels, the loss L = Σ_i w_i (MLM_i + ICC_i) over the exits up to `exit_layer`, where w_i is
+        `config.exit_weights`; without, the logits at `exit_layer`.
+
+        Args:
+            labels: (batch, tokens), the token to predict, -100 where there is none. Only the others reach the
+                vocabulary projection.
+            context_labels: (batch,), 1 where all snippets are from one repository, else 0.
+            exit_layer: one of `exit_layers`; None: the deepest built.
+
+        Other arguments as in `MoSEModel`.
+        """
+        hidden_states, attentions = self.model._recorders(output_hidden_states, output_attentions)
+        chosen = None if labels is None else (labels != -100).nonzero(as_tuple=True)
+        losses: dict[str, list[Tensor]] = {"mlm": [], "icc": []}
+        total: Tensor | None = None
+        for depth, normed, mask in self.model.run(
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds,
+            exit_layer,
+            hidden_states,
+            attentions,
+            **kwargs,
+        ):
+            parts = {}
+            if labels is not None and len(chosen[0]):
+                parts["mlm"] = self.predictions.loss(self._condition(normed[chosen], depth), labels[chosen])
+            elif labels is not None:  # nothing was masked: no loss, yet part of the graph
+                parts["mlm"] = normed.sum() * 0.0
+            if context_labels is not None:
+                context_logits = self._context_logits(normed, mask, depth)
+                parts["icc"] = F.cross_entropy(context_logits.float(), context_labels)
+            for name, part in parts.items():
+                losses[name].append(part.detach())
+                part = part * self.config.exit_weights[depth]
+                total = part if total is None else total + part
+        output = MoSEForPreTrainingOutput(
+            loss=total,
+            mlm_losses=torch.stack(losses["mlm"]) if losses["mlm"] else None,
+            icc_losses=torch.stack(losses["icc"]) if losses["icc"] else None,
+            prediction_logits=self.predictions(self._condition(normed, depth)) if labels is None else None,
+            context_logits=context_logits
+            if context_labels is not None
+            else self._context_logits(normed, mask, depth),
+            hidden_states=None if hidden_states is None else tuple(hidden_states),
+            attentions=None if attentions is None else tuple(attentions),
+        )
+        return _as_asked(self.config, return_dict, output)
+
+
+class MoSEClassificationHead(nn.Module):
+    """Classifies a sequence, or a pair `<sep> a <sep> b <cls>`, from the state of `<cls>`."""
+
+    def __init__(self, config: MoSEConfig):
+        super().__init__()
+        self.dropout = nn.Dropout(config.residual_dropout)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.out_proj(self.dropout(self.dense(self.dropout(states)).tanh()))
+
+
+class MoSEForSequenceClassification(MoSEPreTrainedModel):
+    """A classifier at every exit, read from `<cls>`."""
+
+    def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
+        super().__init__(config, exit_layer)
+        self.num_labels = config.num_labels
+        self.model = MoSEModel(config)
+        self.classifiers = nn.ModuleDict({str(e): MoSEClassificationHead(config) for e in self.model.exit_layers})
+        self.post_init()
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.config.problem_type is None:
+            if self.num_labels == 1:
+                self.config.problem_type = "regression"
+            elif labels.is_floating_point():
+                self.config.problem_type = "multi_label_classification"
+            else:
+                self.config.problem_type = "single_label_classification"
+        if self.config.problem_type == "regression":
+            return F.mse_loss(logits.view(labels.shape).float(), labels.float())
+        if self.config.problem_type == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(logits.float(), labels)
+        return F.cross_entropy(logits.float(), labels.view(-1))
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        exit_layer: int | None = None,
+        output_all_exits: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> MoSESequenceClassifierOutput | tuple:
+        """Classifies at one exit. With labels and no `exit_layer`, the loss is the weighted sum over all
+        exits built; with `exit_layer`, the loss at that exit alone.
+
+        Args:
+            labels: (batch,), class indices; targets for regression (`num_labels` = 1); (batch, num_labels),
+                floats, for several labels at once.
+            exit_layer: one of `exit_layers`; None: the deepest built.
+            output_all_exits: give every exit's logits, from one pass.
+
+        Other arguments as in `MoSEModel`.
+        """
+        hidden_states, attentions = self.model._recorders(output_hidden_states, output_attentions)
+        deepest = self.config.resolve_exit_layer(exit_layer)
+        every = labels is not None and exit_layer is None
+        exit_logits, exit_losses, total = [], [], None
+        for depth, normed, mask in self.model.run(
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds,
+            deepest,
+            hidden_states,
+            attentions,
+            **kwargs,
+        ):
+            if not (every or output_all_exits or depth == deepest):
+                continue
+            exit_logits.append(self.classifiers[str(depth)](last_token(normed, mask)))
+            if labels is not None and (every or depth == deepest):
+                loss = self._loss(exit_logits[-1], labels)
+                exit_losses.append(loss.detach())
+                loss = loss * self.config.exit_weights[depth] if every else loss
+                total = loss if total is None else total + loss
+        output = MoSESequenceClassifierOutput(
+            loss=total,
+            logits=exit_logits[-1],
+            exit_losses=torch.stack(exit_losses) if exit_losses else None,
+            exit_logits=tuple(exit_logits) if output_all_exits else None,
+            hidden_states=None if hidden_states is None else tuple(hidden_states),
+            attentions=None if attentions is None else tuple(attentions),
+        )
+        return _as_asked(self.config, return_dict, output)
+
+
+MoSEModel.register_for_auto_class("AutoModel")
+MoSEForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+MoSEForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+
+__all__ = ["MoSEForPreTraining", "MoSEForSequenceClassification", "MoSEModel", "MoSEPreTrainedModel"]
