@@ -3,7 +3,7 @@
 The Hub serves this file as remote code: it imports transformers alone.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -11,17 +11,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The defaults below are the paper's model; a preset holds what differs from them.
     "mose-1b": {},
     "mose-nano": {
-        "vocab_size": 24_576,
+        "vocab_size": 16_384,
         "hidden_size": 256,
         "intermediate_size": 1024,
-        "num_hidden_layers": 6,
+        "num_hidden_layers": 3,
         "num_attention_heads": 8,
         "num_key_value_heads": 2,
         "max_position_embeddings": 1024,
         "attention_dropout": 0.0,
         "residual_dropout": 0.0,
         "embedding_dropout": 0.0,
-        "exit_layers": (0, 1, 2, 3, 6),
+        "exit_layers": (0, 1, 2, 3),
         "pooling": "gated",
         "pad_token_id": 0,
         "sep_token_id": 1,
@@ -58,12 +58,12 @@ class MoSEConfig(PreTrainedConfig):
     Example:
         >>> MoSEConfig().exit_layers
         (4, 9, 18, 27, 36)
-        >>> MoSEConfig.from_preset("mose-nano", exit_layer=3).exit_weights[3]
-        0.5
+        >>> MoSEConfig.from_preset("mose-nano", exit_layer=2).built_exit_layers
+        (0, 1, 2)
     """
 
     model_type = "mose"
-    default_theta: ClassVar[float] = 999_999.4420358813
+    default_theta = 999_999.4420358813
 
     vocab_size: int = 49_156
     hidden_size: int = 1024

@@ -1,13 +1,14 @@
 """What a MoSE computes: blocks, a trunk that stops at the exit, the exits, and the task heads.
 
-Top to bottom: attention and MLP → block → exit (norm, pooling, projection) → `MoSEModel` → heads with
-their losses. The Hub serves this file as remote code, so it imports torch, transformers and the configuration alone.
+Top to bottom: attention and MLP → block → exit (norm, pooling, projection) → `MoSEModel` → heads with their
+losses. The Hub serves this file as remote code, so it imports torch, transformers and the configuration.
 
 Shapes in the docstrings: `batch` sequences of `tokens` tokens, hidden states `hidden` wide.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -303,6 +304,8 @@ class MoSEPreTrainedModel(PreTrainedModel):
     # The losses are means over the batch already: Trainer divides them by its accumulation steps.
     accepts_loss_kwargs = False
 
+    config: MoSEConfig
+
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         if exit_layer is not None:
             config.exit_layer = exit_layer
@@ -321,9 +324,10 @@ class MoSEPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: the checkpoint is less deep than `exit_layer`, or holds no MoSE trunk at all.
         """
-        model, info = super().from_pretrained(
+        loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
+        model, info = loaded
         trunk = {f"{prefix}{name}" for prefix in ("", "model.") for name in model.base_model.state_dict()}
         missing = sorted(name for name in info["missing_keys"] if name in trunk)
         if missing:
@@ -353,7 +357,7 @@ class MoSEModel(MoSEPreTrainedModel):
 
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         super().__init__(config, exit_layer)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.embed_tokens: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(MoSEBlock(config, i) for i in range(self.exit_layers[-1]))
         self.exits = nn.ModuleDict({str(e): MoSEExit(config, e) for e in self.exit_layers})
         self.similarity_scale = nn.Parameter(torch.full((1,), config.similarity_scale_init))
@@ -365,11 +369,14 @@ class MoSEModel(MoSEPreTrainedModel):
         """The exits that this model has, shallow to deep."""
         return self.config.built_exit_layers
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> nn.Module:
         return self.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.embed_tokens = value
+
+    def _exit(self, depth: int) -> MoSEExit:
+        return cast(MoSEExit, self.exits[str(depth)])
 
     def run(
         self,
@@ -417,7 +424,7 @@ class MoSEModel(MoSEPreTrainedModel):
             position_embeddings = rotary_embedding(
                 position_ids,
                 self.config.hidden_size // self.config.num_attention_heads,
-                self.config.rope_parameters["rope_theta"],
+                cast(dict, self.config.rope_parameters)["rope_theta"],
             )
         for depth in range(deepest + 1):
             if depth > 0:
@@ -426,9 +433,9 @@ class MoSEModel(MoSEPreTrainedModel):
                 )
                 if attentions is not None:
                     attentions.append(weights)
-            normed = self.exits[str(depth)].norm(states) if depth in self.exit_layers else None
+            normed = self._exit(depth).norm(states) if depth in self.exit_layers else None
             if hidden_states is not None:
-                hidden_states.append(normed if depth == deepest else states)
+                hidden_states.append(states if normed is None or depth < deepest else normed)
             if normed is not None:
                 yield depth, normed, mask
 
@@ -488,7 +495,7 @@ class MoSEModel(MoSEPreTrainedModel):
             **kwargs,
         ):
             if output_all_exits or depth == deepest:
-                embeddings.append(self.exits[str(depth)](normed, mask))
+                embeddings.append(self._exit(depth)(normed, mask))
         return MoSEModelOutput(
             last_hidden_state=normed,
             pooler_output=embeddings[-1],
@@ -598,7 +605,7 @@ class MoSEForPreTraining(MoSEPreTrainedModel):
         Other arguments as in `MoSEModel`.
         """
         hidden_states, attentions = self.model._recorders(output_hidden_states, output_attentions)
-        chosen = None if labels is None else (labels != -100).nonzero(as_tuple=True)
+        chosen = () if labels is None else (labels != -100).nonzero(as_tuple=True)
         losses: dict[str, list[Tensor]] = {"mlm": [], "icc": []}
         total: Tensor | None = None
         for depth, normed, mask in self.model.run(
@@ -643,7 +650,7 @@ class MoSEClassificationHead(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout(config.residual_dropout)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+        self.out_proj = nn.Linear(config.hidden_size, cast(int, config.num_labels))
 
     def forward(self, states: Tensor) -> Tensor:
         return self.out_proj(self.dropout(self.dense(self.dropout(states)).tanh()))

@@ -1,7 +1,7 @@
 """Building the tokenizer: a byte-level BPE from a corpus, or StarCoder-2's with our special tokens.
 
-Either is a stock fast tokenizer, so that nobody needs `trust_remote_code` for it. Both put `<sep> … <cls>` around
-their input in the post-processor, where truncation cannot cut it off.
+Either is a stock fast tokenizer, so that nobody needs `trust_remote_code` for it. Both put `<sep> … <cls>`
+around their input in the post-processor, where truncation cannot cut it off.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ STARCODER2_SIZE = 49_152
 # function's name the same pieces.
 _PIECES = (
     r"[ _]*(?:\p{Lu}+(?!\p{Ll})|\p{Lu}?\p{Ll}+|[\p{Lt}\p{Lm}\p{Lo}\p{M}]+)"
-    r"| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+    r"| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}_]+|_+|\s+(?!\S)|\s+"
 )
 
 
@@ -81,7 +81,7 @@ def extend_starcoder2(
         raise ValueError(f"a tokenizer of {len(tokenizer)} tokens: StarCoder-2's has {STARCODER2_SIZE}")
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.add_special_tokens([SEP, CLS, MASK])
-    return _finish(backend, backend.id_to_token(0), model_max_length)
+    return _finish(backend, str(backend.id_to_token(0)), model_max_length)
 
 
 def _finish(tokenizer: Tokenizer, pad_token: str, model_max_length: int) -> PreTrainedTokenizerFast:

@@ -6,7 +6,6 @@ A teacher is any sentence-transformers model. Its similarities between the rows 
 
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,7 +63,8 @@ def teacher_embeddings(
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
     # Long texts first: the time left that the bar shows is then an upper bound.
     order = sorted(missing, key=lambda key: -len(missing[key]))
-    teacher = load_teacher(name_or_path, max_length) if missing else None
+    if missing:
+        teacher = load_teacher(name_or_path, max_length)
     with tqdm(total=len(order), desc="teacher", unit="text", disable=not progress) as bar:
         for start in range(0, len(order), SHARD_SIZE):
             shard = order[start : start + SHARD_SIZE]
@@ -78,7 +78,7 @@ def teacher_embeddings(
             unfinished = path.with_suffix(".unfinished")
             with unfinished.open("wb") as file:
                 np.savez(file, keys=np.frombuffer(b"".join(shard), np.uint8).reshape(-1, 16), vectors=vectors)
-            os.replace(unfinished, path)
+            unfinished.replace(path)
             known.update(zip(shard, vectors, strict=True))
             bar.update(len(shard))
     return np.stack([known[key] for key in keys])

@@ -35,7 +35,7 @@ def fingerprint(text: str) -> str:
 
 def evaluation_fingerprints(folders: Iterable[Path]) -> set[str]:
     """Fingerprints of all queries and documents of evaluation sets (BEIR layout), to be kept out of training."""
-    found = set()
+    found: set[str] = set()
     for folder in folders:
         for name in ("queries.jsonl", "corpus.jsonl"):
             with (folder / name).open(encoding="utf-8") as lines:

@@ -30,9 +30,7 @@ def decoded(tokenizer, batch, side):
 
 def test_each_side_stands_behind_its_instruction(tiny_tokenizer):
     batch = PairCollator(tiny_tokenizer)([row(), row(query="Sum.", language="")])
-    assert set(batch) == {
-        f"{s}_{n}" for s, n in product(("query", "document"), ("input_ids", "attention_mask"))
-    }
+    assert set(batch) == {f"{s}_{n}" for s, n in product(("query", "document"), ("input_ids", "attention_mask"))}
     assert decoded(tiny_tokenizer, batch, "query") == [
         f"<sep>{TEXT_PROMPT}Add two numbers.<cls>",
         f"<sep>{TEXT_PROMPT}Sum.<cls>",
@@ -130,9 +128,7 @@ def test_random_choices_depend_on_seed_and_batch_alone(tiny_tokenizer):
 
     def batches(workers: int) -> list[dict[str, torch.Tensor]]:
         torch.manual_seed(workers)
-        return list(
-            DataLoader(Dataset.from_list(rows), batch_size=8, collate_fn=collator, num_workers=workers)
-        )
+        return list(DataLoader(Dataset.from_list(rows), batch_size=8, collate_fn=collator, num_workers=workers))
 
     for ours, theirs in zip(batches(0), batches(2), strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -308,9 +308,7 @@ def test_sources_are_dedented_and_hold_decorators_and_documentation():
             return await get(url)""")
     assert by_name("python")["add"].code == "def add(self, book): self.books.append(book)"
     assert by_name("python")["clear"].code == "def clear(self):\n    pass"
-    assert by_name("java")["add"].code.startswith(
-        "@Override @Deprecated\npublic <T extends Book> boolean add("
-    )
+    assert by_name("java")["add"].code.startswith("@Override @Deprecated\npublic <T extends Book> boolean add(")
     assert by_name("java")["add"].source.startswith("/**\n * Puts a")
     assert by_name("ruby")["place"].source == "# Where it is.\nprivate def place = @place"
     assert by_name("cpp")["add"].code == "template <typename T>\nT add(T a, T b) { return a + b; }"
@@ -318,9 +316,7 @@ def test_sources_are_dedented_and_hold_decorators_and_documentation():
 
 
 def test_constructors_are_told():
-    assert [f.name for f in extract_functions(SNIPPETS["java"].encode(), "java") if f.constructor] == [
-        "Shelf"
-    ]
+    assert [f.name for f in extract_functions(SNIPPETS["java"].encode(), "java") if f.constructor] == ["Shelf"]
     assert [f.name for f in by_name("cpp").values() if f.constructor] == ["Shelf", "~Shelf"]
 
 
@@ -443,9 +439,7 @@ def test_anonymize_renames_whole_identifiers(language, name, code, expected):
 
 
 def test_language_of_a_path():
-    assert [
-        language_of(name) for name in ("a.py", "b/C.JAVA", "c.mjs", "x.h", "y.hpp", "z.txt", "Makefile")
-    ] == [
+    assert [language_of(name) for name in ("a.py", "b/C.JAVA", "c.mjs", "x.h", "y.hpp", "z.txt", "Makefile")] == [
         *("python", "java", "javascript", "c", "cpp"),
         *(None, None),
     ]

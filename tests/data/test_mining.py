@@ -39,9 +39,7 @@ def found(root: Path, **options) -> list[str]:
 
 
 def test_source_files_are_sorted_and_of_the_languages_wanted(plant):
-    root = plant(
-        {"b/x.py": "", "a.go": "package a", "b/a.rb": "", "README.md": "", "b-c/x.h": "", "b/y.txt": ""}
-    )
+    root = plant({"b/x.py": "", "a.go": "package a", "b/a.rb": "", "README.md": "", "b-c/x.h": "", "b/y.txt": ""})
     assert found(root) == ["a.go", "b/a.rb", "b/x.py", "b-c/x.h"]
     assert found(root, languages=["python", "go"]) == ["a.go", "b/x.py"]
     assert found(root, languages=["cpp"]) == ["b-c/x.h"]

@@ -46,9 +46,7 @@ def test_shapes_and_formats_come_together_in_order(tmp_path):
     ready = [{"query": "q", "document": "d", "document_language": "go"}]
     Dataset.from_list(texts).to_parquet(tmp_path / "t.parquet")
     (tmp_path / "c.json").write_text(json.dumps(codes))
-    DatasetDict(train=Dataset.from_list(ready), test=Dataset.from_list(TRIPLES)).save_to_disk(
-        tmp_path / "saved"
-    )
+    DatasetDict(train=Dataset.from_list(ready), test=Dataset.from_list(TRIPLES)).save_to_disk(tmp_path / "saved")
     pairs = load_pairs(
         datasets=[
             tmp_path / "t.parquet",
@@ -90,9 +88,7 @@ def test_source_trees_give_texts_and_codes(tmp_path):
 
 
 def test_columns_are_mapped_where_present():
-    functions = Dataset.from_list(
-        [{"docstring": "say hi", "function": "hi()", "code": "not this", "lang": "go"}]
-    )
+    functions = Dataset.from_list([{"docstring": "say hi", "function": "hi()", "code": "not this", "lang": "go"}])
     mapping = {"docstring": "text", "function": "code", "lang": "language"}
     pairs = load_pairs(datasets=[functions, Dataset.from_list(TRIPLES[:1])], column_mapping=mapping)
     assert sides(pairs)[0] == ("say hi", "", "hi()", "go")

@@ -1,0 +1,88 @@
+"""Starting from knowledge: token embeddings from a teacher, and deeper models from shallower ones."""
+
+import copy
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from mose.modeling_mose import MoSEBlock, MoSEModel
+
+
+@torch.no_grad()
+def start_embeddings_from(
+    model: MoSEModel, tokenizer: PreTrainedTokenizerBase, teacher_vectors: np.ndarray
+) -> None:
+    """Sets the token embeddings to the whitened principal components of a teacher's vectors.
+
+    The start of Model2Vec (arXiv 2409.02846 describes the family): a token means what the teacher takes its
+    string to mean, so that `Parse`, ` parse` and `_parse` begin as one. Whitening removes the direction that all
+    strings share; rows are scaled to a root mean square of 1, what a residual stream of unit updates expects.
+
+    Args:
+        model: Changed in place.
+        tokenizer: Its special tokens keep the embeddings that they have.
+        teacher_vectors: (vocab, teacher dim), the teacher's embeddings of `token_strings(tokenizer)`.
+
+    Raises:
+        ValueError: the vectors are not one per token, or the teacher is narrower than the model.
+    """
+    weight = cast(nn.Embedding, model.embed_tokens).weight
+    vocabulary, size = weight.shape
+    if len(teacher_vectors) != vocabulary:
+        raise ValueError(f"{len(teacher_vectors)} teacher vectors for a vocabulary of {vocabulary}")
+    if teacher_vectors.shape[1] < size:
+        raise ValueError(f"a teacher of {teacher_vectors.shape[1]} dimensions cannot fill hidden_size={size}")
+    vectors = torch.from_numpy(teacher_vectors.astype(np.float64))
+    vectors -= vectors.mean(dim=0)
+    _, singular, axes = torch.linalg.svd(vectors, full_matrices=False)
+    components = vectors @ axes[:size].T / singular[:size]
+    components /= components.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
+    ordinary = torch.ones(vocabulary, dtype=torch.bool)
+    ordinary[tokenizer.all_special_ids] = False
+    weight[ordinary] = components[ordinary].to(weight.dtype)
+
+
+def token_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What each token spells, without the spaces and underscores around it, in order of ids."""
+    texts = [str(tokenizer.decode([token])) for token in range(len(tokenizer))]
+    return [text.strip(" _\n\t") or text for text in texts]
+
+
+@torch.no_grad()
+def grow(model: MoSEModel, exit_layer: int) -> MoSEModel:
+    """A model of `exit_layer` blocks that computes what `model` computes, whichever exit is asked for.
+
+    New blocks add nothing to the residual stream yet (their output projections and biases are zero), and new
+    exits are copies of the deepest exit that `model` has.
+
+    Args:
+        model: Built up to an exit; its configuration names the deeper ones.
+        exit_layer: One of `config.exit_layers`, deeper than the model.
+
+    Raises:
+        ValueError: no such exit, or not deeper.
+    """
+    deepest = model.exit_layers[-1]
+    config = copy.deepcopy(model.config)
+    config.exit_layer = None
+    exit_layer = config.resolve_exit_layer(exit_layer)
+    if exit_layer <= deepest:
+        raise ValueError(f"exit_layer={exit_layer}: the model already reaches exit {deepest}")
+    config.exit_layer = None if exit_layer == config.exit_layers[-1] else exit_layer
+    grown = MoSEModel(config)
+    state = model.state_dict()
+    for name in grown.state_dict():
+        if name.startswith("exits.") and name not in state:
+            _, _, rest = name.split(".", 2)
+            state[name] = state[f"exits.{deepest}.{rest}"]
+    grown.load_state_dict(state, strict=False)
+    for block in list(grown.layers)[deepest:]:
+        block = cast(MoSEBlock, block)
+        for output in (block.self_attn.o_proj, block.mlp.c_proj):
+            nn.init.zeros_(output.weight)
+            if output.bias is not None:
+                nn.init.zeros_(output.bias)
+    return grown.to(model.dtype)
