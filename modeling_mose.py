@@ -19,7 +19,7 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_mose import MoSEConfig
 
@@ -447,6 +447,7 @@ class MoSEModel(MoSEPreTrainedModel):
             )
         return ([] if output_hidden_states else None), ([] if output_attentions else None)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -457,9 +458,8 @@ class MoSEModel(MoSEPreTrainedModel):
         output_all_exits: bool = False,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
         **kwargs,
-    ) -> MoSEModelOutput | tuple:
+    ) -> MoSEModelOutput:
         """Embeds sequences at one exit, or at all exits up to it.
 
         Args:
@@ -469,7 +469,7 @@ class MoSEModel(MoSEPreTrainedModel):
             inputs_embeds: (batch, tokens, hidden), instead of `input_ids`.
             exit_layer: number of blocks to run, one of `exit_layers`; None: the deepest exit built.
             output_all_exits: give every exit's embedding, from one pass.
-            output_hidden_states, output_attentions, return_dict: as in transformers.
+            output_hidden_states, output_attentions, `return_dict`: as in transformers.
 
         Raises:
             ValueError: no such exit, an empty batch, or a mask that is not (batch, tokens).
@@ -489,7 +489,7 @@ class MoSEModel(MoSEPreTrainedModel):
         ):
             if output_all_exits or depth == deepest:
                 embeddings.append(self.exits[str(depth)](normed, mask))
-        output = MoSEModelOutput(
+        return MoSEModelOutput(
             last_hidden_state=normed,
             pooler_output=embeddings[-1],
             exit_embeddings=tuple(embeddings) if output_all_exits else None,
@@ -497,12 +497,6 @@ class MoSEModel(MoSEPreTrainedModel):
             hidden_states=None if hidden_states is None else tuple(hidden_states),
             attentions=None if attentions is None else tuple(attentions),
         )
-        return _as_asked(self.config, return_dict, output)
-
-
-def _as_asked(config: MoSEConfig, return_dict: bool | None, output: ModelOutput) -> ModelOutput | tuple:
-    wanted = config.return_dict if return_dict is None else return_dict
-    return output if wanted else output.to_tuple()
 
 
 class MoSETransform(nn.Module):
@@ -578,6 +572,7 @@ class MoSEForPreTraining(MoSEPreTrainedModel):
     def _context_logits(self, normed: Tensor, mask: Tensor, exit_layer: int) -> Tensor:
         return self.seq_relationship(self.pooler(self._condition(last_token(normed, mask), exit_layer)).tanh())
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -589,9 +584,8 @@ class MoSEForPreTraining(MoSEPreTrainedModel):
         exit_layer: int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
         **kwargs,
-    ) -> MoSEForPreTrainingOutput | tuple:
+    ) -> MoSEForPreTrainingOutput:
         """With labels, the loss L = Σ_i w_i (MLM_i + ICC_i) over the exits up to `exit_layer`, where w_i is
         `config.exit_weights`; without, the logits at `exit_layer`.
 
@@ -629,7 +623,7 @@ class MoSEForPreTraining(MoSEPreTrainedModel):
                 losses[name].append(part.detach())
                 part = part * self.config.exit_weights[depth]
                 total = part if total is None else total + part
-        output = MoSEForPreTrainingOutput(
+        return MoSEForPreTrainingOutput(
             loss=total,
             mlm_losses=torch.stack(losses["mlm"]) if losses["mlm"] else None,
             icc_losses=torch.stack(losses["icc"]) if losses["icc"] else None,
@@ -640,7 +634,6 @@ class MoSEForPreTraining(MoSEPreTrainedModel):
             hidden_states=None if hidden_states is None else tuple(hidden_states),
             attentions=None if attentions is None else tuple(attentions),
         )
-        return _as_asked(self.config, return_dict, output)
 
 
 class MoSEClassificationHead(nn.Module):
@@ -680,6 +673,7 @@ class MoSEForSequenceClassification(MoSEPreTrainedModel):
             return F.binary_cross_entropy_with_logits(logits.float(), labels)
         return F.cross_entropy(logits.float(), labels.view(-1))
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -691,9 +685,8 @@ class MoSEForSequenceClassification(MoSEPreTrainedModel):
         output_all_exits: bool = False,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
         **kwargs,
-    ) -> MoSESequenceClassifierOutput | tuple:
+    ) -> MoSESequenceClassifierOutput:
         """Classifies at one exit. With labels and no `exit_layer`, the loss is the weighted sum over all
         exits built; with `exit_layer`, the loss at that exit alone.
 
@@ -727,7 +720,7 @@ class MoSEForSequenceClassification(MoSEPreTrainedModel):
                 exit_losses.append(loss.detach())
                 loss = loss * self.config.exit_weights[depth] if every else loss
                 total = loss if total is None else total + loss
-        output = MoSESequenceClassifierOutput(
+        return MoSESequenceClassifierOutput(
             loss=total,
             logits=exit_logits[-1],
             exit_losses=torch.stack(exit_losses) if exit_losses else None,
@@ -735,7 +728,6 @@ class MoSEForSequenceClassification(MoSEPreTrainedModel):
             hidden_states=None if hidden_states is None else tuple(hidden_states),
             attentions=None if attentions is None else tuple(attentions),
         )
-        return _as_asked(self.config, return_dict, output)
 
 
 MoSEModel.register_for_auto_class("AutoModel")

@@ -11,15 +11,25 @@ _HTML_TAG = re.compile(
 )
 _INLINE_TAG = re.compile(r"\{@(\w+)\s*([^{}]*)\}")
 _ROLE = re.compile(r":(?:\w+:){1,2}`([^`]*)`|:\w+:`([^`]*)`")
+#: gtk-doc's `@argument`, `%NULL` and `#Type`, Doxygen's `\c word`.
+_C_MARKUP = re.compile(r"(?<![\w@%#\\])(?:[@%#]|[@\\](?:a|b|c|e|em|p|ref|link)\s+)([A-Za-z_]\w*)")
 #: A block tag: `@param`, `\return`, or gtk-doc's `@argument:`.
 _TAG = re.compile(r"^\s*[@\\](\w+)(:?)\s*(.*)$")
-_PROSE_TAGS = {"brief", "short", "description", "desc", "summary", "details", "par", "internal"}
+#: In C and C++ other words after `@` are arguments in running text (gtk-doc).
+_DOXYGEN_TAG = re.compile(
+    r"(?:param|tparam|return|returns|result|retval|throw|throws|exception|see|sa|since|deprecated|author|"
+    r"authors|version|date|note|warning|attention|remark|remarks|pre|post|invariant|todo|bug|file|ingroup|"
+    r"defgroup|addtogroup|name|copydoc|code|endcode|verbatim|endverbatim|fn|class|struct|def|var|enum|"
+    r"example|li|arg|par|internal)"
+)
+_PROSE_TAGS = {"brief", "short", "description", "desc", "summary", "details"}
 _SECTION = re.compile(
     r"^\s*(?:(?:args|arguments|parameters?|params|returns?|return value|yields?|raises|throws|examples?|usage"
     r"|notes?|see also|references|attributes|keyword args|keyword arguments|options|inputs?|outputs?)\s*:\s*$"
     r"|(?:args|arguments|parameters|params|returns?|raises|yields|examples?|usage)\s*:\s"
     r"|:(?:param|parameter|arg|type|return|returns|rtype|raise|raises|keyword|key|yields?|var|ivar)\b"
-    r"|@(?:param|returns?|rtype|type|raise|throws|keyword|see|example)\b|>>>|\.\. \w+|```|[-=~_*^\"]{3,}\s*$)",
+    r"|@(?:param|returns?|rtype|type|raise|throws|keyword|see|example)\b|>>>|\.\. \w+|```"
+    r"|[-=~_*^\"]{3,}\s*$)",
     re.IGNORECASE,
 )
 _SIGNATURE = re.compile(r"^[\w.:]+\s*\([^()]*\)\s*(?:(?:->|=>)\s*\S.*)?$")
@@ -34,8 +44,8 @@ def clean_docstring(text: str, language: str) -> str:
 
     Returns:
         The text, "" where nothing is left. Of block tags (`@param`, `\\return`) only those that hold a
-        description (`@brief`, `@description`) leave their text. reST fields and `Args:` sections stay; `summary`
-        leaves them out.
+        description (`@brief`, `@description`) leave their text. reST fields and `Args:` sections stay;
+        `summary` leaves them out.
     """
     if language == "python":
         lines = inspect.cleandoc(text).split("\n")
@@ -44,14 +54,14 @@ def clean_docstring(text: str, language: str) -> str:
         lines = inspect.cleandoc("\n".join(lines)).split("\n")
     if language == "ruby":
         lines = _without_rdoc(lines)
-    elif language not in ("python", "go"):
+    if language not in ("python", "go"):
         text = _INLINE_TAG.sub(_inline, "\n".join(lines))
         text = _HTML_TAG.sub("", _HTML_BREAK.sub("\n\n", text))
-        lines = html.unescape(text).split("\n")
-    if language not in ("python", "go"):
-        lines = _without_tags(lines, blank_line_ends=language in ("c", "cpp"))
-    if language == "c" and lines and re.fullmatch(r"\w+(?:\(\))?:", lines[0].strip()):  # gtk-doc's own heading
-        lines = lines[1:]
+        lines = _without_tags(html.unescape(text).split("\n"), doxygen=language in ("c", "cpp"))
+    if language in ("c", "cpp"):
+        if lines and re.fullmatch(r"\w+(?:\(\))?:", lines[0].strip()):  # the heading that gtk-doc asks for
+            lines = lines[1:]
+        lines = [_C_MARKUP.sub(r"\1", line) for line in lines]
     text = _ROLE.sub(lambda match: (match[1] or match[2] or "").lstrip("~!"), "\n".join(lines))
     text = re.sub(r"``([^`]*)``", r"\1", text)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.split("\n"))).strip()
@@ -83,7 +93,7 @@ def _without_marker(line: str, language: str) -> str:
     else:
         line = re.sub(r"^\s*(?:/\*[*!]*<?|//[/!]*<?|\*+(?!/)(?=\s|$|\S))", "", line, count=1)
         line = re.sub(r"\s*\**\*/\s*$", "", line)
-    return "" if re.fullmatch(r"\s*[-=~_*#/+]{3,}\s*", line) else line.expandtabs(4)
+    return line.expandtabs(4) if re.search(r"[^\W_]", line) else ""
 
 
 def _inline(match: re.Match[str]) -> str:
@@ -98,25 +108,31 @@ def _inline(match: re.Match[str]) -> str:
 
 def _without_rdoc(lines: list[str]) -> list[str]:
     """RDoc's directives, and the list of call sequences with its indented lines, taken out."""
-    kept, in_calls = [], False
+    kept: list[str] = []
+    in_calls = False
     for line in lines:
         if re.match(r"\s*:?call-seq:", line):
             in_calls = True
         elif in_calls and (not line.strip() or line.startswith(" ")):
             continue
         elif not re.match(r"\s*(?::\w+:|rubocop:|frozen_string_literal:|typed:|--\s*$|\+\+\s*$)", line):
-            kept, in_calls = [*kept, line], False
+            kept.append(line)
+            in_calls = False
     return kept
 
 
-def _without_tags(lines: list[str], blank_line_ends: bool) -> list[str]:
-    kept, in_tag = [], False
+def _without_tags(lines: list[str], doxygen: bool) -> list[str]:
+    """Block tags with the lines that belong to them taken out; a blank line ends them in Doxygen alone."""
+    kept: list[str] = []
+    in_tag = False
     for line in lines:
-        if tag := _TAG.match(line):
-            in_tag = bool(tag[2]) or tag[1].lower() not in _PROSE_TAGS
-            if not in_tag:
-                kept.append(tag[3])
-        elif in_tag and blank_line_ends and not line.strip():
+        tag = _TAG.match(line)
+        if tag and not tag[2] and tag[1].lower() in _PROSE_TAGS:
+            in_tag = False
+            kept.append(tag[3])
+        elif tag and (tag[2] or not doxygen or _DOXYGEN_TAG.fullmatch(tag[1])):
+            in_tag = True
+        elif in_tag and doxygen and not line.strip():
             in_tag = False
             kept.append("")
         elif not in_tag:

@@ -6,70 +6,26 @@ module in a closure) is passed over for the functions inside it. Anonymous funct
 """
 
 import ast
-import importlib
 import re
+import warnings
 from bisect import bisect_right
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
-from tree_sitter import Language, Node, Parser, Query, QueryCursor
+from tree_sitter import Node, Parser, QueryCursor
 
 from mose.data.docstrings import clean_docstring
+from mose.data.languages import DOC_COMMENT, WRAPPERS, grammar, language_of, languages, queries
 
-_EXTENSIONS = {
-    "python": ".py .pyw",
-    "java": ".java",
-    "javascript": ".js .mjs .cjs .jsx",
-    "go": ".go",
-    "ruby": ".rb .rake",
-    "php": ".php",
-    "c": ".c .h",
-    "cpp": ".cc .cpp .cxx .c++ .hh .hpp .hxx .h++ .ipp",
-}
-_LANGUAGE_OF = {extension: language for language, row in _EXTENSIONS.items() for extension in row.split()}
-_CPP_HEADER = re.compile(rb"^\s*(?:class|namespace|template|using|public:|private:|protected:)\b", re.MULTILINE)
+__all__ = [
+    "DecodeError",
+    "Function",
+    "ParseError",
+    "anonymize",
+    "extract_functions",
+    "language_of",
+    "languages",
+]
 
-#: What is a function, by language; `@name` is missing where the name lies deeper (C, C++).
-_FUNCTIONS = {
-    "python": "(function_definition name: (_) @name) @function",
-    "java": """[(method_declaration name: (_) @name body: (_)) (constructor_declaration name: (_) @name)
-        (compact_constructor_declaration name: (_) @name)] @function""",
-    "javascript": """[(function_declaration name: (_) @name) (generator_function_declaration name: (_) @name)
-        (method_definition name: (_) @name)
-        (variable_declarator name: (identifier) @name value: [(function_expression) (arrow_function)
-            (generator_function)])
-        (assignment_expression left: [(identifier) @name (member_expression property: (_) @name)]
-            right: [(function_expression) (arrow_function) (generator_function)])
-        (pair key: (property_identifier) @name value: [(function_expression) (arrow_function)
-            (generator_function)])
-        (field_definition property: (_) @name value: [(function_expression) (arrow_function)])] @function""",
-    "go": """[(function_declaration name: (_) @name body: (_)) (method_declaration name: (_) @name
-        body: (_))] @function""",
-    "ruby": "[(method name: (_) @name) (singleton_method name: (_) @name)] @function",
-    "php": """[(function_definition name: (_) @name) (method_declaration name: (_) @name
-        body: (_))] @function""",
-    "c": "(function_definition body: (_)) @function",
-    "cpp": "(function_definition body: (_)) @function",
-}
-#: Nodes that hold one function and begin where its source begins.
-_WRAPPERS = {
-    "python": {"decorated_definition"},
-    "javascript": {"export_statement", "lexical_declaration", "variable_declaration", "expression_statement"},
-    "ruby": {"argument_list", "call"},
-    "cpp": {"template_declaration", "linkage_specification"},
-}
-_COMMENTS = {"java": "[(line_comment) (block_comment)] @comment"}
-#: How a doc comment begins. C and C++ have no one convention, so that any comment directly above counts.
-_DOC_COMMENT = {
-    "java": re.compile(rb"/\*\*|///"),
-    "javascript": re.compile(rb"/\*\*"),
-    "php": re.compile(rb"/\*\*"),
-    "go": re.compile(rb"//(?!go:)|/\*"),
-    "ruby": re.compile(rb"#(?!!)|=begin"),
-    "c": re.compile(rb"/[/*]"),
-    "cpp": re.compile(rb"/[/*]"),
-}
 _KEYWORDS = {"if", "else", "for", "while", "do", "switch", "catch", "return"}
 _STRING = re.compile(r"(?i)[ru]{0,2}('''|\"\"\"|'|\")(.*)\1", re.DOTALL)
 
@@ -107,38 +63,6 @@ class Function:
     constructor: bool = False
 
 
-def language_of(path: str | Path, source: bytes | None = None) -> str | None:
-    """The language of a file by its extension, None for one that is not read here.
-
-    Args:
-        path: The file's name or path.
-        source: Its contents, where at hand: a `.h` file that looks like C++ is then taken as such.
-    """
-    language = _LANGUAGE_OF.get(Path(path).suffix.lower())
-    if language == "c" and source is not None and Path(path).suffix == ".h" and _CPP_HEADER.search(source):
-        return "cpp"
-    return language
-
-
-def languages() -> tuple[str, ...]:
-    """The languages that `extract_functions` reads."""
-    return tuple(_EXTENSIONS)
-
-
-@cache
-def _grammar(language: str) -> Language:
-    if language not in _EXTENSIONS:
-        raise ValueError(f"language={language!r}: functions can be read in {', '.join(_EXTENSIONS)}")
-    module = importlib.import_module(f"tree_sitter_{language}")
-    return Language(module.language_php() if language == "php" else module.language())
-
-
-@cache
-def _queries(language: str) -> tuple[Query, Query]:
-    grammar = _grammar(language)
-    return Query(grammar, _FUNCTIONS[language]), Query(grammar, _COMMENTS.get(language, "(comment) @comment"))
-
-
 def extract_functions(source: bytes, language: str) -> list[Function]:
     """The functions of a source file, in the order of the file.
 
@@ -157,8 +81,8 @@ def extract_functions(source: bytes, language: str) -> list[Function]:
         source.decode()
     except UnicodeDecodeError as error:
         raise DecodeError(f"not UTF-8 at byte {error.start}") from None
-    root = Parser(_grammar(language)).parse(source).root_node
-    functions, comments = _queries(language)
+    root = Parser(grammar(language)).parse(source).root_node
+    functions, comments = queries(language)
     candidates = []
     for _, captures in QueryCursor(functions).matches(root):
         node = captures["function"][0]
@@ -184,17 +108,17 @@ def extract_functions(source: bytes, language: str) -> list[Function]:
 
 
 def anonymize(code: str, language: str, name: str) -> str:
-    """`code` with the identifier `name` replaced by `f`, in whole identifiers only (not in strings or comments).
+    """`code` with the identifier `name` replaced by `f`: whole identifiers, not words in strings or comments.
 
     In a language that `extract_functions` does not read, strings and comments are not told apart from code.
     """
     name = name.removesuffix("=") if language == "ruby" else name
     pattern = re.compile(rf"(?<![\w$]){re.escape(name)}(?![\w$])".encode())
     source = code.encode()
-    if language not in _EXTENSIONS:
+    if language not in languages():
         return pattern.sub(b"f", source).decode()
     prefix = b"<?php\n" if language == "php" else b""
-    root = Parser(_grammar(language)).parse(prefix + source).root_node
+    root = Parser(grammar(language)).parse(prefix + source).root_node
 
     def rename(match: re.Match[bytes]) -> bytes:
         start, end = match.start() + len(prefix), match.end() + len(prefix)
@@ -217,7 +141,12 @@ def _declared_name(node: Node) -> Node | None:
             (child for child in declarator.named_children if child.type.endswith("declarator")), None
         )
     name = declarator and declarator.child_by_field_name("declarator")
-    while name is not None and (inner := name.child_by_field_name("name")) is not None:
+    while name is not None:
+        inner = name.child_by_field_name("name")
+        if name.type == "parenthesized_declarator":
+            inner = name.named_children[0] if name.named_children else None
+        if inner is None:
+            break
         name = inner
     return name
 
@@ -238,7 +167,7 @@ def _without_closures(candidates: list[tuple[Node, Node]]) -> list[tuple[Node, N
 
 def _read(source: bytes, node: Node, name: Node, language: str, comment_ends: dict[int, Node]) -> Function:
     outer = node
-    wrappers = _WRAPPERS.get(language, ())
+    wrappers = WRAPPERS.get(language, ())
     while outer.parent is not None and outer.parent.type in wrappers:
         siblings = [child for child in outer.parent.named_children if child.type == outer.type]
         if len(siblings) > 1:
@@ -247,7 +176,7 @@ def _read(source: bytes, node: Node, name: Node, language: str, comment_ends: di
     if language == "python":
         start, gap, raw = outer.start_byte, *_python_docstring(source, node)
     else:
-        start, raw = _doc_comment(source, outer.start_byte, comment_ends, _DOC_COMMENT[language])
+        start, raw = _doc_comment(source, outer.start_byte, comment_ends, DOC_COMMENT[language])
         gap = (start, outer.start_byte, b"")
     text = source[start : outer.end_byte]
     cut_start, cut_end, filler = gap
@@ -286,27 +215,32 @@ def _doc_comment(
     source: bytes, start: int, comment_ends: dict[int, Node], opening: re.Pattern[bytes]
 ) -> tuple[int, str]:
     """Where the doc comment directly above byte `start` begins (`start` if there is none), and its text."""
-    begin, lines = start, 0
+    begin = above = start
+    comments: list[str] = []
     while True:
-        window = max(0, begin - 400)
-        end = window + len(source[window:begin].rstrip())
-        comment = comment_ends.get(end)
-        if comment is None or source.count(b"\n", end, begin) > 1 or not opening.match(source, comment.start_byte):
+        window = max(0, above - 400)
+        end = window + len(source[window:above].rstrip())
+        comment, line_ends = comment_ends.get(end), source.count(b"\n", end, above)
+        if comment is None or line_ends > 1:
             break
-        first = source.rfind(b"\n", 0, comment.start_byte) + 1
-        if source[first : comment.start_byte].strip() and b"\n" in source[end:begin]:  # it ends a line of code
+        above = comment.start_byte
+        line_start = source.rfind(b"\n", 0, above) + 1
+        if line_ends and source[line_start:above].strip():  # the comment ends a line of code
             break
-        block = source[comment.start_byte : comment.start_byte + 2] == b"/*"
-        if block and lines:
+        if not opening.match(source, above):  # a directive or a remark may stand below the documentation
+            continue
+        block = source.startswith(b"/*", above)
+        if block and comments:
             break
-        begin, lines = comment.start_byte, lines + 1
+        begin = above
+        comments.insert(0, source[above:end].decode())
         if block:
             break
-    return begin, source[begin:start].decode().rstrip()
+    return begin, "\n".join(comments)
 
 
 def _python_docstring(source: bytes, node: Node) -> tuple[tuple[int, int, bytes], str]:
-    """The bytes that the docstring takes up with what is to stand in their place, and the docstring's value."""
+    """The bytes that the docstring takes up, what is to stand in their place, and the docstring's value."""
     body = node.child_by_field_name("body")
     statements = [child for child in body.named_children if child.type != "comment"] if body else []
     value = _string_value(source, statements[0]) if statements else None
@@ -333,8 +267,10 @@ def _string_value(source: bytes, statement: Node) -> str | None:
         return None
     text = source[node.start_byte : node.end_byte].decode()
     try:
-        value = ast.literal_eval(f"({text})")
+        with warnings.catch_warnings(action="ignore"):  # of escapes such as "\d"
+            value = ast.literal_eval(f"({text})")
     except (SyntaxError, ValueError):  # an f-string, or an escape that Python refuses
         match = _STRING.fullmatch(text)
         value = match[2] if match else None
-    return value if isinstance(value, str) else None
+    # An escape may stand for half a surrogate pair, which is no text.
+    return value.encode(errors="replace").decode() if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""Documented functions out of source trees, filtered as CodeSearchNet filters them (arXiv 1909.09436, section 2).
+"""Documented functions out of source trees, filtered as CodeSearchNet does it (arXiv 1909.09436, section 2).
 
 Kept are functions of three lines or more whose documentation's first paragraph has three words or more. Left
 out are tests, constructors, methods such as `__str__` and `toString`, duplicates, documentation that is not
@@ -39,6 +39,8 @@ _TOKENS = re.compile(
 _HASH_COMMENTS, _SLASH_COMMENTS = (
     re.compile(_TOKENS.pattern % comment) for comment in (r"#[^\n]*", r"//[^\n]*|(?s:/\*.*?\*/)")
 )
+#: Comments that stand above a function and say nothing of it.
+_NOT_PROSE = re.compile(r"(?i)\W*(?:todo|fixme|xxx|hack|copyright|licen[cs]ed?|spdx|eslint|nolint|pylint)\b")
 _LETTERS = re.compile(r"[^\W\d_]")
 
 
@@ -63,7 +65,7 @@ class MiningFilter:
     def text_rejection(self, text: str, code: str) -> str | None:
         """Why a text cannot stand for its function, or None."""
         words, letters = len(text.split()), _LETTERS.findall(text)
-        if not text:
+        if not text or _NOT_PROSE.match(text):
             return "no text"
         if words < self.min_text_words:
             return "short text"
@@ -108,20 +110,21 @@ def mine_rows(
         progress: Whether to show a progress bar on stderr.
 
     Yields:
-        `text` (first paragraph of the documentation), `code` (without documentation), `source` (verbatim, with
-        it), `name`, `language`, `repository`, `path` (below its tree), `start_line`, `end_line`.
+        `text` (first paragraph of the documentation), `code` (without documentation), `source` (verbatim,
+        with it), `name`, `language`, `repository`, `path` (below its tree), `start_line`, `end_line`.
 
     Raises:
         ValueError: A tree does not exist, or a language is unknown.
     """
     counts = Counter() if counts is None else counts
-    tasks = []
-    for root in map(Path, source_trees):
-        def unreadable(error: OSError) -> None:
-            counts["unreadable"] += 1
-            logger.warning("skipped: %s", error)
 
-        tasks.extend((root, path) for path in candidate_files(root, languages, unreadable))
+    def unreadable(error: OSError) -> None:
+        counts["unreadable"] += 1
+        logger.warning("skipped: %s", error)
+
+    tasks = [
+        (root, path) for root in map(Path, source_trees) for path in candidate_files(root, languages, unreadable)
+    ]
     work = partial(_mine_file, languages=languages, filters=filters or MiningFilter())
     seen: set[bytes] = set()
     repeats: Counter[str] = Counter()

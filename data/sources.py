@@ -1,4 +1,4 @@
-"""Which files of a source tree are source: neither ignored, vendored, generated, minified, binary nor huge."""
+"""Which files of a source tree are source: not ignored, vendored, generated, minified, binary or huge."""
 
 import logging
 import os
@@ -8,26 +8,63 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from mose.data.functions import language_of, languages
+from mose.data.languages import language_of, languages
 
 logger = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 1_000_000
 _SKIPPED_FOLDERS = {
     *(".git", ".hg", ".svn", ".bzr", "CVS", "_darcs"),
-    *(".venv", "venv", "virtualenv", ".tox", ".nox", "site-packages", "dist-packages", "__pycache__", ".eggs"),
-    *("node_modules", "bower_components", "jspm_packages", "vendor", "_vendor", "vendored", "third_party"),
-    *("thirdparty", "Godeps"),
+    *(
+        ".venv",
+        "venv",
+        "virtualenv",
+        ".tox",
+        ".nox",
+        "site-packages",
+        "dist-packages",
+        ".eggs",
+        "__pycache__",
+    ),
+    *(
+        "node_modules",
+        "bower_components",
+        "vendor",
+        "_vendor",
+        "vendored",
+        "third_party",
+        "thirdparty",
+        "Godeps",
+    ),
 }
 _GENERATED = re.compile(
-    rb"@generated\b|\bDO NOT (?:EDIT|MODIFY)\b|(?i:\bauto(?:matically |-)?generated\b|\bthis (?:file|code) (?:is|was|has been) "
-    rb"generated\b)|^\W*(?:Code |File |Source )?[Gg]enerated (?:by|from|with|using)\b",
+    rb"@generated\b|\bDO NOT (?:EDIT|MODIFY)\b|(?i:\bauto(?:matically |-)?generated\b)"
+    rb"|(?i:\bthis (?:file|code) (?:is|was|has been) generated\b)"
+    rb"|^\W*(?:Code |File |Source )?[Gg]enerated (?:by|from|with|using)\b",
     re.MULTILINE,
 )
 _REPOSITORY_FILES = (
-    *(".git", ".hg", ".svn", "pyproject.toml", "setup.py", "setup.cfg", "package.json", "pom.xml", "build.gradle"),
-    *("build.gradle.kts", "go.mod", "Cargo.toml", "composer.json", "Gemfile", "CMakeLists.txt", "configure.ac"),
-    *("meson.build", "PKG-INFO"),
+    *(
+        ".git",
+        ".hg",
+        ".svn",
+        "pyproject.toml",
+        "setup.py",
+        "setup.cfg",
+        "PKG-INFO",
+        "package.json",
+        "pom.xml",
+    ),
+    *(
+        "build.gradle",
+        "build.gradle.kts",
+        "go.mod",
+        "Cargo.toml",
+        "composer.json",
+        "Gemfile",
+        "CMakeLists.txt",
+    ),
+    *("configure.ac", "meson.build"),
 )
 
 
@@ -35,8 +72,8 @@ def iter_source_files(root: str | Path, languages: Collection[str] | None = None
     """The source files under a folder, sorted by path.
 
     `.gitignore` files at and below `root` are honoured; folders of version control, virtual environments,
-    installed and vendored packages are passed over (unless `root` itself is one), as are symbolic links and files
-    that are unreadable, binary, generated, minified, or larger than 1 MB.
+    installed and vendored packages are passed over (unless `root` itself is one), as are symbolic links and
+    files that are unreadable, binary, generated, minified, or larger than 1 MB.
 
     Args:
         root: A folder, or one file.
@@ -61,7 +98,7 @@ def candidate_files(
     wanted: Collection[str] | None = None,
     on_error: Callable[[OSError], None] | None = None,
 ) -> Iterator[Path]:
-    """Like `iter_source_files`, before looking inside the files. `on_error` hears of folders that can't be read."""
+    """`iter_source_files` before it looks inside; `on_error` is told of folders that can't be read."""
     root = Path(root)
     if unknown := set(wanted or ()) - set(languages()):
         raise ValueError(f"languages={sorted(unknown)}: those that can be read are {', '.join(languages())}")
@@ -93,8 +130,8 @@ def rejection(path: Path, data: bytes | None) -> str | None:
 def repository_of(root: Path, path: Path) -> str:
     """The project that a file belongs to.
 
-    It is `root` by name where that is a repository; else the first part of the path below `root`, as in a folder
-    of packages.
+    It is `root` by name where that is a repository; else the first part of the path below `root`, as in a
+    folder of packages.
     """
     if root.is_file():
         return root.stem

@@ -1,0 +1,1 @@
+"""Losses, teacher, arguments and Trainers. Knows nothing of file formats and benchmarks."""

@@ -1,0 +1,89 @@
+"""Embeddings of a teacher, computed once for a training set and kept on disk.
+
+A teacher is any sentence-transformers model. Its similarities between the rows of a batch are what
+`distillation_loss` compares a student's with; its vectors can start a student's token embeddings.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+SHARD_SIZE = 4096
+
+
+def load_teacher(name_or_path: str, max_length: int | None = None) -> SentenceTransformer:
+    """A sentence-transformers model for inference in bf16, cutting its input to `max_length` tokens."""
+    teacher = SentenceTransformer(name_or_path, model_kwargs={"dtype": torch.bfloat16})
+    if max_length is not None:
+        teacher.max_seq_length = max_length
+    return teacher.eval()
+
+
+def teacher_embeddings(
+    texts: Sequence[str],
+    name_or_path: str,
+    cache_dir: str | Path,
+    max_length: int = 128,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> np.ndarray:
+    """The teacher's unit-norm embeddings of `texts`, float16 (n, dim), each distinct text embedded once.
+
+    What was embedded before, by this or another run, is read from the cache. Its shards are written whole and
+    then renamed: a killed run goes on where it stopped.
+
+    Args:
+        texts: What to embed, as the teacher wants it (no prompt is added).
+        name_or_path: The teacher, as `SentenceTransformer` takes it.
+        cache_dir: Where shards are kept, in a folder for each teacher and length.
+        max_length: Tokens after which the teacher's input is cut.
+        batch_size: Texts in one forward pass.
+        progress: Whether to show a progress bar on stderr.
+
+    Raises:
+        ValueError: `texts` is empty, or the teacher gives NaN.
+    """
+    if not len(texts):
+        raise ValueError("no texts for the teacher to embed")
+    setting = hashlib.sha256(f"{name_or_path} {max_length}".encode()).hexdigest()[:16]
+    cache = Path(cache_dir) / setting
+    cache.mkdir(parents=True, exist_ok=True)
+    keys = [hashlib.sha256(text.encode()).digest()[:16] for text in texts]
+    known: dict[bytes, np.ndarray] = {}
+    for path in sorted(cache.glob("*.npz")):
+        known.update(_read_shard(path))
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+    # Long texts first: the time left that the bar shows is then an upper bound.
+    order = sorted(missing, key=lambda key: -len(missing[key]))
+    teacher = load_teacher(name_or_path, max_length) if missing else None
+    with tqdm(total=len(order), desc="teacher", unit="text", disable=not progress) as bar:
+        for start in range(0, len(order), SHARD_SIZE):
+            shard = order[start : start + SHARD_SIZE]
+            with torch.inference_mode():
+                vectors = teacher.encode(
+                    [missing[key] for key in shard], batch_size=batch_size, normalize_embeddings=True
+                ).astype(np.float16)
+            if not np.isfinite(vectors).all():
+                raise ValueError(f"teacher {name_or_path} gives NaN or infinite embeddings")
+            path = cache / f"{hashlib.sha256(b''.join(shard)).hexdigest()[:16]}.npz"
+            unfinished = path.with_suffix(".unfinished")
+            with unfinished.open("wb") as file:
+                np.savez(file, keys=np.frombuffer(b"".join(shard), np.uint8).reshape(-1, 16), vectors=vectors)
+            os.replace(unfinished, path)
+            known.update(zip(shard, vectors, strict=True))
+            bar.update(len(shard))
+    return np.stack([known[key] for key in keys])
+
+
+def _read_shard(path: Path) -> dict[bytes, np.ndarray]:
+    with np.load(path) as shard:
+        return dict(zip(map(bytes, shard["keys"]), shard["vectors"], strict=True))
