@@ -1,0 +1,227 @@
+"""Retrieval sets in the BEIR layout (Thakur et al., 2021, arXiv 2104.08663), which CoIR and MTEB share.
+
+A folder holds `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl` (`_id`, `text`) and the relevance
+judgements (`query-id`, `corpus-id`, `score`, tab-separated) in `qrels.tsv` or `qrels/test.tsv`; a Hub dataset
+holds the same three tables as the configurations `corpus`, `queries` and `default`. Beside BEIR's columns,
+corpus and queries may have a `language`.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = tuple[str, dict[str, Any]]  # where the row stands, for error messages, and its columns
+Table = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]  # ids, texts, languages
+
+
+class RetrievalSetError(ValueError):
+    """A retrieval set that cannot be measured on; the message names the file, line or id."""
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """Queries, documents and which documents answer which query.
+
+    Attributes:
+        name: what reports call the set.
+        document_ids, documents, document_languages: one entry per document; "" where no language is given.
+        query_ids, queries, query_languages: one entry per query.
+        qrels: query id → {document id: grade}, positive grades only, at least one for every query.
+    """
+
+    name: str
+    document_ids: tuple[str, ...]
+    documents: tuple[str, ...]
+    document_languages: tuple[str, ...]
+    query_ids: tuple[str, ...]
+    queries: tuple[str, ...]
+    query_languages: tuple[str, ...]
+    qrels: dict[str, dict[str, int]]
+
+
+def load_retrieval_set(source: str | Path, split: str = "test", drop_unjudged: bool = False) -> RetrievalSet:
+    """Read a retrieval set from a local folder or from the Hub.
+
+    Queries that only another split judges are set aside, since BEIR keeps the queries of all splits in one
+    table. A query that no split judges is an error.
+
+    Args:
+        source: a folder in the BEIR layout, or the id of a Hub dataset (`owner/name`).
+        split: the split of the judgements; a folder with a plain `qrels.tsv` has only one.
+        drop_unjudged: set aside the queries that no split judges as well, instead of refusing the set.
+
+    Raises:
+        FileNotFoundError: `source` is neither a folder nor shaped like a Hub id, or a file is missing.
+        RetrievalSetError: a malformed line, a doubled or unknown id, an empty corpus, a query without
+            relevant documents.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        name, tables = folder.resolve().name, _read_folder(folder, split)
+    elif is_hub_id(str(source)):
+        name, tables = str(source).split("/")[-1], _read_hub(str(source), split)
+    else:
+        raise FileNotFoundError(f"{source}: no such folder, and not the id of a Hub dataset (owner/name)")
+    corpus, queries, qrels, judged_elsewhere = tables
+    return _assemble(name, corpus, queries, qrels, judged_elsewhere, drop_unjudged)
+
+
+def _assemble(
+    name: str,
+    corpus: Iterable[Row],
+    queries: Iterable[Row],
+    qrels: Iterable[Row],
+    judged_elsewhere: set[str],
+    drop_unjudged: bool,
+) -> RetrievalSet:
+    documents = _table(name, "corpus", corpus)
+    asked = _table(name, "queries", queries)
+    known_documents, known_queries = set(documents[0]), set(asked[0])
+    relevant: dict[str, dict[str, int]] = {}
+    for where, row in qrels:
+        query, document, grade = _judgement(where, row)
+        if query not in known_queries:
+            raise RetrievalSetError(f"{where}: query id {query!r} is not among the queries")
+        if document not in known_documents:
+            raise RetrievalSetError(f"{where}: document id {document!r} is not in the corpus")
+        grades = relevant.setdefault(query, {})
+        if grade > 0:
+            grades[document] = grade
+    without = [query for query in asked[0] if not relevant.get(query)]
+    if not drop_unjudged:
+        refused = [query for query in without if query in relevant or query not in judged_elsewhere]
+        if refused:
+            shown = ", ".join(map(repr, refused[:3])) + (", …" if len(refused) > 3 else "")
+            raise RetrievalSetError(
+                f"{name}: {len(refused)} of {len(asked[0])} queries have no relevant document: {shown}"
+            )
+    kept = [row for row in zip(*asked, strict=True) if relevant.get(row[0])]
+    if not kept:
+        raise RetrievalSetError(f"{name}: no query has a relevant document")
+    ids, texts, languages = zip(*kept, strict=True)
+    return RetrievalSet(name, *documents, ids, texts, languages, {query: relevant[query] for query in ids})
+
+
+def _table(name: str, kind: str, rows: Iterable[Row]) -> Table:
+    """Ids, texts (with the title in front, as BEIR does) and languages of the corpus or the queries."""
+    seen: dict[str, tuple[str, str]] = {}
+    for where, row in rows:
+        key, text = row.get("_id", row.get("id")), row.get("text")
+        if key is None or str(key) == "":
+            raise RetrievalSetError(f"{where}: no '_id'")
+        if not isinstance(text, str):
+            raise RetrievalSetError(f"{where}: 'text' of {key!r} must be a string, not {text!r}")
+        if str(key) in seen:
+            raise RetrievalSetError(f"{where}: id {key!r} stands in the {kind} twice")
+        title = row.get("title") or ""
+        seen[str(key)] = f"{title} {text}" if title else text, str(row.get("language") or "")
+    if not seen:
+        raise RetrievalSetError(f"{name}: the {kind} {'is' if kind == 'corpus' else 'are'} empty")
+    texts, languages = zip(*seen.values(), strict=True)
+    return tuple(seen), texts, languages
+
+
+def _judgement(where: str, row: dict[str, Any]) -> tuple[str, str, int]:
+    missing = [column for column in ("query-id", "corpus-id", "score") if row.get(column) is None]
+    if missing:
+        raise RetrievalSetError(f"{where}: no {', '.join(map(repr, missing))}")
+    try:
+        grade = int(row["score"])
+    except ValueError:
+        raise RetrievalSetError(f"{where}: score must be a whole number, not {row['score']!r}") from None
+    return str(row["query-id"]), str(row["corpus-id"]), grade
+
+
+# --- a local folder ---------------------------------------------------------------------------------------
+
+
+def _read_folder(folder: Path, split: str) -> tuple[Iterable[Row], Iterable[Row], Iterable[Row], set[str]]:
+    judgements = folder / "qrels.tsv"
+    others: list[Path] = []
+    if not judgements.is_file():
+        judgements = folder / "qrels" / f"{split}.tsv"
+        others = [path for path in sorted(folder.glob("qrels/*.tsv")) if path != judgements]
+    files = folder / "corpus.jsonl", folder / "queries.jsonl", judgements
+    for path in files:
+        if not path.is_file():
+            also = " (nor qrels.tsv)" if path == judgements else ""
+            raise FileNotFoundError(f"{path}: no such file{also}; a BEIR folder holds it")
+    judged_elsewhere = {str(row["query-id"]) for path in others for _, row in _tsv_rows(path)}
+    return _json_rows(files[0]), _json_rows(files[1]), _tsv_rows(judgements), judged_elsewhere
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """(where, line) for every line that is not blank."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path}:{number}", line.rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise RetrievalSetError(f"{path}: not UTF-8: {error}") from None
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    for where, line in _lines(path):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise RetrievalSetError(f"{where}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise RetrievalSetError(f"{where}: must be a JSON object, not {type(row).__name__}")
+        yield where, row
+
+
+def _tsv_rows(path: Path) -> Iterator[Row]:
+    columns = ("query-id", "corpus-id", "score")
+    for number, (where, line) in enumerate(_lines(path)):
+        cells = line.split("\t")
+        if len(cells) != len(columns):
+            raise RetrievalSetError(f"{where}: {len(cells)} tab-separated columns, not 3 ({', '.join(columns)})")
+        if number or tuple(cells) != columns:  # the header is customary, and told by its names
+            yield where, dict(zip(columns, cells, strict=True))
+
+
+# --- the Hub ----------------------------------------------------------------------------------------------
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether this has the shape of a Hub id, `owner/name`."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return False
+    return "/" in source
+
+
+def _read_hub(repo: str, split: str) -> tuple[Iterable[Row], Iterable[Row], Iterable[Row], set[str]]:
+    tables = {config: _hub_config(repo, config) for config in ("corpus", "queries", "default")}
+    qrels = tables["default"]
+    if split not in qrels:
+        raise RetrievalSetError(f"{repo}: no split {split!r} in its judgements; there are: {', '.join(qrels)}")
+    others = {str(key) for other in qrels if other != split for key in qrels[other]["query-id"]}
+
+    def rows(config: str, part: str) -> Iterator[Row]:
+        for number, row in enumerate(tables[config][part]):
+            yield f"{repo} {config} row {number}", row
+
+    corpus, queries = (
+        rows(name, name if name in tables[name] else next(iter(tables[name]))) for name in ("corpus", "queries")
+    )
+    return corpus, queries, rows("default", split), others
+
+
+def _hub_config(repo: str, config: str) -> dict[str, Any]:
+    """All splits of one configuration."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(repo, config)
+    except Exception as error:  # the Hub client's errors share no base class
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RetrievalSetError(f"{repo}: cannot load the configuration {config!r}: {reason}") from error

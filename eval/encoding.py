@@ -1,0 +1,141 @@
+"""Turning texts into embeddings: sorted by length, in batches of bounded size, all wanted exits in one pass."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+#: Tokens of a batch: on a CPU, whose caches should hold the activations; on an accelerator, which wants filling.
+TOKEN_BUDGETS = (2_048, 65_536)
+WINDOW = 16_384  # texts that are tokenized and sorted together; bounds the memory that token ids take
+
+
+def encode(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    exit_layers: Sequence[int] | None = None,
+    prompts: str | Sequence[str] = "",
+    max_length: int | None = None,
+    token_budget: int | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+) -> dict[int, np.ndarray]:
+    """Embeddings of texts at one or more exits.
+
+    Args:
+        model: a `MoSEModel`, on whatever device it is; its training mode is left as found.
+        tokenizer: the model's.
+        texts: at least one. An empty text is encoded as its prompt and special tokens.
+        exit_layers: which of the exits that the model has built; None means all of them.
+        prompts: what stands in front of every text, or one string per text.
+        max_length: tokens, prompt and special tokens included, after which a text is cut off; None means as
+            many as model and tokenizer allow, and more than that is never used.
+        token_budget: tokens of one batch, padding included; a longer text is a batch of its own. None means
+            `TOKEN_BUDGETS` for the model's device.
+        dtype: compute type, by autocast; None means the type of the weights.
+        progress: show a bar on stderr.
+
+    Returns:
+        exit → float32 array (texts, dim) of unit rows, in the order of `texts`.
+
+    Raises:
+        ValueError: no texts, an exit that the model does not have, as many prompts as do not fit the texts,
+            a `token_budget` or `max_length` below 1, or a `dtype` wider than the weights.
+    """
+    if isinstance(texts, str):
+        raise ValueError("texts must be a sequence of strings, not one string")
+    if not len(texts):
+        raise ValueError("no texts to encode")
+    if not isinstance(prompts, str) and len(prompts) != len(texts):
+        raise ValueError(f"{len(prompts)} prompts for {len(texts)} texts: give one for all, or one each")
+    token_budget = TOKEN_BUDGETS[model.device.type != "cpu"] if token_budget is None else token_budget
+    if token_budget < 1:
+        raise ValueError(f"token_budget={token_budget}: must be at least 1")
+    exits = wanted_exits(model.config, exit_layers)
+    limit = _limit(model, tokenizer, max_length)
+    result: dict[int, np.ndarray] = {}
+    with _inference(model, dtype), tqdm(total=len(texts), unit=" texts", disable=not progress) as bar:
+        for rows, batch in _batches(tokenizer, texts, prompts, limit, token_budget):
+            batch = {key: tensor.to(model.device, non_blocking=True) for key, tensor in batch.items()}
+            for exit_layer, embeddings in _forward(model, batch, exits).items():
+                if exit_layer not in result:
+                    result[exit_layer] = np.empty((len(texts), embeddings.shape[-1]), dtype=np.float32)
+                result[exit_layer][rows] = normalize(embeddings.float(), dim=-1).cpu().numpy()
+            bar.update(len(rows))
+    return result
+
+
+def wanted_exits(config: Any, exit_layers: Sequence[int] | None) -> tuple[int, ...]:
+    """The wanted exits, sorted and each once; None means all that a model of this configuration has.
+
+    Raises:
+        ValueError: none, or one that is not built.
+    """
+    if exit_layers is None:
+        return config.built_exit_layers
+    if not len(exit_layers):
+        raise ValueError("exit_layers is empty: name at least one, or None for all")
+    return tuple(sorted({config.resolve_exit_layer(exit_layer) for exit_layer in exit_layers}))
+
+
+def _limit(model: Any, tokenizer: Any, max_length: int | None) -> int:
+    if max_length is not None and max_length < 1:
+        raise ValueError(f"max_length={max_length}: must be at least 1")
+    limits = (max_length, tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
+    return min(limit for limit in limits if limit)
+
+
+@contextmanager
+def _inference(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
+    """Evaluation mode, no autograd and, where asked for, autocast.
+
+    One autocast region for all batches, because weights that it has cast are kept until it ends.
+    """
+    weights = next(model.parameters()).dtype
+    if dtype is not None and dtype.itemsize > weights.itemsize:
+        raise ValueError(f"dtype={dtype}: the weights are {weights}; load the model in the wider type")
+    cast = dtype is not None and dtype != weights
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(model.device.type, dtype=dtype, enabled=cast):
+            yield
+    finally:
+        model.train(training)
+
+
+def _batches(
+    tokenizer: Any, texts: Sequence[str], prompts: str | Sequence[str], limit: int, token_budget: int
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """(positions in `texts`, padded batch), longest first within a window."""
+    padding = tokenizer.pad_token_id or 0
+    for start in range(0, len(texts), WINDOW):
+        window = range(start, min(start + WINDOW, len(texts)))
+        full = [(prompts if isinstance(prompts, str) else prompts[at]) + texts[at] for at in window]
+        ids = tokenizer(full, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
+        order = sorted(range(len(ids)), key=lambda at: -len(ids[at]))
+        while order:
+            size = max(1, token_budget // len(ids[order[0]]))
+            chosen, order = order[:size], order[size:]
+            rows = [torch.tensor(ids[at]) for at in chosen]
+            yield (
+                [start + at for at in chosen],
+                {
+                    "input_ids": pad_sequence(rows, batch_first=True, padding_value=padding),
+                    "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+                },
+            )
+
+
+def _forward(model: Any, batch: dict[str, torch.Tensor], exits: tuple[int, ...]) -> dict[int, torch.Tensor]:
+    if len(exits) == 1:
+        return {exits[0]: model(**batch, exit_layer=exits[0]).pooler_output}
+    every = model(**batch, exit_layer=exits[-1], output_all_exits=True).exit_embeddings
+    reached = [exit_layer for exit_layer in model.exit_layers if exit_layer <= exits[-1]]
+    return {k: embeddings for k, embeddings in zip(reached, every, strict=True) if k in exits}

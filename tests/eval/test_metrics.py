@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import pytrec_eval
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
+
+from mose.eval import metrics
+
+MEASURES = {"mrr": "recip_rank", "ndcg@10": "ndcg_cut_10", "recall@1": "recall_1", "recall@10": "recall_10"}
+
+
+@st.composite
+def rankings(draw):
+    """Scores with many ties, grades with gaps, ids in an order of their own; a query may have no relevant."""
+    queries, documents = draw(st.integers(1, 5)), draw(st.integers(1, 25))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    levels = draw(st.integers(1, 12))
+    scores = generator.integers(0, levels, (queries, documents)).astype(np.float32) / 4
+    grades = generator.integers(0, 4, (queries, documents)) * (generator.random((queries, documents)) < 0.3)
+    ids = [f"{'dcé'[at % 3]}{at}" for at in generator.permutation(documents)]
+    return scores, grades, ids
+
+
+def judged(grades):
+    relevant = [np.flatnonzero(row) for row in grades]
+    return relevant, [row[columns].tolist() for row, columns in zip(grades, relevant, strict=True)]
+
+
+@settings(deadline=None)
+@given(rankings())
+def test_summary_equals_trec_eval(case):
+    scores, grades, ids = case
+    relevant, gains = judged(grades)
+    found = metrics.summary(metrics.ranks([scores], relevant, ids), gains)
+
+    run = {str(q): {ids[d]: float(s) for d, s in enumerate(row)} for q, row in enumerate(scores)}
+    qrels = {str(q): {ids[d]: int(g) for d, g in enumerate(row)} for q, row in enumerate(grades)}
+    per_query = pytrec_eval.RelevanceEvaluator(qrels, set(MEASURES.values())).evaluate(run).values()
+    for ours, theirs in MEASURES.items():
+        assert found[ours] == pytest.approx(np.mean([query[theirs] for query in per_query]), abs=1e-6), ours
+
+
+@given(rankings())
+def test_ranks_equal_a_plain_sort(case):
+    scores, grades, ids = case
+    relevant, _ = judged(grades)
+    for row, columns, found in zip(scores, relevant, metrics.ranks([scores], relevant, ids), strict=True):
+        order = sorted(range(len(ids)), key=lambda at: (row[at], ids[at]), reverse=True)
+        assert found.tolist() == [order.index(column) + 1 for column in columns]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000))
+def test_without_ties_equals_scikit_learn(seed):
+    generator = np.random.default_rng(seed)
+    scores = np.stack([generator.permutation(30) for _ in range(4)]).astype(np.float64)
+    grades = generator.integers(1, 4, scores.shape) * (generator.random(scores.shape) < 0.3)
+    grades[:, 0] = 2
+    relevant, gains = judged(grades)
+    found = metrics.ranks([scores], relevant, [str(at) for at in range(30)])
+    assert metrics.ndcg(found, gains, 10) == pytest.approx(ndcg_score(grades, scores, k=10))
+
+    single = np.eye(30, dtype=int)[generator.integers(0, 30, 4)]  # one relevant: average precision = 1 / rank
+    found = metrics.ranks([scores], judged(single)[0], [str(at) for at in range(30)])
+    assert metrics.mrr(found) == pytest.approx(label_ranking_average_precision_score(single, scores))
+
+
+@given(rankings(), st.integers(1, 5))
+def test_blocks_and_corpus_order_do_not_matter(case, rows):
+    scores, grades, ids = case
+    relevant, gains = judged(grades)
+    whole = metrics.summary(metrics.ranks([scores], relevant, ids), gains)
+    blocks = [scores[at : at + rows] for at in range(0, len(scores), rows)]
+    assert metrics.summary(metrics.ranks(blocks, relevant, ids), gains) == whole
+
+    shuffled = np.random.default_rng(0).permutation(len(ids))
+    relevant, gains = judged(grades[:, shuffled])
+    found = metrics.ranks([scores[:, shuffled]], relevant, [ids[at] for at in shuffled])
+    assert metrics.summary(found, gains) == pytest.approx(whole)
+
+
+def test_of_equal_scores_the_greater_id_ranks_first():
+    found = metrics.ranks([np.ones((1, 3))], [[0, 1, 2]], ["a", "c", "b"])
+    assert found[0].tolist() == [3, 1, 2]
+
+
+def test_score_blocks_are_the_product_within_the_bound():
+    generator = np.random.default_rng(0)
+    queries, documents = generator.random((7, 4), np.float32), generator.random((10, 4), np.float32)
+    blocks = list(metrics.score_blocks(queries, documents, block_bytes=2 * 10 * 4))
+    assert [len(block) for block in blocks] == [2, 2, 2, 1]
+    np.testing.assert_allclose(np.concatenate(blocks), queries @ documents.T, rtol=1e-6)
+    assert len(next(metrics.score_blocks(queries, documents, block_bytes=1))) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.ranks([np.ones((1, 2))], [[0]], ["a"]), r"shape \(1, 2\)"),
+        (lambda: metrics.ranks([np.ones((2, 1))], [[0]], ["a"]), "more rows of scores than the 1 queries"),
+        (lambda: metrics.ranks([np.ones((1, 1))], [[0], [0]], ["a"]), "1 rows of scores for 2 queries"),
+        (lambda: metrics.ranks([np.array([[np.nan]])], [[0]], ["a"]), "query 0 hold NaN"),
+        (lambda: metrics.recall([np.array([1])], 0), "k=0"),
+        (lambda: metrics.ndcg([np.array([1])], [[1, 2]], 10), "1 ranks but 2 grades"),
+        (lambda: metrics.mrr([]), "no queries"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,219 @@
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mose.eval
+from mose.eval import speed
+from mose.eval.__main__ import main
+from mose.eval.beir import RetrievalSet
+from mose.eval.peers import BM25Peer, SentenceTransformerPeer
+from mose.eval.retrieval import evaluate, prompt_for
+from mose.tokenization.prompts import code_prompt, text_prompt
+
+CODE = tuple(f"def function_{at}(x{at}):\n    return x{at} * {at}" for at in range(12))
+IDS = tuple(f"d{at}" for at in range(12))
+SEARCH = RetrievalSet(
+    "search",
+    IDS,
+    CODE,
+    ("python",) * 12,
+    ("q0", "q1", "q2"),
+    ("multiply by 3", "return x5", "function 7"),
+    ("en", "", "en"),
+    {"q0": {"d3": 1}, "q1": {"d5": 2, "d6": 1}, "q2": {"d7": 1}},
+)
+CLONES = RetrievalSet(
+    "clones", IDS, CODE, ("python",) * 12, IDS, CODE, ("python",) * 12, {key: {key: 1} for key in IDS}
+)
+METRICS = {"mrr", "ndcg@10", "recall@1", "recall@10"}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Few repetitions: these tests ask what is measured, not how fast it is."""
+    for name, value in (("DOCUMENTS", 4), ("QUERIES", 2), ("PASSES", 1), ("WARM_UP", 1)):
+        monkeypatch.setattr(speed, name, value)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """The sets above as BEIR folders."""
+    for data in (SEARCH, CLONES):
+        folder = tmp_path / data.name
+        folder.mkdir()
+        for file, rows in (
+            ("corpus.jsonl", (data.document_ids, data.documents, data.document_languages)),
+            ("queries.jsonl", (data.query_ids, data.queries, data.query_languages)),
+        ):
+            lines = [
+                json.dumps({"_id": key, "text": text, "language": language})
+                for key, text, language in zip(*rows, strict=True)
+            ]
+            (folder / file).write_text("\n".join(lines))
+        lines = [f"{query}\t{key}\t{grade}" for query, of in data.qrels.items() for key, grade in of.items()]
+        (folder / "qrels.tsv").write_text("\n".join(lines))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("language", "query", "expected"),
+    [
+        ("en", True, text_prompt()),
+        ("", True, text_prompt()),
+        ("English", False, text_prompt()),
+        ("java", True, code_prompt("java")),
+        ("csharp", False, code_prompt("csharp")),
+        ("", False, code_prompt()),
+    ],
+)
+def test_the_language_chooses_the_prompt(language, query, expected):
+    assert prompt_for(language, query) == expected
+
+
+@pytest.mark.parametrize("name", mose.eval.__all__)
+def test_the_room_offers_what_it_names(name):
+    assert getattr(mose.eval, name).__name__ == name
+
+
+def test_quality_equals_the_definition(model, tokenizer):
+    """One text at a time through the model, a plain sort, the formula of MRR."""
+
+    def embed(prompt, text, exit_layer):
+        batch = tokenizer([prompt + text], truncation=True, max_length=64, return_tensors="pt")
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        with torch.no_grad():
+            return model(**inputs, exit_layer=exit_layer).pooler_output[0].numpy()
+
+    found = evaluate(model, tokenizer, [SEARCH], measure_speed=False)["sets"]["search"]
+    assert (found["queries"], found["documents"]) == (3, 12)
+    assert list(found["exits"]) == ["0", "1", "3"]
+    for exit_layer, figures in found["exits"].items():
+        documents = np.stack([embed(code_prompt("python"), text, int(exit_layer)) for text in CODE])
+        reciprocal = []
+        for key, query in zip(SEARCH.query_ids, SEARCH.queries, strict=True):
+            scores = documents @ embed(text_prompt(), query, int(exit_layer))
+            order = [IDS[at] for at in np.argsort(-scores)]
+            reciprocal.append(1 / (1 + min(order.index(relevant) for relevant in SEARCH.qrels[key])))
+        assert figures["mrr"] == pytest.approx(np.mean(reciprocal))
+        assert set(figures) == METRICS
+
+
+def test_a_query_finds_its_own_copy_at_every_exit(model, tokenizer):
+    found = evaluate(model, tokenizer, [CLONES], peers=[BM25Peer()], measure_speed=False)["sets"]["clones"]
+    for figures in [*found["exits"].values(), found["peers"]["bm25"]]:
+        assert figures == {"mrr": 1, "ndcg@10": 1, "recall@1": 1, "recall@10": 1}
+
+
+def test_speed_is_measured_per_exit_and_for_encoders_alone(model, tokenizer, quick):
+    class Fake(SentenceTransformerPeer):
+        name = "fake"
+
+        def __init__(self):
+            self.asked: list[list[str]] = []
+
+        def encode_documents(self, texts, progress=False):
+            self.asked.append(list(texts))
+            return np.eye(12, dtype=np.float32)[[CODE.index(text) for text in texts]]
+
+        def encode_queries(self, texts, progress=False):
+            return np.eye(12, dtype=np.float32)[[SEARCH.queries.index(text) for text in texts]]
+
+    peer = Fake()
+    report = evaluate(model, tokenizer, [SEARCH], [0, 3], [BM25Peer(), peer])
+    assert list(report["speed"]) == ["0", "3", "fake"]
+    for figures in report["speed"].values():
+        assert set(figures) == {"snippets_per_second", "query_ms_p50"}
+        assert min(figures.values()) > 0
+    assert peer.asked == [list(CODE), [CODE[0]], [CODE[0], CODE[3], CODE[6], CODE[9]]]
+    assert set(report["sets"]["search"]["peers"]) == {"bm25", "fake"}
+
+
+def test_bad_input_is_named(model, tokenizer):
+    with pytest.raises(ValueError, match="no sets"):
+        evaluate(model, tokenizer, [])
+    with pytest.raises(ValueError, match="exit_layer=2: this model exits at 0, 1, 3"):
+        evaluate(model, tokenizer, [SEARCH], [2])
+    with pytest.raises(ValueError, match="two sets of the report would be called 'search'"):
+        evaluate(model, tokenizer, [SEARCH, replace(CLONES, name="search")])
+    with pytest.raises(ValueError, match="two rows of the report would be called 'bm25'"):
+        evaluate(model, tokenizer, [SEARCH], peers=[BM25Peer(), BM25Peer()])
+
+
+def test_the_command_writes_the_report(model, tokenizer, model_folder, folders, quick, monkeypatch, capsys):
+    monkeypatch.chdir(model_folder)  # as from a clone of a model repository
+    data = [str(folders / "search"), str(folders / "clones")]
+    command = ["retrieval", "--model", ".", "--data", data[0], "--data", data[1], "--peers", "bm25"]
+    assert main([*command, "--exit-layers", "all", "--json", str(folders / "report.json")]) == 0
+    table = capsys.readouterr().out
+    report = json.loads((folders / "report.json").read_text())
+    expected = evaluate(model, tokenizer, [SEARCH, CLONES], peers=[BM25Peer()], measure_speed=False)
+    assert list(report) == ["sets", "speed"]
+    for name, found in report["sets"].items():
+        assert found["peers"] == expected["sets"][name]["peers"]
+        for exit_layer, figures in found["exits"].items():
+            assert figures == pytest.approx(expected["sets"][name]["exits"][exit_layer])
+    for word in ("search (3 → 12)", "exit 3", "bm25", "snippets/s"):
+        assert word in table
+
+    assert main(["table", str(folders / "report.json"), "--metrics", "mrr"]) == 0
+    assert capsys.readouterr().out.startswith("| MRR | search | clones |\n")
+
+
+def test_json_on_stdout_is_one_document(model_folder, folders, capsys):
+    arguments = ["--exit-layers", "1", "0", "--no-speed", "--json", "-", "--dtype", "bf16"]
+    assert main(["retrieval", "--model", str(model_folder), "--data", str(folders / "clones"), *arguments]) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert report["speed"] == {}
+    assert list(report["sets"]["clones"]["exits"]) == ["0", "1"]
+    assert report["sets"]["clones"]["exits"]["1"]["mrr"] == 1
+    assert "exit 1" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "message"),
+    [
+        ({"--exit-layers": "2"}, 2, "exit_layer=2: this model exits at 0, 1, 3"),
+        ({"--exit-layers": "deep"}, 2, "--exit-layers deep: give whole numbers"),
+        ({"--data": "./nowhere"}, 2, "./nowhere: no such folder"),
+        ({"--model": "./nowhere"}, 2, "--model ./nowhere: no such folder"),
+        ({"--model": "cut-short"}, 1, "--model cut-short: cannot be loaded"),
+        ({"--model": "stranger"}, 2, "a 'bert' model has no exits"),
+        ({"--json": "./nowhere/report.json"}, 2, "there is no folder nowhere"),
+        ({"--max-length": "0"}, 2, "--max-length"),
+        ({"--peers": "bm25 bm25"}, 1, "two rows of the report would be called 'bm25'"),
+        ({"--data": "broken"}, 1, "the corpus is empty"),
+    ],
+)
+def test_failures_are_named_and_counted(model_folder, folders, monkeypatch, capsys, changed, code, message):
+    monkeypatch.chdir(folders)
+    (folders / "broken").mkdir()
+    for file in ("corpus.jsonl", "queries.jsonl", "qrels.tsv"):
+        (folders / "broken" / file).touch()
+    shutil.copytree(model_folder, "cut-short")
+    Path("cut-short/model.safetensors").write_bytes((model_folder / "model.safetensors").read_bytes()[:1000])
+    Path("stranger").mkdir()
+    Path("stranger/config.json").write_text('{"model_type": "bert"}')
+    options = {"--model": str(model_folder), "--data": "clones", **changed}
+    arguments = [word for name, value in options.items() for word in (name, *value.split())]
+    with pytest.raises(SystemExit) as stop:  # argparse's own way out, or ours
+        sys.exit(main(["retrieval", "--no-speed", *arguments]))
+    assert stop.value.code == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_table_refuses_what_is_no_report(tmp_path, capsys):
+    for content, message in (("{", "not JSON"), ("[]", "not a report")):
+        (tmp_path / "x.json").write_text(content)
+        assert main(["table", str(tmp_path / "x.json")]) == 1
+        assert message in capsys.readouterr().err
+    assert main(["table", str(tmp_path / "missing.json")]) == 2
