@@ -13,10 +13,10 @@ from mose.tokenization.prompts import CLS, MASK, PAD, SEP
 
 STARCODER2_SIZE = 49_152
 
-# One piece is: a word of an identifier, cut where the case rises (`parseHTMLPage`: parse, HTML, Page) and with the
-# space or underscores before it; up to three digits; a run of punctuation; white space. Cutting identifiers into
-# their words lets a vocabulary of this size spell them in fewer tokens, and gives the words of a query and of a
-# function's name the same pieces.
+# One piece is: a word of an identifier, cut where the case rises (`parseHTMLPage`: parse, HTML, Page) and with
+# the space or underscores before it; up to three digits; a run of punctuation; white space. Cutting identifiers
+# into their words lets a vocabulary of this size spell them in fewer tokens, and gives the words of a query and
+# of a function's name the same pieces.
 _PIECES = (
     r"[ _]*(?:\p{Lu}+(?!\p{Ll})|\p{Lu}?\p{Ll}+|[\p{Lt}\p{Lm}\p{Lo}\p{M}]+)"
     r"| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}_]+|_+|\s+(?!\S)|\s+"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
@@ -87,3 +88,46 @@ def teacher_embeddings(
 def _read_shard(path: Path) -> dict[bytes, np.ndarray]:
     with np.load(path) as shard:
         return dict(zip(map(bytes, shard["keys"]), shard["vectors"], strict=True))
+
+
+def attach_teacher(
+    dataset: Dataset,
+    name_or_path: str,
+    cache_dir: str | Path,
+    dimension: int,
+    max_length: int = 128,
+) -> tuple[Dataset, torch.Tensor]:
+    """Gives training pairs what `FineTuningTrainer` needs to learn from a teacher.
+
+    Args:
+        dataset: With columns `query` and `document`. Where it has `teacher_document`, the teacher reads that in
+            place of `document` (say, code whose names the student does not get to see).
+        name_or_path, cache_dir, max_length: As in `teacher_embeddings`.
+        dimension: Of the student's embeddings. A wider teacher is projected on the principal components of its
+            vectors, which keep most of its similarities.
+
+    Returns:
+        The dataset with columns `teacher_query` and `teacher_document`, rows of the vectors; and the vectors,
+        (distinct texts, dimension) float32 of unit norm.
+
+    Raises:
+        ValueError: the teacher is narrower than the student.
+    """
+    queries = dataset["query"][:]
+    documents = dataset["teacher_document" if "teacher_document" in dataset.column_names else "document"][:]
+    texts = sorted({*queries, *documents})
+    embeddings = teacher_embeddings(texts, name_or_path, cache_dir, max_length)
+    if embeddings.shape[1] < dimension:
+        raise ValueError(f"a teacher of {embeddings.shape[1]} dimensions for a student of {dimension}")
+    vectors = torch.from_numpy(embeddings.astype(np.float32))
+    if vectors.shape[1] > dimension:
+        # Not centred: similarities are about the origin.
+        _, axes = torch.linalg.eigh(vectors.T @ vectors)
+        vectors = vectors @ axes[:, -dimension:]
+    vectors = torch.nn.functional.normalize(vectors, dim=-1)
+    rows = {text: row for row, text in enumerate(texts)}
+    if "teacher_document" in dataset.column_names:
+        dataset = dataset.remove_columns("teacher_document")
+    dataset = dataset.add_column("teacher_query", [rows[text] for text in queries])
+    dataset = dataset.add_column("teacher_document", [rows[text] for text in documents])
+    return dataset, vectors

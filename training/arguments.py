@@ -1,0 +1,147 @@
+"""What can be set about a run, as dataclasses that `HfArgumentParser` turns into flags."""
+
+import json
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class ModelArguments:
+    """Parameters that control where the model comes from."""
+
+    model: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of the MoSE to start from. Or give --preset."}
+    )
+    preset: str | None = field(
+        default=None, metadata={"help": "Start untrained, with the sizes of mose-1b or mose-nano."}
+    )
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of the tokenizer; by default the model's own."}
+    )
+    exit_layer: int | None = field(
+        default=None,
+        metadata={"help": "Build and train up to this exit only; by default the deepest that there is."},
+    )
+    grow_to: int | None = field(
+        default=None,
+        metadata={
+            "help": "Deepen the model to this exit before training: new blocks begin as the identity, new "
+            "exits as copies of the deepest one."
+        },
+    )
+    init_embeddings_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Start the token embeddings from what this sentence-transformers model takes each token's "
+            "string to mean."
+        },
+    )
+
+
+@dataclass
+class DataArguments:
+    """Parameters that control the training pairs."""
+
+    source_tree: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Folders of source code to mine for documented functions.", "nargs": "+"},
+    )
+    dataset: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Hub ids, folders, or .jsonl, .json and .parquet files with columns text and code, code_a "
+            "and code_b, or all of text, code_a and code_b.",
+            "nargs": "+",
+        },
+    )
+    column_mapping: str | None = field(
+        default=None,
+        metadata={
+            "help": 'JSON object from a dataset\'s column names to those above: \'{"docstring": "text"}\'.'
+        },
+    )
+    validation_dataset: list[str] = field(
+        default_factory=list,
+        metadata={"help": "As --dataset; pairs to measure every exit's loss on.", "nargs": "+"},
+    )
+    max_query_length: int = field(
+        default=128, metadata={"help": "Tokens after which a query is cut, instruction and <cls> included."}
+    )
+    max_document_length: int = field(
+        default=256, metadata={"help": "Tokens after which a document is cut, instruction and <cls> included."}
+    )
+    instruction_dropout: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of texts whose instruction is left out or names no language, so that the model also "
+            "serves those who give none."
+        },
+    )
+    token_dropout: float = field(default=0.0, metadata={"help": "Share of each text's tokens to leave out."})
+
+    def __post_init__(self):
+        self.columns: dict[str, str] = json.loads(self.column_mapping or "{}")
+
+
+@dataclass
+class FineTuningArguments(TrainingArguments):
+    """TrainingArguments and the parameters that control the losses at the exits; the defaults are the paper's
+    (section 3): learning rate 1e-5, 20,000 steps, no teacher."""
+
+    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
+    max_steps: int = field(default=20_000, metadata={"help": "Optimizer steps; overrides --num-train-epochs."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
+    mini_batch_size: int = field(
+        default=32,
+        metadata={"help": "Texts in one forward pass; texts of like length go together, so less is padded."},
+    )
+    learning_rate_multipliers: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON object from a part of a parameter's name to what multiplies its learning rate: "
+            '\'{"gate": 10, "embed_tokens": 0.5}\'. The first that fits counts.'
+        },
+    )
+    contrastive_weight: float = field(default=1.0, metadata={"help": "Weight of the CLIP loss."})
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "A sentence-transformers model whose similarities and vectors the exits learn from, beside "
+            "the CLIP loss. The paper has none."
+        },
+    )
+    teacher_cache: str | None = field(
+        default=None,
+        metadata={"help": "Folder for the teacher's embeddings; by default teacher/ in the output folder."},
+    )
+    teacher_max_length: int = field(
+        default=128, metadata={"help": "Tokens after which the teacher's input is cut."}
+    )
+    teacher_kl_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the KL between the in-batch rankings of teacher and exit."}
+    )
+    teacher_cosine_weight: float = field(
+        default=1.0, metadata={"help": "Weight of 1 - cosine between the teacher's vectors and the exit's."}
+    )
+    teacher_temperature: float = field(
+        default=0.05, metadata={"help": "Temperature of that KL, in units of cosine."}
+    )
+    resume: bool = field(
+        default=False, metadata={"help": "Go on from the last whole checkpoint in the output folder."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        # The collator makes the model's inputs out of columns that `forward` does not know.
+        self.remove_unused_columns = False
+        self.multipliers: dict[str, float] = json.loads(self.learning_rate_multipliers or "{}")
+        if self.mini_batch_size < 1:
+            raise ValueError(f"mini_batch_size={self.mini_batch_size}: must be at least 1")
+        if self.per_device_train_batch_size < 2:
+            raise ValueError(
+                f"per_device_train_batch_size={self.per_device_train_batch_size}: a contrastive loss needs at "
+                "least 2 pairs"
+            )
+        if not self.teacher_temperature > 0:
+            raise ValueError(f"teacher_temperature={self.teacher_temperature}: must be positive")
