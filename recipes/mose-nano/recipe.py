@@ -101,7 +101,7 @@ def train(name: str, settings: dict, model: MoSEModel, dataset, vectors, vocabul
 
 
 def ship(model_dir: Path, vocabulary: PreTrainedTokenizerBase, root: Path) -> None:
-    """Puts weights (bf16), configuration, tokenizer and the sentence-transformers files at the repository root."""
+    """Puts weights in bf16, configuration, tokenizer and sentence-transformers files at the root."""
     model = AutoModel.from_pretrained(model_dir, trust_remote_code=True, dtype=torch.bfloat16)
     unfinished = root / ".shipping"
     model.save_pretrained(unfinished)
