@@ -6,6 +6,7 @@ losses. The Hub serves this file as remote code, so it imports torch, transforme
 Shapes in the docstrings: `batch` sequences of `tokens` tokens, hidden states `hidden` wide.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -308,8 +309,9 @@ class MoSEPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         if exit_layer is not None:
+            config = copy.deepcopy(config)  # the caller's stays as it is
             config.exit_layer = exit_layer
-        # Keyword overrides of `from_pretrained` reach the configuration unchecked.
+        # It may have been set since the configuration checked it.
         deepest = config.resolve_exit_layer(config.exit_layer)
         super().__init__(config)
         # What lies deeper in a checkpoint is left there, without a warning.
@@ -357,6 +359,7 @@ class MoSEModel(MoSEPreTrainedModel):
 
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         super().__init__(config, exit_layer)
+        config = self.config
         self.embed_tokens: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(MoSEBlock(config, i) for i in range(self.exit_layers[-1]))
         self.exits = nn.ModuleDict({str(e): MoSEExit(config, e) for e in self.exit_layers})
@@ -398,6 +401,11 @@ class MoSEModel(MoSEPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds, not both and not neither")
         states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if states.dim() != 3:
+            raise ValueError(
+                f"input of shape {tuple(states.shape[: states.dim() - (inputs_embeds is None)])}: must be "
+                "(batch, tokens), or (batch, tokens, hidden) for inputs_embeds"
+            )
         batch, tokens = states.shape[:2]
         if batch == 0 or tokens == 0:
             raise ValueError(f"empty input: {batch} sequences of {tokens} tokens; give at least one of each")
@@ -558,6 +566,7 @@ class MoSEForPreTraining(MoSEPreTrainedModel):
 
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         super().__init__(config, exit_layer)
+        config = self.config
         self.model = MoSEModel(config)
         self.conditional_embeddings = nn.Embedding(len(config.exit_layers), config.conditional_size)
         self.predictions = MoSEPredictions(config)
@@ -661,6 +670,7 @@ class MoSEForSequenceClassification(MoSEPreTrainedModel):
 
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         super().__init__(config, exit_layer)
+        config = self.config
         self.num_labels = config.num_labels
         self.model = MoSEModel(config)
         self.classifiers = nn.ModuleDict({str(e): MoSEClassificationHead(config) for e in self.model.exit_layers})
