@@ -350,10 +350,12 @@ class MoSEPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, MoSEGate):
-            init.zeros_(module.score.weight)
-        elif isinstance(module, MoSEModel):
+        if isinstance(module, MoSEModel):
             init.constant_(module.similarity_scale, self.config.similarity_scale_init)
+            # Not when the gates come by: modules of ours without parameters of their own are passed over.
+            for gate in (cast(MoSEExit, head).gate for head in module.exits.values()):
+                if gate is not None:
+                    init.zeros_(gate.score.weight)
 
 
 class MoSEModel(MoSEPreTrainedModel):
@@ -549,9 +551,7 @@ class MoSEPredictions(nn.Module):
         pass: kept at every exit, they would outweigh the model.
         """
         total = torch.zeros((), device=states.device)
-        for rows, targets in zip(
-            self.transform(states).split(LOGIT_ROWS), labels.split(LOGIT_ROWS), strict=True
-        ):
+        for rows, targets in zip(self.transform(states).split(LOGIT_ROWS), labels.split(LOGIT_ROWS), strict=True):
             total = total + checkpoint(self._summed_cross_entropy, rows, targets, use_reentrant=False)
         return total / max(len(labels), 1)
 
