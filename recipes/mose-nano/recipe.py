@@ -152,6 +152,7 @@ def main() -> None:
                 deepest = model.config.exit_layers[-1] if wanted is None else wanted
                 if model.exit_layers[-1] < deepest:
                     model = grow(model, deepest)
+            model.set_attn_implementation("eager")  # trains faster than the fused kernels on a CPU
             train(name, settings, model, dataset, vectors, vocabulary, options, seed)
         previous = folder
     if options.ship and previous is not None:
