@@ -23,6 +23,7 @@ from mose.data.collators import PairCollator
 from mose.data.pairs import load_pairs
 from mose.modeling_mose import MoSEModel
 from mose.training.arguments import DataArguments, FineTuningArguments, ModelArguments
+from mose.training.checkpoints import last_whole_checkpoint
 from mose.training.initialization import grow, start_embeddings_from, token_strings
 from mose.training.teacher import attach_teacher, teacher_embeddings
 from mose.training.trainer import FineTuningTrainer
@@ -64,12 +65,6 @@ def load_model(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTra
     if args.grow_to is not None:
         model = grow(model, args.grow_to)
     return model, tokenizer
-
-
-def last_whole_checkpoint(output_dir: Path) -> Path | None:
-    """The newest checkpoint that was written to its end (its `trainer_state.json` is written last)."""
-    whole = [path.parent for path in output_dir.glob("checkpoint-*/trainer_state.json")]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def finetune(model_args: ModelArguments, data_args: DataArguments, args: FineTuningArguments) -> None:

@@ -67,7 +67,7 @@ class SentenceTransformerPeer:
         self.name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
         try:
             self.model = SentenceTransformer(
-                _bundled(source) or source,
+                bundled(source) or source,
                 device=device,
                 trust_remote_code=trust_remote_code,
                 model_kwargs={"dtype": torch.float32},
@@ -123,7 +123,7 @@ def load_peer(
     return SentenceTransformerPeer(name, max_length, dtype, device, trust_remote_code)
 
 
-def _bundled(source: str) -> str | None:
+def bundled(source: str) -> str | None:
     """Where the short name of MiniLM leads: the weights of an installed package, else the Hub."""
     if source != MINILM or Path(source).exists():
         return None
