@@ -1,7 +1,7 @@
 """Semantic code search on the command line: index the functions of a source tree, find them by what they do.
 
 `make search Q="…"` is the demonstration; `python -m mose.search index` and `query` are its two halves. In
-Python: `Index.build`, `Index.load` and `index.search`.
+Python: `mose.eval.load_model`, then `Index.build` or `Index.load`, and `index.search`.
 """
 
 import argparse
@@ -21,34 +21,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mose.eval.beir import is_hub_id
 from mose.search_index import DEFAULT_HYBRID, MAX_LENGTH, BuildReport, Hit, Index, fuse
 from mose.search_store import SearchIndexError, read_meta
 
-__all__ = ["BuildReport", "Hit", "Index", "SearchIndexError", "fuse", "load_model", "main", "render"]
+__all__ = ["BuildReport", "Hit", "Index", "SearchIndexError", "fuse", "main", "render"]
 
 ROOT = Path(__file__).resolve().parent
 TESTS = ("test/", "tests/", "idle_test/")  # of the standard library
-
-
-def load_model(path: str | Path = ROOT, exit_layer: int | None = None) -> tuple[Any, Any]:
-    """The model, built up to `exit_layer`, and its tokenizer; on the GPU where there is one.
-
-    Raises:
-        ValueError: the model has no such exit, or `path` is neither a folder nor a Hub id.
-        OSError: no model is there.
-    """
-    _require_model(path)
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    model = AutoModel.from_pretrained(path, trust_remote_code=True, exit_layer=exit_layer, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
-
-
-def _require_model(path: str | Path) -> None:
-    if not Path(path).is_dir() and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", str(path)):
-        raise ValueError(f"model {path}: no such folder, and no Hub id either")
 
 
 def render(hits: Sequence[Hit], colour: bool = False, width: int = 110, lines: int = 6) -> str:
@@ -88,21 +68,18 @@ class _Clock(dict[str, float]):
 
 
 def _load(path: str, exit_layer: int | None, clock: _Clock) -> tuple[Any, Any]:
-    _require_model(path)  # before the imports, which take seconds
+    if not Path(path).is_dir() and not is_hub_id(path):  # before the imports, which take seconds
+        raise ValueError(f"--model {path}: no such folder, and not the id of a Hub model (owner/name)")
     with clock("imports"):
-        for name in (
-            "datasets",
-            "faiss",
-            "transformers",
-            "mose.data.sources",
-            "mose.eval.bm25",
-            "mose.eval.encoding",
-        ):
+        for name in ("datasets", "faiss", "transformers", "mose.data.mining", "mose.eval.bm25"):
             importlib.import_module(name)
+        from mose.eval.retrieval import load_model
+
     importlib.import_module("datasets").disable_progress_bars()
     importlib.import_module("transformers.utils.logging").disable_progress_bar()
     with clock("model"):
-        return load_model(path, exit_layer)
+        model, tokenizer, _ = load_model(path, None if exit_layer is None else [exit_layer])
+        return model, tokenizer
 
 
 def _build(args: argparse.Namespace, clock: _Clock) -> tuple[Path, Index]:

@@ -26,7 +26,7 @@ from mose.tokenization.prompts import code_prompt, text_prompt
 MAX_LENGTH = 512  # tokens of a function that are read
 CHUNK = 512  # functions that are journalled at once: what a killed build loses at most
 DEFAULT_HYBRID = True
-DENSE_WEIGHT = 0.5
+DENSE_WEIGHT = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,21 +56,23 @@ class BuildReport:
 
 
 def fuse(dense: np.ndarray, lexical: np.ndarray, dense_weight: float = DENSE_WEIGHT) -> np.ndarray:
-    """Convex combination of cosine similarities and BM25 scores, each scaled from its lowest possible value to
-    the query's best score (TM2C2 of Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid
-    Retrieval", 2023).
+    """Convex combination of a query's scaled scores (Bruch, Gai and Ingber, "An Analysis of Fusion Functions for
+    Hybrid Retrieval", 2023, arXiv 2210.11934): cosine similarities from the lowest to the highest, since models
+    differ in how far they spread them; BM25 from 0 to the highest.
 
     Args:
-        dense: (…, documents) cosine similarities in [-1, 1].
+        dense: (…, documents) cosine similarities.
         lexical: (…, documents) BM25 scores, at least 0.
         dense_weight: share of the dense score, in [0, 1].
 
     Returns:
         (…, documents) fused scores in [0, 1].
     """
+    lowest = dense.min(axis=-1, keepdims=True)
+    spread = dense.max(axis=-1, keepdims=True) - lowest
     best = lexical.max(axis=-1, keepdims=True)
+    dense = (dense - lowest) / np.where(spread > 0, spread, 1)
     lexical = lexical / np.where(best > 0, best, 1)
-    dense = (dense + 1) / np.maximum(dense.max(axis=-1, keepdims=True) + 1, 1e-6)
     return dense_weight * dense + (1 - dense_weight) * lexical
 
 
@@ -281,7 +283,7 @@ def _read_tree(
     from tqdm import tqdm
 
     from mose.data.functions import ParseError, extract_functions, language_of
-    from mose.data.sources import iter_source_files
+    from mose.data.mining import iter_source_files
 
     known: dict[str, list[Entry]] = {}
     for entry in old.entries() if old else ():

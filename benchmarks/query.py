@@ -20,7 +20,8 @@ from transformers.utils import logging
 
 from mose.eval import speed
 from mose.eval.encoding import encode
-from mose.search import ROOT, TESTS, Index, load_model
+from mose.eval.retrieval import load_model
+from mose.search import ROOT, TESTS, Index
 from mose.search_index import DEFAULT_HYBRID
 from mose.tokenization.prompts import text_prompt
 
@@ -48,8 +49,8 @@ def measure(args: argparse.Namespace) -> Report:
         raise ValueError(f"--source-tree {tree}: no such folder")
     steps: dict[str, float] = {}
     with clock(steps, "model"):
-        model, tokenizer = load_model(args.model, args.exit_layer)
-    k = model.config.resolve_exit_layer(args.exit_layer)
+        model, tokenizer, exits = load_model(args.model, None if args.exit_layer is None else [args.exit_layer])
+    k = exits[-1]
     path = args.index or ROOT / ".index" / f"benchmark-{tree.resolve().name}-exit{k}"
     with clock(steps, "indexing"):
         built = Index.build(tree, model, tokenizer, path, k, exclude=exclude)

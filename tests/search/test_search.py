@@ -33,10 +33,12 @@ def test_index_and_query(tree, tmp_path, model_folder, capsys):
     report = json.loads(capsys.readouterr().out)
     assert (report["functions"], report["embedded"], report["exit_layer"]) == (4, 4, 1)
 
-    assert run("query", "read a file", *where, "--top-k", 2, "--hybrid", "--json") == 0
+    assert run("query", "read a file", *where, "--top-k", 3, "--hybrid", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert (answer["exit_layer"], answer["hybrid"], len(answer["hits"])) == (1, True, 2)
-    assert answer["hits"][0]["path"] == "web/files.js" and answer["hits"][0]["start_line"] == 1
+    assert (answer["exit_layer"], answer["hybrid"], len(answer["hits"])) == (1, True, 3)
+    for hit in answer["hits"]:
+        lines = (tree / hit["path"]).read_text().splitlines()
+        assert lines[hit["start_line"] - 1].strip() == hit["source"].splitlines()[0]
     assert answer["root"] == str(tree) and set(answer["seconds"]) == {"imports", "model", "opening", "query"}
 
     assert run("query", "read a file", *where, "--exit-layer", 2) == 2

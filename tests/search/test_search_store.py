@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 import mose.search_index
-from mose.search import load_model
+from mose.eval.retrieval import load_model
 from mose.search_index import Index
 from mose.search_store import FORMAT, Entry, Meta, SearchIndexError, fingerprint, read, writing
 from mose.tokenization.prompts import code_prompt
@@ -22,7 +22,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import mose.search_index
-from mose.search import Index, load_model
+from mose.eval.retrieval import load_model
+from mose.search import Index
 from mose.search_index import Encoder
 mose.search_index.CHUNK = 10
 where, model, tree, index = sys.argv[1:]
@@ -35,7 +36,7 @@ if where == "embedding":
     Encoder.functions = embed_two_chunks
 else:
     Path.replace = lambda draft, file: die() if file.name == "CURRENT" else replace(draft, file)
-Index.build(tree, *load_model(model, 1), index, 1, progress=False)
+Index.build(tree, *load_model(model, [1])[:2], index, 1, progress=False)
 """
 
 
@@ -43,7 +44,7 @@ Index.build(tree, *load_model(model, 1), index, 1, progress=False)
 def test_a_killed_build_leaves_the_old_index_and_its_work(
     where, left_to_embed, tree, many, tmp_path, model_folder, embed, monkeypatch
 ):
-    model, tokenizer = load_model(model_folder, 1)
+    model, tokenizer, _ = load_model(model_folder, [1])
     path = tmp_path / "index"
     Index.build(tree, model, tokenizer, path, progress=False)
     command = [sys.executable, "-c", KILLED, where, str(model_folder), str(many), str(path)]
@@ -109,12 +110,12 @@ def test_one_build_at_a_time(build, tmp_path):
 
 def test_an_index_of_another_model_is_refused(build, tmp_path, model, model_folder, tiny_model, tokenizer):
     build()
-    for other in (model, *(load_model(model_folder, exit_layer)[0] for exit_layer in (1, None))):
+    for other in (model, *(load_model(model_folder, exits)[0] for exits in ([1], None))):
         assert len(Index.load(tmp_path / "index", other, tokenizer)) == 4  # loaded deeper or not: the same model
     with pytest.raises(SearchIndexError, match="other weights"):
         Index.load(tmp_path / "index", tiny_model(1), tokenizer)
     with pytest.raises(ValueError, match="exit_layer=1: this model was loaded up to exit 0"):
-        Index.load(tmp_path / "index", load_model(model_folder, 0)[0], tokenizer)
+        Index.load(tmp_path / "index", load_model(model_folder, [0])[0], tokenizer)
 
 
 def test_the_fingerprint_knows_weights_exit_and_tokenizer(model, tiny_model, tokenizer):
