@@ -20,6 +20,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 1024,
         "attention_dropout": 0.0,
         "residual_dropout": 0.0,
+        # Narrow layers learn sooner from a start at about 1 / sqrt(hidden_size).
+        "initializer_range": 0.05,
         "embedding_dropout": 0.0,
         "exit_layers": (0, 1, 2, 3),
         "pooling": "gated",
