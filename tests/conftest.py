@@ -1,9 +1,15 @@
 """Fixtures that several rooms share."""
 
-import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+import copy
+from collections.abc import Callable
 
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from mose.configuration_mose import MoSEConfig
+from mose.modeling_mose import MoSEModel
 from mose.tokenization.prompts import CLS, MASK, PAD, SEP
 
 CORPUS = [
@@ -37,3 +43,60 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, sep_token=SEP, cls_token=CLS, mask_token=MASK
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., MoSEConfig]:
+    """Makes the configuration of a MoSE of three blocks, with fields overridden by keyword."""
+
+    def make(**overrides) -> MoSEConfig:
+        fields = {
+            "vocab_size": 320,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 64,
+            "exit_layers": (0, 1, 3),
+            "gate_size": 8,
+            "initializer_range": 0.1,
+        }
+        return MoSEConfig.from_preset("mose-nano", **{**fields, **overrides})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def build_model() -> Callable[..., PreTrainedModel]:
+    """Makes a model in which no parameter is neutral, as gates, biases and norms are when they start."""
+
+    def make(model_class: type[PreTrainedModel], config: MoSEConfig, seed: int = 0) -> PreTrainedModel:
+        torch.manual_seed(seed)
+        model = model_class(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_tiny_model(tiny_config, build_model) -> MoSEModel:
+    """For reading only."""
+    return build_model(MoSEModel, tiny_config())
+
+
+@pytest.fixture
+def tiny_model(shared_tiny_model) -> MoSEModel:
+    """Exits 0, 1 and 3, gated pooling; a copy that a test may change."""
+    return copy.deepcopy(shared_tiny_model)
+
+
+@pytest.fixture
+def tiny_batch() -> dict[str, torch.Tensor]:
+    """Three sequences of up to nine tokens, padded on the left as the tokenizer does it."""
+    torch.manual_seed(1)
+    mask = torch.tensor([[1] * 9, [0] * 4 + [1] * 5, [0] * 8 + [1]])
+    return {"input_ids": torch.randint(4, 320, mask.shape) * mask, "attention_mask": mask}
