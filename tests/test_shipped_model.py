@@ -95,13 +95,13 @@ def test_files_beside_the_weights_are_those_that_training_writes():
 
 @pytest.mark.parametrize("exit_layer", PRESETS["mose-nano"]["exit_layers"])
 def test_finds_functions_by_what_they_do(exit_layer, tmp_path):
-    """Five functions that share no word with what is asked, name and documentation aside."""
+    """Of five functions, each is found by a plain description; a model that has not learned finds one."""
     from mose.eval.retrieval import load_model
 
     functions = {
         "read_lines": "def read_lines(path):\n    with open(path) as handle:\n        return handle.readlines()",
         "is_prime": "def is_prime(n):\n    return n > 1 and all(n % d for d in range(2, int(n**0.5) + 1))",
-        "send_mail": "def send_mail(to, body):\n    with smtplib.SMTP(HOST) as server:\n        server.sendmail(ME, to, body)",
+        "send_mail": "def send_mail(to, body):\n    with SMTP(HOST) as smtp:\n        smtp.sendmail(ME, to, body)",
         "flatten": "def flatten(nested):\n    for part in nested:\n        yield from part",
         "sha": "def sha(data):\n    return hashlib.sha256(data).hexdigest()",
     }
