@@ -101,7 +101,7 @@ def test_finds_functions_by_what_they_do(exit_layer, tmp_path):
     functions = {
         "read_lines": "def read_lines(path):\n    with open(path) as handle:\n        return handle.readlines()",
         "is_prime": "def is_prime(n):\n    return n > 1 and all(n % d for d in range(2, int(n**0.5) + 1))",
-        "send_mail": "def send_mail(to, body):\n    with smtplib.SMTP(HOST) as s:\n        s.sendmail(ME, to, body)",
+        "send_mail": "def send_mail(to, text):\n    with SMTP() as smtp:\n        smtp.sendmail(ME, to, text)",
         "flatten": "def flatten(nested):\n    for part in nested:\n        yield from part",
         "sha": "def sha(data):\n    return hashlib.sha256(data).hexdigest()",
     }
