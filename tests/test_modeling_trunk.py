@@ -195,7 +195,7 @@ def test_gradient_checkpointing_changes_no_gradient(build_model, tiny_config, ti
         if checkpointing:
             model.gradient_checkpointing_enable()
         runs: list[int] = []
-        model.base_model.layers[0].mlp.register_forward_hook(lambda *_: runs.append(1))
+        model.base_model.layers[0].self_attn.register_forward_hook(lambda *_: runs.append(1))
         if model_class is MoSEModel:
             loss = torch.stack(model(**tiny_batch, output_all_exits=True).exit_embeddings).pow(3).sum()
         elif model_class is MoSEForPreTraining:
