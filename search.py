@@ -71,7 +71,7 @@ def _load(path: str, exit_layer: int | None, clock: _Clock) -> tuple[Any, Any]:
     if not Path(path).is_dir() and not is_hub_id(path):  # before the imports, which take seconds
         raise ValueError(f"--model {path}: no such folder, and not the id of a Hub model (owner/name)")
     with clock("imports"):
-        for name in ("datasets", "faiss", "transformers", "mose.data.mining", "mose.eval.bm25"):
+        for name in ("datasets", "faiss", "transformers.modeling_utils", "mose.data.mining", "mose.eval.bm25"):
             importlib.import_module(name)
         from mose.eval.retrieval import load_model
 

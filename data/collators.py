@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from mose.data.pairs import UNKNOWN_LANGUAGE
-from mose.tokenization.prompts import code_prompt, text_prompt
+from mose.tokenization.prompts import LANGUAGES, code_prompt, text_prompt
 
 
 @dataclass
@@ -42,11 +42,14 @@ class PairCollator:
         for name in ("instruction_dropout", "token_dropout"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)}: a probability is between 0 and 1")
-        for name in ("max_query_length", "max_document_length"):
-            if getattr(self, name) < 3:
-                raise ValueError(f"{name}={getattr(self, name)}: 3 or more are needed")
         if not self.tokenizer.is_fast:
             raise ValueError(f"{type(self.tokenizer).__name__} is not a fast tokenizer")
+        prompts = {"max_document_length": [code_prompt(), *map(code_prompt, LANGUAGES)]}
+        prompts["max_query_length"] = [text_prompt(), *prompts["max_document_length"]]
+        for name, before in prompts.items():
+            taken = max(map(len, self.tokenizer(before)["input_ids"]))
+            if getattr(self, name) <= taken:
+                raise ValueError(f"{name}={getattr(self, name)}: the instruction alone takes {taken}")
 
     def __call__(self, rows: Sequence[Mapping[str, object]]) -> dict[str, torch.Tensor]:
         """Tokenize a batch.

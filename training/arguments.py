@@ -1,9 +1,26 @@
 """What can be set about a run, as dataclasses that `HfArgumentParser` turns into flags."""
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
+
+
+def _json_object(name: str, value: Mapping | str | None) -> dict:
+    """What the flag `name` holds: a JSON object, or a mapping where Python code gives one.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        content = json.loads(value) if isinstance(value, str) else {} if value is None else value
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name}={value}: not JSON ({error})") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{name}={value}: must be a JSON object, {{…}}")
+    return dict(content)
 
 
 @dataclass
@@ -45,17 +62,23 @@ class DataArguments:
 
     source_tree: list[str] = field(
         default_factory=list,
-        metadata={"help": "Folders of source code to mine for documented functions.", "nargs": "+"},
+        metadata={
+            "help": "Folders of source code to mine for documented functions; may be given several times.",
+            "action": "extend",
+        },
     )
     dataset: list[str] = field(
         default_factory=list,
         metadata={
             "help": "Hub ids, folders, or .jsonl, .json and .parquet files with columns text and code, code_a "
-            "and code_b, or all of text, code_a and code_b.",
-            "nargs": "+",
+            "and code_b, or all of text, code_a and code_b; may be given several times.",
+            "action": "extend",
         },
     )
-    column_mapping: str | None = field(
+    train_split: str = field(
+        default="train", metadata={"help": "What to read of a --dataset that has several splits."}
+    )
+    column_mapping: dict | str | None = field(
         default=None,
         metadata={
             "help": 'JSON object from a dataset\'s column names to those above: \'{"docstring": "text"}\'.'
@@ -63,7 +86,14 @@ class DataArguments:
     )
     validation_dataset: list[str] = field(
         default_factory=list,
-        metadata={"help": "As --dataset; pairs to measure every exit's loss on.", "nargs": "+"},
+        metadata={
+            "help": "As --dataset, with the same column mapping; pairs to measure every exit's loss on.",
+            "action": "extend",
+        },
+    )
+    validation_split: str = field(
+        default="validation",
+        metadata={"help": "What to read of a --validation-dataset that has several splits."},
     )
     max_query_length: int = field(
         default=128, metadata={"help": "Tokens after which a query is cut, instruction and <cls> included."}
@@ -81,7 +111,9 @@ class DataArguments:
     token_dropout: float = field(default=0.0, metadata={"help": "Share of each text's tokens to leave out."})
 
     def __post_init__(self):
-        self.columns: dict[str, str] = json.loads(self.column_mapping or "{}")
+        self.columns: dict[str, str] = _json_object("column_mapping", self.column_mapping)
+        if not self.source_tree and not self.dataset:
+            raise ValueError("nothing to train on: give --source-tree, --dataset or both")
 
 
 @dataclass
@@ -90,13 +122,29 @@ class FineTuningArguments(TrainingArguments):
     (section 3): learning rate 1e-5, 20,000 steps, no teacher."""
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
-    max_steps: int = field(default=20_000, metadata={"help": "Optimizer steps; overrides --num-train-epochs."})
+    max_steps: int = field(default=20_000, metadata={"help": "Optimizer steps."})
+    num_train_epochs: float = field(
+        default=0.0, metadata={"help": "Passes over the pairs; where given, it overrides --max-steps."}
+    )
     logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
+    per_device_eval_batch_size: int = field(
+        default=0,
+        metadata={
+            "help": "Pairs in a batch of the validation; 0: as many as in training, so that the losses compare."
+        },
+    )
+    dataloader_drop_last: bool = field(
+        default=True,
+        metadata={
+            "help": "Leave out an epoch's last batch where it is smaller than the others: its loss has fewer "
+            "negatives, and with one pair it has none."
+        },
+    )
     mini_batch_size: int = field(
         default=32,
         metadata={"help": "Texts in one forward pass; texts of like length go together, so less is padded."},
     )
-    learning_rate_multipliers: str | None = field(
+    learning_rate_multipliers: dict | str | None = field(
         default=None,
         metadata={
             "help": "JSON object from a part of a parameter's name to what multiplies its learning rate: "
@@ -132,16 +180,28 @@ class FineTuningArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if self.num_train_epochs > 0:
+            self.max_steps = -1
+        elif self.max_steps < 1:
+            raise ValueError(f"max_steps={self.max_steps}: must be at least 1, or give num_train_epochs")
+        if not self.per_device_eval_batch_size:
+            self.per_device_eval_batch_size = self.per_device_train_batch_size
         super().__post_init__()
         # The collator makes the model's inputs out of columns that `forward` does not know.
         self.remove_unused_columns = False
-        self.multipliers: dict[str, float] = json.loads(self.learning_rate_multipliers or "{}")
+        self.multipliers: dict[str, float] = _json_object(
+            "learning_rate_multipliers", self.learning_rate_multipliers
+        )
+        for part, multiplier in self.multipliers.items():
+            if not isinstance(multiplier, int | float) or not 0 <= multiplier < math.inf:
+                raise ValueError(f"learning_rate_multipliers: {part}: {multiplier!r} must be a number from 0 on")
         if self.mini_batch_size < 1:
             raise ValueError(f"mini_batch_size={self.mini_batch_size}: must be at least 1")
-        if self.per_device_train_batch_size < 2:
-            raise ValueError(
-                f"per_device_train_batch_size={self.per_device_train_batch_size}: a contrastive loss needs at "
-                "least 2 pairs"
-            )
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name}={getattr(self, name)}: a contrastive loss needs at least 2 pairs")
+        for name in ("contrastive_weight", "teacher_kl_weight", "teacher_cosine_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: a weight is a number from 0 on")
         if not self.teacher_temperature > 0:
             raise ValueError(f"teacher_temperature={self.teacher_temperature}: must be positive")

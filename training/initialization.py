@@ -25,25 +25,32 @@ def start_embeddings_from(
     Args:
         model: Changed in place.
         tokenizer: Its special tokens keep the embeddings that they have.
-        teacher_vectors: (vocab, teacher dim), the teacher's embeddings of `token_strings(tokenizer)`.
+        teacher_vectors: (tokens, teacher dim), the teacher's embeddings of `token_strings(tokenizer)`. Rows of
+            the model beyond the tokenizer's last token keep what they have.
 
     Raises:
-        ValueError: the vectors are not one per token, or the teacher is narrower than the model.
+        ValueError: the vectors are not one per token, there are more of them than the model has embeddings, or
+            they span fewer dimensions than the model has.
     """
     weight = cast(nn.Embedding, model.embed_tokens).weight
     vocabulary, size = weight.shape
-    if len(teacher_vectors) != vocabulary:
-        raise ValueError(f"{len(teacher_vectors)} teacher vectors for a vocabulary of {vocabulary}")
+    tokens = len(tokenizer)
+    if len(teacher_vectors) != tokens:
+        raise ValueError(f"{len(teacher_vectors)} teacher vectors for a tokenizer of {tokens} tokens")
+    if tokens > vocabulary:
+        raise ValueError(f"a tokenizer of {tokens} tokens for a model of vocab_size={vocabulary}")
     if teacher_vectors.shape[1] < size:
         raise ValueError(f"a teacher of {teacher_vectors.shape[1]} dimensions cannot fill hidden_size={size}")
     vectors = torch.from_numpy(teacher_vectors.astype(np.float64))
     vectors -= vectors.mean(dim=0)
     _, singular, axes = torch.linalg.svd(vectors, full_matrices=False)
+    if len(singular) < size or singular[size - 1] <= 1e-6 * singular[0]:
+        rank = int((singular > 1e-6 * singular[0]).sum())
+        raise ValueError(f"the teacher's vectors span {rank} dimensions: too few for hidden_size={size}")
     components = vectors @ axes[:size].T / singular[:size]
     components /= components.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
-    ordinary = torch.ones(vocabulary, dtype=torch.bool)
-    ordinary[tokenizer.all_special_ids] = False
-    weight[ordinary] = components[ordinary].to(weight.dtype)
+    ordinary = sorted(set(range(tokens)) - set(tokenizer.all_special_ids))
+    weight[ordinary] = components[ordinary].to(weight)
 
 
 @torch.no_grad()
@@ -98,7 +105,7 @@ def grow(model: MoSEModel, exit_layer: int) -> MoSEModel:
         exit_layer: One of `config.exit_layers`, deeper than the model.
 
     Raises:
-        ValueError: no such exit, or not deeper.
+        ValueError: no such exit, not deeper, or one whose norm (`exit_norm="final"`) the model has not.
     """
     deepest = model.exit_layers[-1]
     config = copy.deepcopy(model.config)
@@ -106,6 +113,11 @@ def grow(model: MoSEModel, exit_layer: int) -> MoSEModel:
     exit_layer = config.resolve_exit_layer(exit_layer)
     if exit_layer <= deepest:
         raise ValueError(f"exit_layer={exit_layer}: the model already reaches exit {deepest}")
+    if config.exit_norm == "final" and exit_layer == config.num_hidden_layers:
+        raise ValueError(
+            f"exit_layer={exit_layer}: with exit_norm='final' that exit alone has a norm, so that it "
+            f"cannot begin as a copy of exit {deepest}"
+        )
     config.exit_layer = None if exit_layer == config.exit_layers[-1] else exit_layer
     grown = MoSEModel(config)
     state = model.state_dict()
@@ -120,4 +132,5 @@ def grow(model: MoSEModel, exit_layer: int) -> MoSEModel:
             nn.init.zeros_(output.weight)
             if output.bias is not None:
                 nn.init.zeros_(output.bias)
-    return grown.to(model.dtype)
+    cast(nn.Module, grown).to(model.device, model.dtype)
+    return grown.train(model.training)

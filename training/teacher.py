@@ -1,7 +1,7 @@
 """Embeddings of a teacher, computed once for a training set and kept on disk.
 
 A teacher is any sentence-transformers model. Its similarities between the rows of a batch are what
-`distillation_loss` compares a student's with; its vectors can start a student's token embeddings.
+`similarity_kl_loss` compares a student's with; its vectors can start a student's token embeddings.
 """
 
 import hashlib
@@ -21,8 +21,15 @@ SHARD_SIZE = 4096
 
 
 def load_teacher(name_or_path: str, max_length: int | None = None) -> SentenceTransformer:
-    """A sentence-transformers model for inference in bf16, cutting its input to `max_length` tokens."""
-    teacher = SentenceTransformer(name_or_path, model_kwargs={"dtype": torch.bfloat16})
+    """A sentence-transformers model for inference in bf16, cutting its input to `max_length` tokens.
+
+    Raises:
+        OSError: there is none of this name, or the Hub cannot be reached.
+    """
+    try:
+        teacher = SentenceTransformer(name_or_path, model_kwargs={"dtype": torch.bfloat16})
+    except OSError as error:
+        raise OSError(f"teacher {name_or_path}: {error}") from error
     if max_length is not None:
         teacher.max_seq_length = max_length
     return teacher.eval()
@@ -71,8 +78,13 @@ def teacher_embeddings(
             shard = order[start : start + SHARD_SIZE]
             with torch.inference_mode():
                 vectors = teacher.encode(
-                    [missing[key] for key in shard], batch_size=batch_size, normalize_embeddings=True
-                ).astype(np.float16)
+                    [missing[key] for key in shard],
+                    batch_size=batch_size,
+                    show_progress_bar=False,  # there is one bar, for all shards
+                ).astype(np.float32)
+            # Here and not by the teacher, whose bf16 would leave lengths up to half a per cent off.
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+            vectors = vectors.astype(np.float16)
             if not np.isfinite(vectors).all():
                 raise ValueError(f"teacher {name_or_path} gives NaN or infinite embeddings")
             path = cache / f"{hashlib.sha256(b''.join(shard)).hexdigest()[:16]}.npz"

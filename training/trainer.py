@@ -50,6 +50,10 @@ class FineTuningTrainer(Trainer):
         teacher_vectors: (n, hidden), where a teacher is wanted. Batches then carry `teacher_query` and
             `teacher_document`, rows of it (`mose.training.teacher.attach_teacher`).
         Others as in `Trainer`; `data_collator` is a `mose.data.collators.PairCollator`.
+
+    Raises:
+        ValueError: the CLIP loss has no weight and there is no teacher, or `args.learning_rate_multipliers`
+            names no parameter.
     """
 
     args: FineTuningArguments
@@ -57,16 +61,27 @@ class FineTuningTrainer(Trainer):
 
     def __init__(self, *args, teacher_vectors: Tensor | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        if teacher_vectors is None and self.args.contrastive_weight == 0:
+            raise ValueError("contrastive_weight=0: without a teacher nothing is left to learn from")
+        for part in self.args.multipliers:
+            if not any(part in name for name, _ in self.model.named_parameters()):
+                raise ValueError(f"learning_rate_multipliers: no parameter's name holds {part!r}")
         # Each part is a mean over the batch; Trainer is to divide by its accumulation steps.
         self.model_accepts_loss_kwargs = False
-        self.teacher_vectors = teacher_vectors
+        self.teacher_vectors = None if teacher_vectors is None else teacher_vectors.to(self.args.device)
         self._parts: dict[bool, dict[str, list[Tensor]]] = {True: defaultdict(list), False: defaultdict(list)}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         size = self.args.mini_batch_size
         queries, scale = embed(model, inputs["query_input_ids"], inputs["query_attention_mask"], size)
         documents, _ = embed(model, inputs["document_input_ids"], inputs["document_attention_mask"], size)
-        losses = {e: self._exit_loss(e, queries[e], documents[e], scale, inputs) for e in queries}
+        taught = None
+        if self.teacher_vectors is not None:
+            taught = (
+                self.teacher_vectors[inputs["teacher_query"]],
+                self.teacher_vectors[inputs["teacher_document"]],
+            )
+        losses = {e: self._exit_loss(e, queries[e], documents[e], scale, taught) for e in queries}
         loss = weighted_sum(losses, self._weights())
         self._note("similarity_scale", scale.mean())
         return (loss, (queries, documents)) if return_outputs else loss
@@ -74,19 +89,22 @@ class FineTuningTrainer(Trainer):
     def _weights(self) -> dict[int, float]:
         return self.accelerator.unwrap_model(self.model).config.exit_weights
 
-    def _exit_loss(self, exit_layer: int, queries, documents, scale, inputs) -> Tensor:
+    def _exit_loss(
+        self,
+        exit_layer: int,
+        queries: Tensor,
+        documents: Tensor,
+        scale: Tensor,
+        taught: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
         parts = {"contrastive": (self.args.contrastive_weight, clip_loss(queries, documents, scale))}
-        if self.teacher_vectors is not None:
-            taught_queries, taught_documents = (
-                self.teacher_vectors[inputs[f"teacher_{side}"].cpu()].to(queries.device)
-                for side in ("query", "document")
-            )
+        if taught is not None:
             kl = similarity_kl_loss(
                 similarities(queries, documents),
-                similarities(taught_queries, taught_documents),
+                similarities(*taught),
                 self.args.teacher_temperature,
             )
-            cosine = (cosine_loss(queries, taught_queries) + cosine_loss(documents, taught_documents)) / 2
+            cosine = (cosine_loss(queries, taught[0]) + cosine_loss(documents, taught[1])) / 2
             parts["teacher_kl"] = (self.args.teacher_kl_weight, kl)
             parts["teacher_cosine"] = (self.args.teacher_cosine_weight, cosine)
         for name, (_, part) in parts.items():
@@ -98,10 +116,11 @@ class FineTuningTrainer(Trainer):
         self._parts[self.model.training][name].append(value.detach())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        evaluating = any(key.startswith("eval_") for key in logs)
-        parts = self._parts[not evaluating]
-        if evaluating or "loss" in logs:
-            prefix = "eval_" if evaluating else ""
+        # "loss" while training, "eval_loss" after an evaluation; "train_loss" ends the run and is none of these.
+        losses = [key for key in logs if key.endswith("loss") and key != "train_loss"]
+        if losses:
+            prefix = losses[0].removesuffix("loss")
+            parts = self._parts[not prefix]
             logs |= {prefix + name: torch.stack(values).mean().item() for name, values in parts.items()}
             parts.clear()
         super().log(logs, start_time)
@@ -134,4 +153,4 @@ class FineTuningTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            write_sentence_transformers_files(Path(output_dir or self.args.output_dir))
+            write_sentence_transformers_files(Path(str(output_dir or self.args.output_dir)))

@@ -151,3 +151,10 @@ def test_bad_batches_and_arguments_are_named(tiny_tokenizer):
         PairCollator(tiny_tokenizer, token_dropout=1.5)
     with pytest.raises(ValueError, match="max_query_length=2"):
         PairCollator(tiny_tokenizer, max_query_length=2)
+    taken = len(tiny_tokenizer(text_prompt())["input_ids"])  # here the longest
+    shortest = PairCollator(tiny_tokenizer, max_query_length=taken + 1)([row()])
+    assert shortest["query_input_ids"].shape[1] == taken + 1
+    with pytest.raises(ValueError, match=f"max_query_length={taken}: the instruction alone takes {taken}"):
+        PairCollator(tiny_tokenizer, max_query_length=taken)
+    with pytest.raises(ValueError, match="max_document_length=10: the instruction"):
+        PairCollator(tiny_tokenizer, max_document_length=10)

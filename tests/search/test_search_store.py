@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -85,20 +86,24 @@ def commit(path, names):
 
 def test_readers_see_whole_indexes_while_one_is_replaced(tmp_path):
     commit(tmp_path, ["v0"] * 3)
-    seen, ended = [], threading.Event()
+    ended = threading.Event()
 
     def keep_reading():
+        seen = set()
         while not ended.is_set():
             generation = read(tmp_path)
-            seen.append((tuple(entry.name for entry in generation.entries()), generation.vectors.ntotal))
+            seen.add((tuple(entry.name for entry in generation.entries()), generation.vectors.ntotal))
+        return seen
 
-    reader = threading.Thread(target=keep_reading)
-    reader.start()
-    for version in range(1, 8):
-        commit(tmp_path, [f"v{version}"] * (version % 3 + 1))
-    ended.set()
-    reader.join()
-    assert len(set(seen)) > 1
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(keep_reading)
+        try:
+            for version in range(1, 12):
+                commit(tmp_path, [f"v{version}"] * (version % 3 + 1))
+        finally:
+            ended.set()
+    seen = reader.result()
+    assert len(seen) > 1
     assert all(len(set(names)) == 1 and len(names) == rows for names, rows in seen)
 
 

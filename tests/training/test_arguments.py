@@ -1,0 +1,65 @@
+import pytest
+
+from mose.training.arguments import DataArguments, FineTuningArguments
+
+
+def arguments(tmp_path, **settings):
+    return FineTuningArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
+
+
+def test_the_defaults_are_the_papers(tmp_path):
+    defaults = arguments(tmp_path)
+    assert (defaults.learning_rate, defaults.max_steps, defaults.contrastive_weight) == (1e-5, 20_000, 1.0)
+    assert defaults.teacher is None and defaults.report_to == []
+    assert not defaults.remove_unused_columns
+
+
+def test_epochs_override_steps(tmp_path):
+    assert arguments(tmp_path, max_steps=7).max_steps == 7
+    assert arguments(tmp_path, num_train_epochs=2.5).max_steps == -1
+    with pytest.raises(ValueError, match="max_steps=-1: must be at least 1, or give num_train_epochs"):
+        arguments(tmp_path, max_steps=-1)
+
+
+def test_validation_batches_are_those_of_training_unless_said_otherwise(tmp_path):
+    assert arguments(tmp_path, per_device_train_batch_size=6).per_device_eval_batch_size == 6
+    both = arguments(tmp_path, per_device_train_batch_size=6, per_device_eval_batch_size=3)
+    assert (both.train_batch_size, both.eval_batch_size) == (6, 3)
+
+
+@pytest.mark.parametrize("given", ['{"gate": 10, "embed_tokens": 0.5}', {"gate": 10, "embed_tokens": 0.5}])
+def test_multipliers_come_as_json_or_as_a_mapping(tmp_path, given):
+    parsed = arguments(tmp_path, learning_rate_multipliers=given).multipliers
+    assert list(parsed.items()) == [("gate", 10), ("embed_tokens", 0.5)]
+    assert arguments(tmp_path).multipliers == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mini_batch_size": 0}, "mini_batch_size=0: must be at least 1"),
+        ({"per_device_train_batch_size": 1}, "per_device_train_batch_size=1: .* at least 2 pairs"),
+        ({"per_device_eval_batch_size": 1}, "per_device_eval_batch_size=1: .* at least 2 pairs"),
+        ({"teacher_temperature": 0.0}, "teacher_temperature=0.0: must be positive"),
+        ({"teacher_temperature": float("nan")}, "teacher_temperature=nan"),
+        ({"contrastive_weight": -1.0}, "contrastive_weight=-1.0: a weight is a number from 0 on"),
+        ({"teacher_kl_weight": float("nan")}, "teacher_kl_weight=nan"),
+        ({"teacher_cosine_weight": float("inf")}, "teacher_cosine_weight=inf"),
+        ({"learning_rate_multipliers": "{"}, r"learning_rate_multipliers=\{: not JSON"),
+        ({"learning_rate_multipliers": "[1]"}, r"learning_rate_multipliers=\[1\]: must be a JSON object"),
+        ({"learning_rate_multipliers": '{"gate": "x"}'}, "gate: 'x' must be a number from 0 on"),
+        ({"learning_rate_multipliers": {"gate": -1}}, "gate: -1 must be a number"),
+    ],
+)
+def test_what_cannot_be_is_named(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(tmp_path, **settings)
+
+
+def test_data_arguments():
+    assert DataArguments(dataset=["a"], column_mapping='{"docstring": "text"}').columns == {"docstring": "text"}
+    assert DataArguments(source_tree=["a"]).columns == {}
+    with pytest.raises(ValueError, match="column_mapping=docstring=text: not JSON"):
+        DataArguments(dataset=["a"], column_mapping="docstring=text")
+    with pytest.raises(ValueError, match="nothing to train on: give --source-tree, --dataset or both"):
+        DataArguments()

@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import rel_entr, softmax
+from sentence_transformers.losses import CachedMultipleNegativesRankingLoss
+from torch import nn
+from torch.distributions import Categorical, kl_divergence
+from torch.nn import functional as F
+
+from mose.configuration_mose import MoSEConfig
+from mose.training.losses import clip_loss, cosine_loss, similarities, similarity_kl_loss, weighted_sum
+
+SIZES = {"batch": st.integers(2, 12), "dim": st.integers(1, 9), "seed": st.integers(0, 2**16)}
+
+
+def unit_rows(batch, dim, seed, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(batch, dim, generator=generator, dtype=dtype), dim=-1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(**SIZES, scale=st.floats(1e-4, 30.0))
+def test_clip_loss_is_its_closed_form(batch, dim, seed, scale):
+    queries, documents = unit_rows(batch, dim, seed), unit_rows(batch, dim, seed + 1)
+    scores = scale * queries.numpy() @ documents.numpy().T
+    rows, columns = softmax(scores, axis=1), softmax(scores, axis=0)
+    expected = -(np.log(np.diag(rows)) + np.log(np.diag(columns))).sum() / (2 * batch)
+    # Which side is called the query does not matter, nor does the order of the pairs.
+    order = torch.randperm(batch, generator=torch.Generator().manual_seed(seed))
+    for a, b in ((queries, documents), (documents, queries), (queries[order], documents[order])):
+        assert clip_loss(a, b, scale).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 30.0])
+@pytest.mark.parametrize("mini_batch_size", [3, 16])
+def test_clip_loss_and_gradients_equal_those_of_sentence_transformers(scale, mini_batch_size):
+    oracle = CachedMultipleNegativesRankingLoss(
+        nn.Sequential(nn.Identity()),
+        scale=scale,
+        mini_batch_size=mini_batch_size,
+        directions=("query_to_doc", "doc_to_query"),
+        partition_mode="per_direction",
+    )
+    ours = [unit_rows(16, 32, seed, torch.float32).requires_grad_() for seed in (0, 1)]
+    theirs = [side.detach().clone().requires_grad_() for side in ours]
+    loss, expected = clip_loss(ours[0], ours[1], scale), oracle.calculate_loss([[side] for side in theirs])
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    loss.backward()
+    expected.backward()
+    for mine, other in zip(ours, theirs, strict=True):
+        # Theirs normalises once more: compare what is tangent to the sphere.
+        radial = (mine.grad * mine).sum(dim=1, keepdim=True) * mine
+        torch.testing.assert_close((mine.grad - radial).detach(), other.grad, atol=1e-6, rtol=0)
+
+
+def test_clip_loss_at_its_extremes():
+    same = unit_rows(4, 8, 0)
+    assert clip_loss(same, same, 0.0).item() == pytest.approx(np.log(4))
+    axes = torch.eye(5)
+    assert clip_loss(axes, axes, 30.0).item() < 1e-11
+    assert clip_loss(axes, axes.roll(1, 0), 30.0).item() == pytest.approx(30.0, abs=1e-6)
+
+
+def test_the_learned_scale_gets_its_gradient():
+    queries, documents = unit_rows(4, 8, 0), unit_rows(4, 8, 1)
+    scale = torch.full((1,), 7.0, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(clip_loss(queries, documents, scale), scale)
+    step = 1e-5
+    slope = (clip_loss(queries, documents, 7 + step) - clip_loss(queries, documents, 7 - step)) / (2 * step)
+    assert gradient.item() == pytest.approx(slope.item(), rel=1e-6)
+
+
+def test_clip_loss_names_what_it_cannot_compare():
+    with pytest.raises(ValueError, match="batch of 1: a contrastive loss needs at least 2 pairs"):
+        clip_loss(torch.ones(1, 3), torch.ones(1, 3), 1.0)
+    with pytest.raises(ValueError, match="batch of 0"):
+        clip_loss(torch.ones(0, 3), torch.ones(0, 3), 1.0)
+    with pytest.raises(ValueError, match=r"queries \(2, 3\) and documents \(3, 3\)"):
+        clip_loss(torch.ones(2, 3), torch.ones(3, 3), 1.0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rows=st.integers(1, 8),
+    columns=st.integers(1, 8),
+    seed=st.integers(0, 2**16),
+    temperature=st.floats(0.02, 2.0),
+)
+def test_similarity_kl_loss_is_the_mean_of_both_ways(rows, columns, seed, temperature):
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = torch.rand(2, rows, columns, generator=generator, dtype=torch.float64) * 2 - 1
+
+    def expected(axis):
+        p, q = (softmax(x.numpy() / temperature, axis=axis) for x in (teacher, student))
+        return rel_entr(p, q).sum(axis=axis).mean()
+
+    both = (expected(0) + expected(1)) / 2
+    assert similarity_kl_loss(student, teacher, temperature).item() == pytest.approx(both, rel=1e-7, abs=1e-12)
+
+
+def test_similarity_kl_loss_agrees_with_torch_distributions_and_spares_the_teacher():
+    student, teacher = (torch.randn(5, 7, requires_grad=True) for _ in range(2))
+    rows = kl_divergence(Categorical(logits=teacher / 0.5), Categorical(logits=student / 0.5)).mean()
+    columns = kl_divergence(Categorical(logits=teacher.T / 0.5), Categorical(logits=student.T / 0.5)).mean()
+    loss = similarity_kl_loss(student, teacher, 0.5)
+    assert loss.item() == pytest.approx(((rows + columns) / 2).item(), rel=1e-5)
+    learns, still = torch.autograd.grad(loss, (student, teacher), allow_unused=True)
+    assert still is None and learns.abs().sum() > 0
+    assert similarity_kl_loss(teacher, teacher, 0.5).item() == pytest.approx(0.0, abs=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(**SIZES)
+def test_cosine_loss(batch, dim, seed):
+    student, teacher = (unit_rows(batch, dim, seed + k) * (k + 2) for k in range(2))
+    cosines = [
+        float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        for a, b in zip(student.numpy(), teacher.numpy(), strict=True)
+    ]
+    assert cosine_loss(student, teacher).item() == pytest.approx(1 - np.mean(cosines), abs=1e-9)
+
+
+def test_cosine_loss_spares_the_teacher():
+    student, teacher = (torch.randn(3, 4, requires_grad=True) for _ in range(2))
+    learns, still = torch.autograd.grad(cosine_loss(student, teacher), (student, teacher), allow_unused=True)
+    assert still is None and learns.abs().sum() > 0
+
+
+def test_weighted_sum_is_the_papers_formula():
+    losses = {4: 1.0, 9: 2.0, 18: 0.5, 27: 4.0, 36: 8.0}
+    total = weighted_sum({e: torch.tensor(loss) for e, loss in losses.items()}, MoSEConfig().exit_weights)
+    assert total.item() == pytest.approx(sum(e / 36 * loss for e, loss in losses.items()))
+
+
+def test_exits_that_were_not_built_have_no_share():
+    weights = MoSEConfig(exit_layer=9).exit_weights
+    assert weighted_sum({4: torch.tensor(1.0), 9: torch.tensor(1.0)}, weights).item() == pytest.approx(13 / 36)
+    nano = MoSEConfig.from_preset("mose-nano", exit_layers=(0, 2, 4), num_hidden_layers=4).exit_weights
+    assert nano == {0: 0.25, 2: 0.5, 4: 1.0}  # exit 0 weighs as one block, so that it learns
+
+
+def test_autocast_changes_none_of_them():
+    def losses():
+        a, b = unit_rows(6, 16, 0, torch.float32), unit_rows(6, 16, 1, torch.float32)
+        return torch.stack(
+            [
+                clip_loss(a, b, torch.tensor([10.0])),
+                similarity_kl_loss(similarities(a, b), similarities(b, a)),
+                cosine_loss(a, b),
+            ]
+        )
+
+    expected = losses()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(losses(), expected)
+
+
+def test_embeddings_in_bf16_are_compared_in_float32():
+    a, b = unit_rows(6, 16, 0, torch.bfloat16), unit_rows(6, 16, 1, torch.bfloat16)
+    assert similarities(a, b).dtype == torch.float32
+    torch.testing.assert_close(similarities(a, b), a.float() @ b.float().T)
+    assert clip_loss(a, b, 10.0).item() == pytest.approx(clip_loss(a.float(), b.float(), 10.0).item())
+    assert cosine_loss(a, b).dtype == torch.float32
