@@ -185,10 +185,9 @@ def _exit_layers(words: list[str]) -> list[int] | None:
 
 
 def _positive(word: str) -> int:
-    value = int(word)
-    if value < 1:
-        raise ValueError(word)
-    return value
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r}: give a whole number of at least 1")
+    return int(word)
 
 
 if __name__ == "__main__":
