@@ -20,6 +20,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 1024,
         "attention_dropout": 0.0,
         "residual_dropout": 0.0,
+        # Narrow layers learn sooner from a start at about 1 / sqrt(hidden_size).
+        "initializer_range": 0.05,
         "embedding_dropout": 0.0,
         "exit_layers": (0, 1, 2, 3),
         "pooling": "gated",
@@ -29,6 +31,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mask_token_id": 3,
     },
 }
+
+#: Fields that count something of which there must be one.
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "gate_size",
+    "gate_kernel_size",
+    "conditional_size",
+)
 
 
 class MoSEConfig(PreTrainedConfig):
@@ -104,8 +119,8 @@ class MoSEConfig(PreTrainedConfig):
             "AutoModelForPreTraining": "modeling_mose.MoSEForPreTraining",
             "AutoModelForSequenceClassification": "modeling_mose.MoSEForSequenceClassification",
         }
-        self.exit_layers = tuple(self.exit_layers)
         self._validate()
+        self.exit_layers = tuple(self.exit_layers)
         super().__post_init__(**kwargs)
         rope_type = (self.rope_parameters or {}).get("rope_type", "default")
         if rope_type != "default":
@@ -113,8 +128,8 @@ class MoSEConfig(PreTrainedConfig):
 
     def _validate(self) -> None:
         exits, depth = self.exit_layers, self.num_hidden_layers
-        if not exits or any(isinstance(e, bool) or not isinstance(e, int) for e in exits):
-            raise ValueError(f"exit_layers={list(exits)}: allowed is a non-empty list of integers")
+        if not isinstance(exits, tuple | list) or not exits or any(type(e) is not int for e in exits):
+            raise ValueError(f"exit_layers={exits!r}: allowed is a non-empty list of integers")
         if any(a >= b for a, b in zip(exits, exits[1:], strict=False)):
             raise ValueError(f"exit_layers={list(exits)}: exits must be sorted and distinct")
         if exits[0] < 0 or exits[-1] > depth:
@@ -125,23 +140,33 @@ class MoSEConfig(PreTrainedConfig):
         ):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}")
+        for name in SIZES:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         for size, divisor in (
             ("hidden_size", "num_attention_heads"),
             ("num_attention_heads", "num_key_value_heads"),
         ):
-            if getattr(self, divisor) < 1 or getattr(self, size) % getattr(self, divisor):
+            if getattr(self, size) % getattr(self, divisor):
                 raise ValueError(f"{divisor}={getattr(self, divisor)}: must divide {size}={getattr(self, size)}")
         if (self.hidden_size // self.num_attention_heads) % 2:
             raise ValueError(
                 f"hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}: "
                 "rotary positions need an even head size"
             )
-        if self.gate_size < 1 or self.gate_kernel_size < 1:
-            raise ValueError(
-                f"gate_size={self.gate_size}, gate_kernel_size={self.gate_kernel_size}: must be at least 1"
-            )
         if self.exit_layer is not None:
             self.resolve_exit_layer(self.exit_layer)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in transformers, which would set the keyword overrides of `from_pretrained` unchecked.
+
+        `exit_layer=None` leaves what is stored: a model that was cut at an exit has nothing deeper.
+        """
+        overrides = {name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs}
+        if overrides.get("exit_layer", 0) is None:
+            del overrides["exit_layer"]
+        return super().from_dict({**config_dict, **overrides}, **kwargs)
 
     @classmethod
     def from_preset(cls, name: str, **overrides) -> "MoSEConfig":
@@ -176,9 +201,9 @@ class MoSEConfig(PreTrainedConfig):
         built = self.built_exit_layers
         if exit_layer is None:
             return built[-1]
-        if exit_layer not in self.exit_layers or isinstance(exit_layer, bool):
+        if exit_layer not in self.exit_layers or isinstance(exit_layer, bool | float):
             raise ValueError(
-                f"exit_layer={exit_layer}: this model exits at {', '.join(map(str, self.exit_layers))}"
+                f"exit_layer={exit_layer!r}: this model exits at {', '.join(map(str, self.exit_layers))}"
             )
         if exit_layer not in built:
             raise ValueError(

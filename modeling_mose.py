@@ -6,6 +6,7 @@ losses. The Hub serves this file as remote code, so it imports torch, transforme
 Shapes in the docstrings: `batch` sequences of `tokens` tokens, hidden states `hidden` wide.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -26,6 +27,8 @@ from .configuration_mose import MoSEConfig
 
 #: Bounds of the learned similarity scale (the paper's forerunner clamps it so).
 SIMILARITY_SCALE_RANGE = (1e-4, 30.0)
+#: Masked tokens whose logits are in memory at once.
+LOGIT_ROWS = 1024
 
 
 @dataclass
@@ -223,6 +226,11 @@ class MoSEBlock(GradientCheckpointingLayer):
 # --- Exits -------------------------------------------------------------------------------------------------
 
 
+def widen(values: Tensor) -> Tensor:
+    """At least float32, for what a half-precision type would spoil."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def last_token(hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
     """The last real token's state, (batch, hidden): `<cls>`, whichever side the padding is on."""
     places = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
@@ -253,8 +261,8 @@ class MoSEGate(nn.Module):
             shifted = F.pad(tap, (0, 0, shift, 0))[:, : tap.shape[1]]
             features = shifted if features is None else features + shifted
         place = torch.log1p(attention_mask.cumsum(dim=1).to(hidden_states.dtype))[..., None]
-        scores = self.score(F.gelu(features + self.place(place), approximate="tanh"))[..., 0].float()
-        scores = scores.masked_fill(attention_mask == 0, torch.finfo(torch.float32).min)
+        scores = widen(self.score(F.gelu(features + self.place(place), approximate="tanh"))[..., 0])
+        scores = scores.masked_fill(attention_mask == 0, torch.finfo(scores.dtype).min)
         return scores.softmax(dim=-1)
 
 
@@ -283,7 +291,7 @@ class MoSEExit(nn.Module):
             else:
                 weights = attention_mask / attention_mask.sum(dim=1, keepdim=True).clamp(min=1)
             pooled = (weights.to(hidden_states.dtype)[:, None] @ hidden_states)[:, 0]
-        return F.normalize(self.projection(pooled).float(), dim=-1).to(hidden_states.dtype)
+        return F.normalize(widen(self.projection(pooled)), dim=-1).to(hidden_states.dtype)
 
 
 # --- Models ------------------------------------------------------------------------------------------------
@@ -308,8 +316,9 @@ class MoSEPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         if exit_layer is not None:
+            config = copy.deepcopy(config)  # the caller's stays as it is
             config.exit_layer = exit_layer
-        # Keyword overrides of `from_pretrained` reach the configuration unchecked.
+        # It may have been set since the configuration checked it.
         deepest = config.resolve_exit_layer(config.exit_layer)
         super().__init__(config)
         # What lies deeper in a checkpoint is left there, without a warning.
@@ -341,10 +350,12 @@ class MoSEPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, MoSEGate):
-            init.zeros_(module.score.weight)
-        elif isinstance(module, MoSEModel):
+        if isinstance(module, MoSEModel):
             init.constant_(module.similarity_scale, self.config.similarity_scale_init)
+            # Not when the gates come by: modules of ours without parameters of their own are passed over.
+            for gate in (cast(MoSEExit, head).gate for head in module.exits.values()):
+                if gate is not None:
+                    init.zeros_(gate.score.weight)
 
 
 class MoSEModel(MoSEPreTrainedModel):
@@ -357,6 +368,7 @@ class MoSEModel(MoSEPreTrainedModel):
 
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         super().__init__(config, exit_layer)
+        config = self.config
         self.embed_tokens: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(MoSEBlock(config, i) for i in range(self.exit_layers[-1]))
         self.exits = nn.ModuleDict({str(e): MoSEExit(config, e) for e in self.exit_layers})
@@ -398,6 +410,11 @@ class MoSEModel(MoSEPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds, not both and not neither")
         states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if states.dim() != 3:
+            raise ValueError(
+                f"input of shape {tuple(states.shape[: states.dim() - (inputs_embeds is None)])}: must be "
+                "(batch, tokens), or (batch, tokens, hidden) for inputs_embeds"
+            )
         batch, tokens = states.shape[:2]
         if batch == 0 or tokens == 0:
             raise ValueError(f"empty input: {batch} sequences of {tokens} tokens; give at least one of each")
@@ -528,20 +545,18 @@ class MoSEPredictions(nn.Module):
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
 
     def loss(self, states: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of `states` (masked, hidden + conditional) against `labels` (masked,).
+        """Mean cross-entropy of `states` (masked, hidden + conditional) against `labels` (masked,); 0 for none.
 
-        The logits are never kept: torch's fused loss computes them in chunks where it exists; elsewhere they
-        are computed again in the backward pass.
+        The logits of no more than `LOGIT_ROWS` states exist at a time, and are computed again in the backward
+        pass: kept at every exit, they would outweigh the model.
         """
-        states = self.transform(states)
-        if hasattr(F, "linear_cross_entropy"):
-            return F.linear_cross_entropy(
-                states,
-                self.decoder.weight.to(states.dtype),
-                labels,
-                linear_bias=self.decoder.bias.to(states.dtype),
-            )
-        return checkpoint(lambda s: F.cross_entropy(self.decoder(s).float(), labels), states, use_reentrant=False)
+        total = torch.zeros((), device=states.device)
+        for rows, targets in zip(self.transform(states).split(LOGIT_ROWS), labels.split(LOGIT_ROWS), strict=True):
+            total = total + checkpoint(self._summed_cross_entropy, rows, targets, use_reentrant=False)
+        return total / max(len(labels), 1)
+
+    def _summed_cross_entropy(self, rows: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(widen(self.decoder(rows)), targets, reduction="sum")
 
     def forward(self, states: Tensor) -> Tensor:
         return self.decoder(self.transform(states))
@@ -558,6 +573,7 @@ class MoSEForPreTraining(MoSEPreTrainedModel):
 
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         super().__init__(config, exit_layer)
+        config = self.config
         self.model = MoSEModel(config)
         self.conditional_embeddings = nn.Embedding(len(config.exit_layers), config.conditional_size)
         self.predictions = MoSEPredictions(config)
@@ -619,13 +635,11 @@ class MoSEForPreTraining(MoSEPreTrainedModel):
             **kwargs,
         ):
             parts = {}
-            if labels is not None and len(chosen[0]):
+            if labels is not None:
                 parts["mlm"] = self.predictions.loss(self._condition(normed[chosen], depth), labels[chosen])
-            elif labels is not None:  # nothing was masked: no loss, yet part of the graph
-                parts["mlm"] = normed.sum() * 0.0
             if context_labels is not None:
                 context_logits = self._context_logits(normed, mask, depth)
-                parts["icc"] = F.cross_entropy(context_logits.float(), context_labels)
+                parts["icc"] = F.cross_entropy(widen(context_logits), context_labels)
             for name, part in parts.items():
                 losses[name].append(part.detach())
                 part = part * self.config.exit_weights[depth]
@@ -661,6 +675,7 @@ class MoSEForSequenceClassification(MoSEPreTrainedModel):
 
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         super().__init__(config, exit_layer)
+        config = self.config
         self.num_labels = config.num_labels
         self.model = MoSEModel(config)
         self.classifiers = nn.ModuleDict({str(e): MoSEClassificationHead(config) for e in self.model.exit_layers})
@@ -675,10 +690,10 @@ class MoSEForSequenceClassification(MoSEPreTrainedModel):
             else:
                 self.config.problem_type = "single_label_classification"
         if self.config.problem_type == "regression":
-            return F.mse_loss(logits.view(labels.shape).float(), labels.float())
+            return F.mse_loss(widen(logits.view(labels.shape)), widen(labels))
         if self.config.problem_type == "multi_label_classification":
-            return F.binary_cross_entropy_with_logits(logits.float(), labels)
-        return F.cross_entropy(logits.float(), labels.view(-1))
+            return F.binary_cross_entropy_with_logits(widen(logits), widen(labels))
+        return F.cross_entropy(widen(logits), labels.view(-1))
 
     @can_return_tuple
     def forward(

@@ -1,7 +1,10 @@
 """BM25 over code: the lexical baseline, and the lexical half of hybrid search."""
 
+import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
 
 import bm25s
 import numpy as np
@@ -48,10 +51,34 @@ class BM25:
             raise ValueError("BM25 needs at least one document")
         self._size = len(documents)
         tokens = [tokenize(document) for document in documents]
-        self._index = None  # a corpus without a single word has nothing to index: every score is 0
+        # A corpus without a single word has nothing to index: every score is 0.
+        self._index: bm25s.BM25 | None = None
         if any(tokens):
             self._index = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
             self._index.index(tokens, show_progress=False)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def save(self, folder: Path) -> None:
+        """Writes the index into `folder`, which is made, for `load`."""
+        folder.mkdir(parents=True)
+        (folder / "documents.json").write_text(json.dumps({"size": self._size, "words": self._index is not None}))
+        if self._index is not None:
+            self._index.save(folder, show_progress=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` wrote; the scores are read from the disk as queries need them.
+
+        Raises:
+            OSError, ValueError, KeyError: a file is missing or damaged.
+        """
+        facts = json.loads((folder / "documents.json").read_text())
+        found = cls.__new__(cls)
+        found._size = int(facts["size"])
+        found._index = bm25s.BM25.load(folder, mmap=True) if facts["words"] else None
+        return found
 
     def scores(self, query: str) -> np.ndarray:
         """(documents,) float32: the score of every document, 0 where no word is shared."""

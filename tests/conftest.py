@@ -1,11 +1,14 @@
 """Fixtures that several rooms share."""
 
+import copy
+from collections.abc import Callable
+
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Pooling, Transformer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from mose.configuration_mose import MoSEConfig
 from mose.modeling_mose import MoSEModel
@@ -53,7 +56,64 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
-def tiny_config(tiny_tokenizer) -> MoSEConfig:
+def tiny_config() -> Callable[..., MoSEConfig]:
+    """Makes the configuration of a MoSE of three blocks, with fields overridden by keyword."""
+
+    def make(**overrides) -> MoSEConfig:
+        fields = {
+            "vocab_size": 320,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 64,
+            "exit_layers": (0, 1, 3),
+            "gate_size": 8,
+            "initializer_range": 0.1,
+        }
+        return MoSEConfig.from_preset("mose-nano", **{**fields, **overrides})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def build_model() -> Callable[..., PreTrainedModel]:
+    """Makes a model in which no parameter is neutral, as gates, biases and norms are when they start."""
+
+    def make(model_class: type[PreTrainedModel], config: MoSEConfig, seed: int = 0) -> PreTrainedModel:
+        torch.manual_seed(seed)
+        model = model_class(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_tiny_model(tiny_config, build_model) -> MoSEModel:
+    """For reading only."""
+    return build_model(MoSEModel, tiny_config())
+
+
+@pytest.fixture
+def tiny_model(shared_tiny_model) -> MoSEModel:
+    """Exits 0, 1 and 3, gated pooling; a copy that a test may change."""
+    return copy.deepcopy(shared_tiny_model)
+
+
+@pytest.fixture
+def tiny_batch() -> dict[str, torch.Tensor]:
+    """Three sequences of up to nine tokens, padded on the left as the tokenizer does it."""
+    torch.manual_seed(1)
+    mask = torch.tensor([[1] * 9, [0] * 4 + [1] * 5, [0] * 8 + [1]])
+    return {"input_ids": torch.randint(4, 320, mask.shape) * mask, "attention_mask": mask}
+
+
+@pytest.fixture(scope="session")
+def trained_config(tiny_tokenizer) -> MoSEConfig:
     """Three blocks, exits 0, 1 and 3, gated pooling, dropout on."""
     return MoSEConfig.from_preset(
         "mose-nano",
@@ -70,11 +130,11 @@ def tiny_config(tiny_tokenizer) -> MoSEConfig:
 
 
 @pytest.fixture(scope="session")
-def tiny_model_folder(tiny_config, tiny_tokenizer, tmp_path_factory) -> str:
+def tiny_model_folder(trained_config, tiny_tokenizer, tmp_path_factory) -> str:
     """That model, untrained, and its tokenizer, as `from_pretrained` reads them."""
     folder = str(tmp_path_factory.mktemp("tiny-mose"))
     torch.manual_seed(0)
-    MoSEModel(tiny_config).save_pretrained(folder)
+    MoSEModel(trained_config).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
 

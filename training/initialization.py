@@ -1,6 +1,7 @@
 """Starting from knowledge: token embeddings from a teacher, and deeper models from shallower ones."""
 
 import copy
+from collections.abc import Iterable
 from typing import cast
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from mose.modeling_mose import MoSEBlock, MoSEModel
+from mose.modeling_mose import MoSEBlock, MoSEExit, MoSEModel
 
 
 @torch.no_grad()
@@ -50,6 +51,40 @@ def start_embeddings_from(
     components /= components.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
     ordinary = sorted(set(range(tokens)) - set(tokenizer.all_special_ids))
     weight[ordinary] = components[ordinary].to(weight)
+
+
+@torch.no_grad()
+def fit_projection(
+    model: MoSEModel,
+    exit_layer: int,
+    pooled_from: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    targets: torch.Tensor,
+) -> None:
+    """Sets the projection of an exit to the ridge regression of a teacher's vectors on the pooled states.
+
+    Args:
+        model: Changed in place; pooling is taken as it is.
+        exit_layer: One of `model.exit_layers`.
+        pooled_from: Batches of (input_ids, attention_mask), (batch, tokens) each.
+        targets: (texts, hidden), the teacher's vectors of the same texts in the same order.
+
+    Raises:
+        ValueError: fewer texts than the projection has rows.
+    """
+    exit_ = cast(MoSEExit, model.exits[str(exit_layer)])
+    size = exit_.projection.in_features
+    if len(targets) < size:
+        raise ValueError(f"{len(targets)} texts: at least hidden_size={size} are needed")
+    # With the identity as projection the pooled states themselves come out, but for their length.
+    nn.init.eye_(exit_.projection.weight)
+    nn.init.zeros_(exit_.projection.bias)
+    pooled = torch.cat([model(i, m, exit_layer=exit_layer).pooler_output for i, m in pooled_from]).double()
+    inputs = torch.cat((pooled, torch.ones(len(pooled), 1, dtype=pooled.dtype)), dim=1)
+    gram = inputs.T @ inputs
+    gram.diagonal().add_(1e-3 * gram.diagonal().mean())
+    solution = torch.linalg.solve(gram, inputs.T @ targets.double())
+    exit_.projection.weight.copy_(solution[:-1].T)
+    exit_.projection.bias.copy_(solution[-1])
 
 
 def token_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -112,8 +112,8 @@ def attach_teacher(
     """Gives training pairs what `FineTuningTrainer` needs to learn from a teacher.
 
     Args:
-        dataset: With columns `query` and `document`. Where it has `teacher_document`, the teacher reads that in
-            place of `document` (say, code whose names the student does not get to see).
+        dataset: With columns `query` and `document`. Where it has texts in `teacher_query` or
+            `teacher_document`, the teacher reads those instead (say, code whose names the student does not see).
         name_or_path, cache_dir, max_length: As in `teacher_embeddings`.
         dimension: Of the student's embeddings. A wider teacher is projected on the principal components of its
             vectors, which keep most of its similarities.
@@ -125,9 +125,8 @@ def attach_teacher(
     Raises:
         ValueError: the teacher is narrower than the student.
     """
-    queries = dataset["query"][:]
-    documents = dataset["teacher_document" if "teacher_document" in dataset.column_names else "document"][:]
-    texts = sorted({*queries, *documents})
+    read = {side: dataset[_or(dataset, f"teacher_{side}", side)][:] for side in ("query", "document")}
+    texts = sorted({*read["query"], *read["document"]})
     embeddings = teacher_embeddings(texts, name_or_path, cache_dir, max_length)
     if embeddings.shape[1] < dimension:
         raise ValueError(f"a teacher of {embeddings.shape[1]} dimensions for a student of {dimension}")
@@ -138,8 +137,12 @@ def attach_teacher(
         vectors = vectors @ axes[:, -dimension:]
     vectors = torch.nn.functional.normalize(vectors, dim=-1)
     rows = {text: row for row, text in enumerate(texts)}
-    if "teacher_document" in dataset.column_names:
-        dataset = dataset.remove_columns("teacher_document")
-    dataset = dataset.add_column("teacher_query", [rows[text] for text in queries])
-    dataset = dataset.add_column("teacher_document", [rows[text] for text in documents])
+    for side, column in read.items():
+        if f"teacher_{side}" in dataset.column_names:
+            dataset = dataset.remove_columns(f"teacher_{side}")
+        dataset = dataset.add_column(f"teacher_{side}", [rows[text] for text in column])
     return dataset, vectors
+
+
+def _or(dataset: Dataset, wanted: str, otherwise: str) -> str:
+    return wanted if wanted in dataset.column_names else otherwise

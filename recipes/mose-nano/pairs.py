@@ -7,7 +7,7 @@ that it must be found by what it does. (2) For Python, what somebody might have 
 the documentation left in. Pair files (code_a, code_b, optionally text) are added as they are, names taken out of
 both sides of a share of the rows.
 
-`teacher_document` is what a teacher reads in place of `document`: the code with its name.
+`teacher_query` and `teacher_document` are what a teacher reads in their place: the code with its names.
 """
 
 import ast
@@ -113,11 +113,17 @@ def pair_rows(functions: Iterable[dict], seed: int, nameless: float = 0.4) -> It
             text = whole_documentation(function["source"], text)
         document = without_name(code, language, function["name"]) if rng.random() < nameless else code
         row = {"query_language": "", "document_language": language, "repository": function["repository"]}
-        yield {**row, "query": text, "document": document, "teacher_document": code}
+        yield {**row, "query": text, "teacher_query": text, "document": document, "teacher_document": code}
         if language == "python":
             query = search_box_query(function["name"], function["text"], rng)
             source = function["source"]
-            yield {**row, "query": query, "document": source, "teacher_document": source}
+            yield {
+                **row,
+                "query": query,
+                "teacher_query": query,
+                "document": source,
+                "teacher_document": source,
+            }
 
 
 def cross_language_rows(files: Iterable[Path], seed: int, nameless: float = 0.5) -> Iterator[dict]:
@@ -137,6 +143,7 @@ def cross_language_rows(files: Iterable[Path], seed: int, nameless: float = 0.5)
                 yield {
                     **base,
                     "query": code_a,
+                    "teacher_query": a,
                     "query_language": language_a,
                     "document": code_b,
                     "teacher_document": b,
@@ -145,6 +152,7 @@ def cross_language_rows(files: Iterable[Path], seed: int, nameless: float = 0.5)
                     yield {
                         **base,
                         "query": row["text"],
+                        "teacher_query": row["text"],
                         "query_language": "",
                         "document": code_b,
                         "teacher_document": b,

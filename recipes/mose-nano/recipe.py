@@ -9,6 +9,7 @@ a killed training stage goes on from its last checkpoint.
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from mose.modeling_mose import MoSEModel
 from mose.tokenization.build import build_tokenizer
 from mose.training.arguments import FineTuningArguments
 from mose.training.checkpoints import last_whole_checkpoint
-from mose.training.initialization import grow, start_embeddings_from, token_strings
+from mose.training.initialization import fit_projection, grow, start_embeddings_from, token_strings
 from mose.training.teacher import attach_teacher, teacher_embeddings
 from mose.training.trainer import FineTuningTrainer
 
@@ -57,21 +58,32 @@ def tokenizer(recipe: dict, options: argparse.Namespace, dataset: Dataset) -> Pr
     return AutoTokenizer.from_pretrained(folder)
 
 
-def start(recipe: dict, vocabulary: PreTrainedTokenizerBase, teacher: str, cache: Path) -> MoSEModel:
-    """The untrained model, its token embeddings from the teacher."""
-    config = MoSEConfig.from_preset(recipe["preset"], exit_layer=0)
-    model = MoSEModel(config)
-    vectors = teacher_embeddings(token_strings(vocabulary), teacher, cache, recipe["teacher_max_length"])
-    start_embeddings_from(model, vocabulary, vectors)
-    # A projection that changes nothing leaves the embedding in the teacher's space to begin with.
-    for exit_ in model.exits.values():
-        torch.nn.init.eye_(exit_.projection.weight)
+def start(
+    recipe: dict, vocabulary: PreTrainedTokenizerBase, teacher: str, cache: Path, dataset, vectors
+) -> MoSEModel:
+    """The untrained model at exit 0: token embeddings and projection as near to the teacher as they come."""
+    model = MoSEModel(MoSEConfig.from_preset(recipe["preset"], exit_layer=0)).eval()
+    strings = teacher_embeddings(token_strings(vocabulary), teacher, cache, recipe["teacher_max_length"])
+    start_embeddings_from(model, vocabulary, strings)
+    sample = dataset.shuffle(seed=recipe["seed"]).select(range(min(len(dataset), 6000)))
+    collator = PairCollator(
+        vocabulary, recipe["common"]["max_query_length"], recipe["common"]["max_document_length"]
+    )
+    batches, rows = [], []
+    for first in range(0, len(sample), 100):
+        chunk = [sample[row] for row in range(first, min(first + 100, len(sample)))]
+        batch = collator(chunk)
+        for side in ("query", "document"):
+            batches.append((batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"]))
+            rows += [row[f"teacher_{side}"] for row in chunk]
+    fit_projection(model, 0, batches, vectors[rows])
     return model
 
 
 def train(name: str, settings: dict, model: MoSEModel, dataset, vectors, vocabulary, options, seed: int) -> None:
     """One stage; leaves the trained model in `output_dir/name`."""
     folder = options.output_dir / name
+    settings["learning_rate_multipliers"] = json.dumps(settings["learning_rate_multipliers"])
     collator = {key: settings.pop(key) for key in COLLATOR if key in settings}
     arguments = FineTuningArguments(
         output_dir=str(folder),
@@ -101,7 +113,7 @@ def train(name: str, settings: dict, model: MoSEModel, dataset, vectors, vocabul
 
 
 def ship(model_dir: Path, vocabulary: PreTrainedTokenizerBase, root: Path) -> None:
-    """Puts weights (bf16), configuration, tokenizer and the sentence-transformers files at the repository root."""
+    """Puts weights in bf16, configuration, tokenizer and sentence-transformers files at the root."""
     model = AutoModel.from_pretrained(model_dir, trust_remote_code=True, dtype=torch.bfloat16)
     unfinished = root / ".shipping"
     model.save_pretrained(unfinished)
@@ -146,12 +158,13 @@ def main() -> None:
             settings = {**recipe["common"], **stage}
             wanted = settings.pop("exit_layer", None)
             if previous is None:
-                model = start(recipe, vocabulary, teacher, cache)
+                model = start(recipe, vocabulary, teacher, cache, dataset, vectors)
             else:
                 model = AutoModel.from_pretrained(previous, trust_remote_code=True)
                 deepest = model.config.exit_layers[-1] if wanted is None else wanted
                 if model.exit_layers[-1] < deepest:
                     model = grow(model, deepest)
+            model.set_attn_implementation("eager")  # trains faster than the fused kernels on a CPU
             train(name, settings, model, dataset, vectors, vocabulary, options, seed)
         previous = folder
     if options.ship and previous is not None:

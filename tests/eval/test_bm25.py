@@ -1,5 +1,7 @@
 import math
 from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -74,3 +76,14 @@ def test_bad_input_is_named():
         BM25([])
     with pytest.raises(ValueError, match="k=0"):
         BM25(["a"]).top_k(["a"], 0)
+
+
+@settings(deadline=None)
+@given(st.lists(words, min_size=1, max_size=8), words)
+def test_a_saved_index_scores_the_same(documents, query):
+    index = BM25(documents)
+    with TemporaryDirectory() as folder:
+        index.save(Path(folder) / "bm25")
+        loaded = BM25.load(Path(folder) / "bm25")
+        assert len(loaded) == len(documents)
+        np.testing.assert_array_equal(loaded.scores(query), index.scores(query))

@@ -35,10 +35,10 @@ def batch(tiny_tokenizer):
 
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 3), (1, 3)])
 @pytest.mark.parametrize("changes", [{}, {"pooling": "mean"}, {"use_bias": False}])
-def test_a_grown_model_computes_what_the_shallow_one_did(tiny_config, batch, start, end, changes):
-    model = shallow_model(tiny_config, start, **changes)
+def test_a_grown_model_computes_what_the_shallow_one_did(trained_config, batch, start, end, changes):
+    model = shallow_model(trained_config, start, **changes)
     grown = grow(model, end).eval()
-    assert grown.exit_layers == tuple(e for e in tiny_config.exit_layers if e <= end)
+    assert grown.exit_layers == tuple(e for e in trained_config.exit_layers if e <= end)
     assert len(grown.layers) == end
     before = all_exits(model, model.exit_layers, batch)
     for exit_layer, embedding in all_exits(grown, grown.exit_layers, batch).items():
@@ -46,16 +46,16 @@ def test_a_grown_model_computes_what_the_shallow_one_did(tiny_config, batch, sta
     assert model.exit_layers[-1] == start  # the model that was given is left as it was
 
 
-def test_growing_keeps_type_mode_and_configuration(tiny_config):
-    model = shallow_model(tiny_config, 1).bfloat16()
+def test_growing_keeps_type_mode_and_configuration(trained_config):
+    model = shallow_model(trained_config, 1).bfloat16()
     grown = grow(model, 3)
     assert grown.dtype == torch.bfloat16 and not grown.training and grow(model.train(), 3).training
     assert grown.config.exit_layer is None and model.config.exit_layer == 1
-    assert grow(shallow_model(tiny_config, 0), 1).config.exit_layer == 1
+    assert grow(shallow_model(trained_config, 0), 1).config.exit_layer == 1
 
 
-def test_new_blocks_and_exits_learn_and_share_no_memory(tiny_config, batch):
-    grown = grow(shallow_model(tiny_config, 1), 3)
+def test_new_blocks_and_exits_learn_and_share_no_memory(trained_config, batch):
+    grown = grow(shallow_model(trained_config, 1), 3)
     prefixes = ("layers.1", "layers.2", "exits.3")
     new = {name: p for name, p in grown.named_parameters() if name.startswith(prefixes)}
     assert new
@@ -72,12 +72,12 @@ def test_new_blocks_and_exits_learn_and_share_no_memory(tiny_config, batch):
     assert torch.equal(grown.state_dict()["exits.1.projection.weight"], old_exit)
 
 
-def test_what_cannot_be_grown(tiny_config):
+def test_what_cannot_be_grown(trained_config):
     with pytest.raises(ValueError, match="exit_layer=2: this model exits at 0, 1, 3"):
-        grow(shallow_model(tiny_config, 0), 2)
+        grow(shallow_model(trained_config, 0), 2)
     with pytest.raises(ValueError, match="exit_layer=1: the model already reaches exit 1"):
-        grow(shallow_model(tiny_config, 1), 1)
-    final = shallow_model(tiny_config, 0, exit_norm="final")
+        grow(shallow_model(trained_config, 1), 1)
+    final = shallow_model(trained_config, 0, exit_norm="final")
     assert grow(final, 1).exit_layers == (0, 1)
     with pytest.raises(ValueError, match="exit_layer=3: with exit_norm='final'"):
         grow(final, 3)
@@ -100,8 +100,8 @@ def teacher_vectors(tokenizer, dim, seed=0) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 
-def test_embeddings_start_as_whitened_principal_components(tiny_config, tiny_tokenizer):
-    model = MoSEModel(tiny_config)
+def test_embeddings_start_as_whitened_principal_components(trained_config, tiny_tokenizer):
+    model = MoSEModel(trained_config)
     vectors = teacher_vectors(tiny_tokenizer, 40)
     before = model.state_dict()["embed_tokens.weight"].clone()
     start_embeddings_from(model, tiny_tokenizer, vectors)
@@ -119,10 +119,10 @@ def test_embeddings_start_as_whitened_principal_components(tiny_config, tiny_tok
     assert len(special) == 4 and torch.equal(model.state_dict()["embed_tokens.weight"][special], before[special])
 
 
-def test_tokens_that_spell_the_same_start_as_one(tiny_config, tiny_tokenizer, tiny_teacher, tmp_path):
+def test_tokens_that_spell_the_same_start_as_one(trained_config, tiny_tokenizer, tiny_teacher, tmp_path):
     from mose.training.teacher import teacher_embeddings
 
-    model = MoSEModel(tiny_config)
+    model = MoSEModel(trained_config)
     strings = token_strings(tiny_tokenizer)
     start_embeddings_from(model, tiny_tokenizer, teacher_embeddings(strings, tiny_teacher, tmp_path))
     twins = {i: strings.index(s) for i, s in enumerate(strings) if strings.index(s) != i}
@@ -133,8 +133,8 @@ def test_tokens_that_spell_the_same_start_as_one(tiny_config, tiny_tokenizer, ti
     assert not any(torch.equal(weight[i], weight[j]) for i, j in different)
 
 
-def test_rows_beyond_the_tokenizer_are_left_alone(tiny_config, tiny_tokenizer):
-    config = copy.deepcopy(tiny_config)
+def test_rows_beyond_the_tokenizer_are_left_alone(trained_config, tiny_tokenizer):
+    config = copy.deepcopy(trained_config)
     config.vocab_size += 5
     model = MoSEModel(config)
     before = model.state_dict()["embed_tokens.weight"][-5:].clone()
@@ -142,8 +142,8 @@ def test_rows_beyond_the_tokenizer_are_left_alone(tiny_config, tiny_tokenizer):
     assert torch.equal(model.state_dict()["embed_tokens.weight"][-5:], before)
 
 
-def test_teachers_that_do_not_fit(tiny_config, tiny_tokenizer):
-    model, tokens = MoSEModel(tiny_config), len(tiny_tokenizer)
+def test_teachers_that_do_not_fit(trained_config, tiny_tokenizer):
+    model, tokens = MoSEModel(trained_config), len(tiny_tokenizer)
     with pytest.raises(ValueError, match=f"7 teacher vectors for a tokenizer of {tokens} tokens"):
         start_embeddings_from(model, tiny_tokenizer, np.ones((7, 40)))
     with pytest.raises(ValueError, match="a teacher of 16 dimensions cannot fill hidden_size=32"):
@@ -152,7 +152,7 @@ def test_teachers_that_do_not_fit(tiny_config, tiny_tokenizer):
     flat[:, 10:] = 0
     with pytest.raises(ValueError, match="span 10 dimensions: too few for hidden_size=32"):
         start_embeddings_from(model, tiny_tokenizer, flat)
-    config = copy.deepcopy(tiny_config)
+    config = copy.deepcopy(trained_config)
     config.vocab_size = 100
     with pytest.raises(ValueError, match=f"a tokenizer of {tokens} tokens for a model of vocab_size=100"):
         start_embeddings_from(MoSEModel(config), tiny_tokenizer, teacher_vectors(tiny_tokenizer, 40))

@@ -1,0 +1,204 @@
+"""The benchmarks at sizes too small to measure anything: that they run, and what must hold of their reports."""
+
+import json
+import mmap
+import sys
+
+import encode
+import exits
+import loading
+import pytest
+import query
+import torch
+from command import table
+from timing import Timing, interleave
+
+from mose.configuration_mose import MoSEConfig
+from mose.modeling_mose import MoSEModel
+
+
+@pytest.fixture(scope="module")
+def model_folder(tiny_tokenizer, tmp_path_factory):
+    torch.manual_seed(0)
+    config = MoSEConfig.from_preset(
+        "mose-nano",
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        exit_layers=(0, 1, 2),
+        max_position_embeddings=64,
+    )
+    folder = tmp_path_factory.mktemp("model")
+    MoSEModel(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def report_of(tmp_path, capsys):
+    """Runs a benchmark, checks what all have in common, gives its report."""
+
+    def run(benchmark, *arguments):
+        file = tmp_path / "report.json"
+        assert benchmark.main([*map(str, arguments), "--json", str(file)]) == 0
+        report = json.loads(file.read_text())
+        assert {"settings", "environment"} < report.keys()
+        assert report["environment"]["threads"] == torch.get_num_threads()
+        text = capsys.readouterr().out
+        assert report["environment"]["torch"] in text
+        return report, text
+
+    return run
+
+
+def test_tasks_take_turns_and_the_warm_up_does_not_count():
+    calls = []
+    tasks = {name: lambda at, name=name: calls.append((name, at)) for name in "ab"}
+    times = interleave(tasks, rounds=2, warm_up=1)
+    assert calls == [("a", 1), ("b", 1), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert {name: len(t.seconds) for name, t in times.items()} == {"a": 2, "b": 2}
+    with pytest.raises(ValueError, match="rounds=0"):
+        interleave(tasks, rounds=0)
+
+
+def test_timing_takes_the_device_at_its_word(monkeypatch):
+    """A clock that only waiting for the device moves: what is asked of it counts, not the asking."""
+    clock, queue = [0.0], list[float]()
+    monkeypatch.setattr("timing.time.perf_counter", lambda: clock[0])
+
+    def synchronise():
+        clock[0] += sum(queue)
+        queue.clear()
+
+    tasks = {seconds: lambda at, seconds=seconds: queue.append(seconds) for seconds in (1.0, 5.0)}
+    times = interleave(tasks, rounds=3, synchronise=synchronise)
+    assert {key: t.median for key, t in times.items()} == {1.0: 1.0, 5.0: 5.0}
+
+
+def test_timing_figures():
+    t = Timing((1.0, 2.0, 3.0, 4.0, 100.0))
+    assert (t.median, t.percentile(100), t.spread) == (3.0, 100.0, pytest.approx(2 / 3))
+
+
+def test_table_aligns():
+    assert table(["a", "long"], [["row", "1"]]) == "a    long\nrow     1"
+
+
+def test_what_blocks_let_expect():
+    """A fixed cost of 2 and 1 a block is as expected; a block too many is a deviation by so much."""
+    exact = exits.compare({0: 2.0, 1: 3.0, 3: 5.0})
+    assert [row["deviation_percent"] for row in exact["exits"].values()] == pytest.approx([0, 0, 0])
+    assert exact["exits"]["1"]["time_share"] == pytest.approx(3 / 5)
+    slow = exits.compare({0: 2.0, 1: 3.6, 3: 5.0})
+    assert slow["worst_deviation_percent"] == pytest.approx(20)
+
+
+def test_exits(report_of):
+    report, text = report_of(exits, "--models", "mose-nano", "--batch", 1, "--tokens", 8, "--rounds", 1)
+    preset = MoSEConfig.from_preset("mose-nano")
+    (model,) = report["models"].values()
+    assert model["blocks"] == preset.num_hidden_layers
+    assert list(model["exits"]) == [str(k) for k in preset.exit_layers]
+    shares = [row["block_share"] for row in model["exits"].values()]
+    assert shares == sorted(shares) and (shares[0], shares[-1]) == (0, 1)
+    assert all(row["ms"] > 0 for row in model["exits"].values())
+    assert model["exits"][str(model["blocks"])]["time_share"] == 1
+    assert "k/N" in text
+
+
+def test_exit_0_is_added_for_the_fixed_cost():
+    assert exits.configuration("mose-1b").exit_layers == (0, 4, 9, 18, 27, 36)
+    assert exits.configuration(exits.DEEP_NANO).exit_layers[-1] == 12
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    """A file of two pages and a bit, no byte of it in memory; skips where that cannot be had."""
+    if sys.platform != "linux":
+        pytest.skip("needs Linux's page cache and /proc")
+    file = tmp_path / "file"
+    file.write_bytes(bytes(2 * mmap.PAGESIZE + 1))
+    try:
+        loading.drop_cache(file)
+    except loading.PageCacheError as error:
+        pytest.skip(str(error))
+    return file
+
+
+def test_page_cache_holds_what_was_read(on_disk):
+    assert loading.cached_bytes(on_disk) == 0
+    on_disk.read_bytes()
+    assert loading.cached_bytes(on_disk) == 3 * mmap.PAGESIZE
+
+
+def test_loading(report_of, on_disk, tmp_path):
+    report, _ = report_of(
+        loading, "--exit-layers", 1, 2, "--hidden-size", 64, "--rounds", 1, "--folder", tmp_path
+    )
+    shallow, deep = report["exits"]["1"], report["exits"]["2"]
+    assert shallow["needed_bytes"] < deep["needed_bytes"] <= report["checkpoint_bytes"]
+    for row in (shallow, deep):
+        assert row["needed_bytes"] <= row["read_bytes"] < report["checkpoint_bytes"] + mmap.PAGESIZE
+        assert row["memory_bytes"] > 0 and row["ready_seconds"] >= row["load_seconds"] > 0
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_needed_bytes_are_those_of_the_parameters(model_folder):
+    config = MoSEConfig.from_pretrained(model_folder)
+    for k in (0, 1, 2):
+        model = MoSEModel.from_pretrained(model_folder, exit_layer=k)
+        expected = sum(parameter.nbytes for parameter in model.parameters())
+        assert loading.needed_bytes(model_folder / loading.WEIGHTS, config, k) == expected
+
+
+def test_encode(report_of, model_folder, tmp_path):
+    documents = [{"_id": f"d{at}", "text": f"def f{at}(x): return x + {at}"} for at in range(8)]
+    queries = [{"_id": f"q{at}", "text": f"add {at}"} for at in range(3)]
+    for name, rows in (("corpus", documents), ("queries", queries)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "qrels.tsv").write_text("".join(f"q{at}\td{at}\t1\n" for at in range(3)))
+    small = ("--model", model_folder, "--data", tmp_path, "--rounds", 1, "--documents", 4, "--peers")
+    report, _ = report_of(encode, *small)
+    assert list(report["speed"]) == ["exit 0", "exit 1", "exit 2"]
+    assert (report["documents"], report["queries"]) == (4, 3)
+    for row in report["speed"].values():
+        assert row["snippets_per_second"] > 0 and 0 < row["query_ms_p50"] <= row["query_ms_p95"]
+
+    with pytest.raises(SystemExit) as exit_:
+        encode.main([*map(str, small), "bm25"])
+    assert exit_.value.code == 2
+
+
+def test_query(report_of, model_folder, tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "m.py").write_text("".join(f"def parse_item{at}(x):\n    return x + {at}\n\n\n" for at in range(12)))
+    arguments = ("--model", model_folder, "--source-tree", tree, "--index", tmp_path / "index", "--exit-layer", 1)
+    first, _ = report_of(query, *arguments, "--queries", 5)
+    assert (first["functions"], first["embedded_now"], first["queries"], first["exit_layer"]) == (12, 12, 5, 1)
+    assert set(first["steps_seconds"]) == {"model", "indexing", "opening", "first query"}
+    for row in first["latency"].values():
+        assert 0 < row["ms_p50"] <= row["ms_p95"] <= row["ms_max"]
+    again, _ = report_of(query, *arguments, "--queries", 5)
+    assert again["embedded_now"] == 0
+
+
+@pytest.mark.parametrize(("name", "words"), [("parse_iso_date", "parse iso date"), ("__readFile2", "read file2")])
+def test_names_in_words(name, words):
+    assert query.in_words(name) == words
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "arguments", "message"),
+    [
+        (exits, ["--rounds", "0"], "less than 1"),
+        (exits, ["--json", "nowhere/at/all.json"], "no folder"),
+        (loading, ["--exit-layers", "2", "1"], "sorted"),
+        (query, ["--source-tree", "nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_bad_arguments(benchmark, arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        benchmark.main(arguments)
+    assert exit_.value.code == 2 and message in capsys.readouterr().err

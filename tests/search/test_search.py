@@ -1,0 +1,88 @@
+"""The commands: what they print, and how they fail."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mose.search import Hit, main, render
+
+
+def test_control_characters_do_not_reach_the_terminal():
+    hit = Hit(
+        0.5, "a\033[2J.py", "f\rg", "python", 1, 12, "def f():\n\tprint('\033]0;owned\a')\n" + "    x\n" * 10
+    )
+    text = render([hit])
+    assert not set(text) & {"\033", "\r", "\a", "\t"}
+    assert "… 6 more lines" in text
+
+
+def run(*arguments):
+    """Exit code of a command, whether it returns it or argparse ends it."""
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as ended:
+        return ended.code
+
+
+def test_index_and_query(tree, tmp_path, model_folder, capsys):
+    where = ["--index", tmp_path / "index", "--model", model_folder]
+    assert run("index", tree, *where, "--exit-layer", 1, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["functions"], report["embedded"], report["exit_layer"]) == (4, 4, 1)
+
+    assert run("query", "read a file", *where, "--top-k", 3, "--hybrid", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["exit_layer"], answer["hybrid"], len(answer["hits"])) == (1, True, 3)
+    for hit in answer["hits"]:
+        lines = (tree / hit["path"]).read_text().splitlines()
+        assert lines[hit["start_line"] - 1].strip() == hit["source"].splitlines()[0]
+    assert answer["root"] == str(tree) and set(answer["seconds"]) == {"imports", "model", "opening", "query"}
+
+    assert run("query", "read a file", *where, "--exit-layer", 2) == 2
+    assert "made at exit 1" in capsys.readouterr().err
+    assert run("query", " ", *where) == 2
+    assert run("query", "read", "--index", tmp_path / "none", "--model", model_folder) == 1
+    assert "python -m mose.search index DIR" in capsys.readouterr().err
+
+
+def test_demo_indexes_once(tree, tmp_path, model_folder, capsys):
+    arguments = ["demo", "add", "--source-tree", tree, "--index", tmp_path / "index", "--model", model_folder]
+    assert run(*arguments) == 0
+    first = capsys.readouterr().out
+    assert "numbers.py:1" in first and "│ def add(a, b):" in first and "\033" not in first
+    assert "4 functions of 3 files at exit 2, 4 of them embedded now" in first
+    assert run(*arguments) == 0
+    assert "none embedded anew" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["index", "{tmp}/none", "--index", "{tmp}/i", "--model", "{model}"], 2, "no such folder"),
+        (["index", "{tree}", "--index", "{tmp}/i", "--model", "{tmp}/none"], 2, "no such folder"),
+        (["index", "{tree}", "--index", "{tmp}/i", "--model", "{tree}"], 2, "model_type"),
+        (
+            ["index", "{tree}", "--index", "{tmp}/i", "--model", "{model}", "--exit-layer", "5"],
+            2,
+            "exits at 0, 1, 2",
+        ),
+        (["index", "{tree}/empty", "--index", "{tmp}/i", "--model", "{model}"], 1, "no functions found"),
+        (["index", "{tree}", "--index", "{tree}", "--model", "{model}"], 2, "is no index"),
+        (["index", "{tree}", "--index", "{tmp}/i", "--model", "{model}", "--max-length", "0"], 2, "max_length=0"),
+        (["demo", "", "--model", "{model}"], 2, "query is empty"),
+    ],
+)
+def test_bad_arguments(arguments, code, reason, tree, tmp_path, model_folder, capsys):
+    (tree / "empty").mkdir()
+    values = {"tmp": tmp_path, "tree": tree, "model": model_folder}
+    assert run(*(argument.format(**values) for argument in arguments)) == code
+    error = capsys.readouterr().err
+    assert reason in error and "Traceback" not in error
+
+
+def test_help_and_argument_errors_load_nothing_heavy():
+    code = "import sys, mose.search; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent).returncode == 0
