@@ -1,13 +1,13 @@
 """Does fusing BM25 with the embeddings pay? MRR of either alone and of `mose.search`'s fusion, per exit and set.
 
-    python benchmarks/hybrid.py --data DIR [DIR …]
+python benchmarks/hybrid.py --data DIR [DIR …]
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from command import DTYPES, Report, add_device, new_parser, run, table
+from command import DTYPES, Report, add_device, new_parser, positive, run, table
 
 from mose.eval.beir import load_retrieval_set
 from mose.eval.bm25 import BM25
@@ -60,14 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", nargs="+", required=True, metavar="SET", help="folders or Hub ids, BEIR layout")
     parser.add_argument("--model", default=".", help="folder or Hub id of a MoSE (default: this folder)")
     parser.add_argument("--exit-layers", nargs="+", type=int, metavar="K", help="exits (default: all)")
-    parser.add_argument("--max-length", type=int, default=512, help="tokens of a text (default: %(default)s)")
+    parser.add_argument(
+        "--max-length", type=positive, default=512, metavar="TOKENS", help="cut off there (default: %(default)s)"
+    )
     parser.add_argument(
         "--dense-weights",
         nargs="+",
         type=float,
         default=[0.3, 0.5, 0.7, 0.8, 0.9],
         metavar="W",
-        help="shares of the dense score in the fusion",
+        help="shares of the dense score in the fusion, from 0 to 1 (default: %(default)s)",
     )
     add_device(parser)
     return run(parser, measure, render, arguments)

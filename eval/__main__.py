@@ -1,6 +1,6 @@
 """`python -m mose.eval`: measure a MoSE, print what was measured.
 
-Exit code 0 on success, 2 on bad arguments, 1 on a failure that is named on stderr.
+Exit code 0 on success, 2 on bad arguments, 1 on a failure that is named on stderr, 130 when interrupted.
 """
 
 import argparse
@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ArgumentError as error:
         print(f"mose.eval: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("mose.eval: interrupted", file=sys.stderr)
+        return 130
     except Exception as error:  # the loaders of models and data raise what they like
         print(f"mose.eval: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
@@ -185,10 +188,9 @@ def _exit_layers(words: list[str]) -> list[int] | None:
 
 
 def _positive(word: str) -> int:
-    value = int(word)
-    if value < 1:
-        raise ValueError(word)
-    return value
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r}: give a whole number of at least 1")
+    return int(word)
 
 
 if __name__ == "__main__":

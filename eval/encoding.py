@@ -46,7 +46,8 @@ def encode(
 
     Raises:
         ValueError: no texts, an exit that the model does not have, as many prompts as do not fit the texts,
-            a `token_budget` or `max_length` below 1, or a `dtype` wider than the weights.
+            a `token_budget` below 1, a `max_length` without room for the special tokens, or a `dtype` wider
+            than the weights.
     """
     if isinstance(texts, str):
         raise ValueError("texts must be a sequence of strings, not one string")
@@ -85,8 +86,9 @@ def wanted_exits(config: Any, exit_layers: Sequence[int] | None) -> tuple[int, .
 
 
 def _limit(model: Any, tokenizer: Any, max_length: int | None) -> int:
-    if max_length is not None and max_length < 1:
-        raise ValueError(f"max_length={max_length}: must be at least 1")
+    special = tokenizer.num_special_tokens_to_add()  # below that, tokenizers would not truncate at all
+    if max_length is not None and max_length < special:
+        raise ValueError(f"max_length={max_length}: must be at least {special}, the special tokens")
     limits = (max_length, tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
     return min(limit for limit in limits if limit)
 

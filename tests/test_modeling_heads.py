@@ -80,6 +80,14 @@ def test_the_loss_and_its_gradients_equal_the_plain_ones(
     torch.testing.assert_close((weights * (found.mlm_losses + found.icc_losses)).sum(), expected.detach())
 
 
+def test_one_masked_token_is_its_own_mean(pretraining, tiny_batch):
+    labels = torch.full_like(tiny_batch["input_ids"], -100)
+    labels[0, 3] = 7
+    out = pretraining(**tiny_batch, labels=labels, exit_layer=0)
+    logits, _ = plain_logits(pretraining, tiny_batch, 0)
+    torch.testing.assert_close(out.mlm_losses, F.cross_entropy(logits[0, 3:4], labels[0, 3:4])[None].detach())
+
+
 def test_each_task_can_be_trained_alone(pretraining, tiny_batch):
     labels = masked_labels(tiny_batch)
     both = pretraining(**tiny_batch, labels=labels, context_labels=CONTEXT)

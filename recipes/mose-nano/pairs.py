@@ -5,7 +5,7 @@ of its documentation, for its code; in a share of the rows the function's own na
 that it must be found by what it does. (2) For Python, what somebody might have typed into a search box instead
 (the words of its name, or the beginning of its documentation, with and without "python"), for its source with
 the documentation left in. Pair files (code_a, code_b, optionally text) are added as they are, names taken out of
-both sides of a share of the rows.
+both sides of a share of the rows. Whatever also stands in an evaluation set is left out.
 
 `teacher_query` and `teacher_document` are what a teacher reads in their place: the code with its names.
 """
@@ -40,7 +40,7 @@ def evaluation_fingerprints(folders: Iterable[Path]) -> set[str]:
         for name in ("queries.jsonl", "corpus.jsonl"):
             with (folder / name).open(encoding="utf-8") as lines:
                 found.update(fingerprint(json.loads(line)["text"]) for line in lines)
-    return found
+    return found - {""}
 
 
 def search_box_query(name: str, text: str, rng: random.Random) -> str:
@@ -85,7 +85,8 @@ def sample_functions(
             group = by_repository[repository]
             rng.shuffle(group)
             for row in group[:most]:
-                if fingerprint(row["text"]) in excluded or fingerprint(row["code"]) in excluded:
+                # An evaluation set may hold the code with its documentation or without.
+                if any(fingerprint(str(row[name])) in excluded for name in ("text", "code", "source")):
                     contaminated += 1
                 else:
                     kept.append(row)
@@ -126,12 +127,17 @@ def pair_rows(functions: Iterable[dict], seed: int, nameless: float = 0.4) -> It
             }
 
 
-def cross_language_rows(files: Iterable[Path], seed: int, nameless: float = 0.5) -> Iterator[dict]:
-    """The rows of pair files: code_a → code_b, and where there is a text, text → either code."""
+def cross_language_rows(
+    files: Iterable[Path], excluded: set[str], seed: int, nameless: float = 0.5
+) -> Iterator[dict]:
+    """The rows of pair files: code_a → code_b (at times the other way round), and where there is a text,
+    text → that same code."""
     rng = random.Random(f"{seed} cross-language")
     for path in files:
         with path.open(encoding="utf-8") as lines:
             for row in map(json.loads, lines):
+                if any(fingerprint(row.get(name) or "") in excluded for name in ("text", "code_a", "code_b")):
+                    continue
                 a, b = row["code_a"], row["code_b"]
                 language_a, language_b = row["language_a"], row["language_b"]
                 code_a, code_b = a, b
@@ -183,5 +189,5 @@ def build_pairs(
     excluded = evaluation_fingerprints(evaluation_sets)
     rows = list(pair_rows(sample_functions(trees, wanted, excluded, seed), seed))
     for repeat in range(pair_repeats):
-        rows += cross_language_rows(pair_files, seed + repeat)
+        rows += cross_language_rows(pair_files, excluded, seed + repeat)
     return Dataset.from_list(rows)

@@ -6,6 +6,7 @@ import sys
 
 import encode
 import exits
+import hybrid
 import loading
 import pytest
 import query
@@ -152,13 +153,18 @@ def test_needed_bytes_are_those_of_the_parameters(model_folder):
         assert loading.needed_bytes(model_folder / loading.WEIGHTS, config, k) == expected
 
 
-def test_encode(report_of, model_folder, tmp_path):
+@pytest.fixture
+def toy_set(tmp_path):
     documents = [{"_id": f"d{at}", "text": f"def f{at}(x): return x + {at}"} for at in range(8)]
     queries = [{"_id": f"q{at}", "text": f"add {at}"} for at in range(3)]
     for name, rows in (("corpus", documents), ("queries", queries)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "qrels.tsv").write_text("".join(f"q{at}\td{at}\t1\n" for at in range(3)))
-    small = ("--model", model_folder, "--data", tmp_path, "--rounds", 1, "--documents", 4, "--peers")
+    return tmp_path
+
+
+def test_encode(report_of, model_folder, toy_set):
+    small = ("--model", model_folder, "--data", toy_set, "--rounds", 1, "--documents", 4, "--peers")
     report, _ = report_of(encode, *small)
     assert list(report["speed"]) == ["exit 0", "exit 1", "exit 2"]
     assert (report["documents"], report["queries"]) == (4, 3)
@@ -168,6 +174,19 @@ def test_encode(report_of, model_folder, tmp_path):
     with pytest.raises(SystemExit) as exit_:
         encode.main([*map(str, small), "bm25"])
     assert exit_.value.code == 2
+
+
+def test_hybrid(report_of, model_folder, toy_set):
+    weights = ("--dense-weights", 0, 0.5, 1)
+    report, text = report_of(hybrid, "--model", model_folder, "--data", toy_set, "--exit-layers", 0, 2, *weights)
+    (figures,) = report["sets"].values()
+    assert list(figures["exits"]) == ["0", "2"]
+    for row in figures["exits"].values():
+        assert list(row) == ["dense", "0", "0.5", "1"]
+        # All weight on one side is that side: scaling its scores moves no document past another.
+        assert row["0"] == pytest.approx(figures["bm25"])
+        assert row["1"] == pytest.approx(row["dense"], abs=1e-6)
+    assert "fused, 0.5" in text
 
 
 def test_query(report_of, model_folder, tmp_path):

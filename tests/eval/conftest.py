@@ -1,44 +1,20 @@
 """A tiny tokenizer and a tiny MoSE with random weights, in memory and in a folder."""
 
+import copy
+
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 
 from mose.configuration_mose import MoSEConfig
 from mose.modeling_mose import MoSEModel
-from mose.tokenization.prompts import CLS, MASK, PAD, SEP
-
-CORPUS = [
-    "def parse_date(text): return datetime.fromisoformat(text)",
-    "public int add(int a, int b) { return a + b; }",
-]
 
 
 @pytest.fixture(scope="session")
-def tokenizer():
-    base = Tokenizer(models.BPE())
-    base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    base.decoder = decoders.ByteLevel()
-    base.train_from_iterator(
-        CORPUS,
-        trainers.BpeTrainer(
-            vocab_size=300,
-            special_tokens=[PAD, SEP, CLS, MASK],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    special = [(token, base.token_to_id(token)) for token in (SEP, CLS)]
-    base.post_processor = processors.TemplateProcessing(single=f"{SEP} $A {CLS}", special_tokens=special)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=base,
-        pad_token=PAD,
-        sep_token=SEP,
-        cls_token=CLS,
-        mask_token=MASK,
-        model_max_length=64,
-    )
+def tokenizer(tiny_tokenizer):
+    """Says of itself how much the model takes, as those do that ship with one."""
+    limited = copy.deepcopy(tiny_tokenizer)
+    limited.model_max_length = 64
+    return limited
 
 
 @pytest.fixture(scope="session")

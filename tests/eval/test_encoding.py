@@ -118,6 +118,7 @@ def test_dropout_is_off_and_training_mode_is_left_as_found(model, tokenizer):
         ({"exit_layers": []}, "exit_layers is empty"),
         ({"prompts": ["one"]}, "1 prompts for 2 texts"),
         ({"max_length": 0}, "max_length=0"),
+        ({"max_length": 1}, "max_length=1: must be at least 2"),
         ({"token_budget": 0}, "token_budget=0"),
         ({"dtype": torch.float64}, "the weights are torch.float32"),
     ],

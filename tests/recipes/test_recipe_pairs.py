@@ -1,0 +1,88 @@
+"""What mose-nano's recipe trains on, and what it keeps out."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+from pairs import build_pairs, cross_language_rows, pair_rows, search_box_query
+
+
+def function(name: str, text: str) -> str:
+    return f'def {name}(values):\n    """{text}"""\n    {name}_of = sorted(values)\n    return {name}_of[0]\n'
+
+
+def write_lines(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    """An evaluation set that holds one function with its documentation, one without, one text and one pair."""
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    bare = "def bare(values):\n  bare_of = sorted(values)\n  return bare_of[0]"
+    documents = [function("whole", "Gives the whole thing."), bare, "int Second() { return 2; }", "..."]
+    write_lines(folder / "corpus.jsonl", [{"_id": str(at), "text": text} for at, text in enumerate(documents)])
+    write_lines(folder / "queries.jsonl", [{"_id": "q", "text": "asks for the  least"}])
+    return folder
+
+
+def test_what_an_evaluation_set_holds_is_not_trained_on(evaluation, tmp_path):
+    tree = tmp_path / "python" / "project"
+    tree.mkdir(parents=True)
+    texts = {"whole": "Gives the whole thing.", "bare": "Gives it bare.", "asked": "Asks for the least."}
+    texts["kept"] = "Gives the kept one."
+    (tree / "a.py").write_text("\n\n".join(function(name, text) for name, text in texts.items()))
+    codes = ["int First() { return 1; }", "int Second() {\n  return 2;\n}"]
+    languages = {"language_a": "java", "language_b": "csharp"}
+    files = [
+        write_lines(
+            tmp_path / "pairs.jsonl",
+            [{"code_a": f"a{at}", "code_b": code, **languages} for at, code in enumerate(codes)],
+        )
+    ]
+    found = build_pairs({"python": [tmp_path / "python"]}, {"python": 9}, files, [evaluation], seed=0)
+    documented = [row["teacher_document"] for row in found if not row["query_language"]]
+    assert {code.split("(")[0] for code in documented} == {"def kept"}
+    translated = [{row["teacher_query"], row["teacher_document"]} for row in found if row["query_language"]]
+    assert translated == [{"a0", codes[0]}]
+
+
+def test_a_function_is_asked_for_by_its_documentation_and_as_in_a_search_box():
+    row = {"language": "python", "repository": "r", "name": "parseDate", "text": "Parse the date given."}
+    row |= {"code": "def parseDate(x):\n    return x", "source": function("parseDate", "Parse the date given.")}
+    documented, typed = pair_rows([row], seed=0, nameless=1.0)
+    assert documented["query"] == documented["teacher_query"] == "Parse the date given."
+    assert (documented["document"], documented["teacher_document"]) == ("def f(x):\n    return x", row["code"])
+    assert typed["document"] == typed["teacher_document"] == row["source"]
+    assert len(list(pair_rows([row | {"language": "go"}], seed=0))) == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_typed_is_words_of_the_name_or_the_text(seed):
+    query = search_box_query("parseISODate", "Read a date, as ISO 8601 has it; or fail!", random.Random(seed))
+    assert query == query.lower()
+    words = re.sub("how to|in python|python", "", query).split()
+    text = "read a date as iso 8601 has it or fail"
+    assert words == ["parse", "iso", "date"] or text.startswith(" ".join(words))
+
+
+def test_pairs_keep_each_code_with_its_language(tmp_path):
+    row = {
+        "code_a": "def one():\n    return 1",
+        "code_b": "class A { int one() { return 1; } }",
+        "text": "Give 1.",
+    }
+    file = write_lines(tmp_path / "mbxp.jsonl", [row | {"language_a": "python", "language_b": "java"}] * 40)
+    language_of = {row["code_a"]: "python", row["code_b"]: "java", row["text"]: ""}
+    found = list(cross_language_rows([file], set(), seed=0, nameless=0.5))
+    assert len(found) == 80
+    for pair in found:
+        for side in ("query", "document"):
+            assert pair[f"{side}_language"] == language_of[pair[f"teacher_{side}"]]
+    assert {pair["document_language"] for pair in found} == {"python", "java"}  # both directions
+    assert any("one" not in pair["document"] for pair in found)
+    assert any(pair["document"] == pair["teacher_document"] for pair in found)
