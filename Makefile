@@ -6,7 +6,6 @@ DIR ?=
 EXIT ?=
 
 export HF_HUB_DISABLE_TELEMETRY = 1
-export TOKENIZERS_PARALLELISM = true
 
 .PHONY: search test check clean
 
@@ -14,7 +13,7 @@ search: $(VENV)/.installed
 	@$(VENV)/bin/python -m mose.search demo "$(Q)" $(if $(DIR),--source-tree "$(DIR)") $(if $(EXIT),--exit-layer $(EXIT))
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
