@@ -75,16 +75,20 @@ def fit_projection(
     size = exit_.projection.in_features
     if len(targets) < size:
         raise ValueError(f"{len(targets)} texts: at least hidden_size={size} are needed")
-    # With the identity as projection the pooled states themselves come out, but for their length.
-    nn.init.eye_(exit_.projection.weight)
-    nn.init.zeros_(exit_.projection.bias)
-    pooled = torch.cat([model(i, m, exit_layer=exit_layer).pooler_output for i, m in pooled_from]).double()
-    inputs = torch.cat((pooled, torch.ones(len(pooled), 1, dtype=pooled.dtype)), dim=1)
+    # What enters the projection, not what leaves the model: that has lost its length, which the bias depends on.
+    pooled: list[torch.Tensor] = []
+    with exit_.projection.register_forward_pre_hook(lambda _, entering: pooled.append(entering[0].double())):
+        for input_ids, attention_mask in pooled_from:
+            model(input_ids, attention_mask, exit_layer=exit_layer)
+    inputs = torch.cat(pooled)
+    if exit_.projection.bias is not None:
+        inputs = torch.cat((inputs, inputs.new_ones(len(inputs), 1)), dim=1)
     gram = inputs.T @ inputs
     gram.diagonal().add_(1e-3 * gram.diagonal().mean())
-    solution = torch.linalg.solve(gram, inputs.T @ targets.double())
-    exit_.projection.weight.copy_(solution[:-1].T)
-    exit_.projection.bias.copy_(solution[-1])
+    solution = torch.linalg.solve(gram, inputs.T @ targets.to(inputs))
+    exit_.projection.weight.copy_(solution[:size].T)
+    if exit_.projection.bias is not None:
+        exit_.projection.bias.copy_(solution[size])
 
 
 def token_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:

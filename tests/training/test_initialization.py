@@ -8,7 +8,7 @@ import torch
 from mose.configuration_mose import MoSEConfig
 from mose.modeling_mose import MoSEModel
 from mose.tokenization.prompts import CLS, MASK, PAD, SEP
-from mose.training.initialization import grow, start_embeddings_from, token_strings
+from mose.training.initialization import fit_projection, grow, start_embeddings_from, token_strings
 
 
 def shallow_model(config: MoSEConfig, exit_layer: int, **changes) -> MoSEModel:
@@ -156,3 +156,49 @@ def test_teachers_that_do_not_fit(trained_config, tiny_tokenizer):
     config.vocab_size = 100
     with pytest.raises(ValueError, match=f"a tokenizer of {tokens} tokens for a model of vocab_size=100"):
         start_embeddings_from(MoSEModel(config), tiny_tokenizer, teacher_vectors(tiny_tokenizer, 40))
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_a_projection_is_fitted_to_what_enters_it(trained_config, use_bias):
+    model = shallow_model(trained_config, 1, use_bias=use_bias)
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        (torch.randint(4, 300, (20, 9), generator=generator), torch.ones(20, 9, dtype=torch.long))
+        for _ in range(6)
+    ]
+    # Targets that a projection can reach: those of another one.
+    goal = shallow_model(trained_config, 1, use_bias=use_bias)
+    torch.nn.init.normal_(goal.get_parameter("exits.1.projection.weight"), generator=generator)
+    if use_bias:
+        torch.nn.init.normal_(goal.get_parameter("exits.1.projection.bias"), std=3.0, generator=generator)
+    with torch.no_grad():
+        targets = torch.cat([goal(*batch).pooler_output for batch in batches])
+        untouched = model(*batches[0], exit_layer=0).pooler_output
+        fit_projection(model, 1, batches, targets)
+        found = torch.cat([model(*batch).pooler_output for batch in batches])
+        assert torch.equal(model(*batches[0], exit_layer=0).pooler_output, untouched)
+    assert (found * targets).sum(dim=1).min() > 0.99
+
+
+def test_a_fitted_projection_is_the_ridge_regression(trained_config):
+    model = shallow_model(trained_config, 0)
+    ids = torch.randint(4, 300, (50, 7), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    targets = torch.nn.functional.normalize(
+        torch.randn(50, 32, generator=torch.Generator().manual_seed(1)), dim=1
+    )
+    exit_ = model.get_submodule("exits.0")
+    with torch.no_grad():  # the gate's weighted mean of the normed states, by hand
+        normed = exit_.get_submodule("norm")(model.embed_tokens(ids))
+        pooled = (exit_.get_submodule("gate")(normed, mask)[..., None] * normed).sum(dim=1).double().numpy()
+    fit_projection(model, 0, [(ids[:30], mask[:30]), (ids[30:], mask[30:])], targets)
+    inputs = np.concatenate([pooled, np.ones((50, 1))], axis=1)
+    penalty = np.sqrt(1e-3 * (inputs**2).sum(axis=0).mean()) * np.eye(33)
+    rows, goals = np.concatenate([inputs, penalty]), np.concatenate([targets.numpy(), np.zeros((33, 32))])
+    expected = np.linalg.lstsq(rows, goals)[0]
+    np.testing.assert_allclose(
+        model.get_parameter("exits.0.projection.weight").detach(), expected[:32].T, atol=1e-5
+    )
+    np.testing.assert_allclose(model.get_parameter("exits.0.projection.bias").detach(), expected[32], atol=1e-5)
+    with pytest.raises(ValueError, match="31 texts: at least hidden_size=32 are needed"):
+        fit_projection(model, 0, [(ids[:31], mask[:31])], targets[:31])

@@ -128,14 +128,15 @@ def test_a_wider_teacher_is_projected_and_keeps_its_similarities(tiny_teacher, t
     assert lost.mean() < 0.3 * (cut @ cut.T - wanted).abs().mean()
 
 
-def test_the_teacher_may_read_something_else(tiny_teacher, tmp_path, asked):
+@pytest.mark.parametrize("side", ["query", "document"])
+def test_the_teacher_may_read_something_else(tiny_teacher, tmp_path, asked, side):
     pairs = dataset(3)
     named = [f"named {i}" for i in range(3)]
-    taught, vectors = attach_teacher(pairs.add_column("teacher_document", named), tiny_teacher, tmp_path, 48)
-    assert not any(document in asked for document in pairs["document"][:])
+    taught, vectors = attach_teacher(pairs.add_column(f"teacher_{side}", named), tiny_teacher, tmp_path, 48)
+    assert not any(text in asked for text in pairs[side][:])
     expected = teacher_embeddings(named, tiny_teacher, tmp_path).astype(np.float32)
-    np.testing.assert_allclose(vectors[taught["teacher_document"][:]].numpy(), expected, atol=1e-3)
-    assert taught["document"][:] == pairs["document"][:]
+    np.testing.assert_allclose(vectors[taught[f"teacher_{side}"][:]].numpy(), expected, atol=1e-3)
+    assert taught[side][:] == pairs[side][:]
 
 
 def test_a_narrower_teacher_is_refused(tiny_teacher, tmp_path):
