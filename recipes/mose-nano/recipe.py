@@ -83,7 +83,6 @@ def start(
 def train(name: str, settings: dict, model: MoSEModel, dataset, vectors, vocabulary, options, seed: int) -> None:
     """One stage; leaves the trained model in `output_dir/name`."""
     folder = options.output_dir / name
-    settings["learning_rate_multipliers"] = json.dumps(settings["learning_rate_multipliers"])
     collator = {key: settings.pop(key) for key in COLLATOR if key in settings}
     arguments = FineTuningArguments(
         output_dir=str(folder),
@@ -118,6 +117,11 @@ def ship(model_dir: Path, vocabulary: PreTrainedTokenizerBase, root: Path) -> No
     unfinished = root / ".shipping"
     model.save_pretrained(unfinished)
     vocabulary.save_pretrained(unfinished)
+    settings = unfinished / "tokenizer_config.json"
+    kept = json.loads(settings.read_text())
+    for how_it_was_loaded in ("is_local", "local_files_only"):
+        kept.pop(how_it_was_loaded, None)
+    settings.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
     write_sentence_transformers_files(unfinished)
     for path in unfinished.iterdir():
         if path.suffix != ".py":  # the code at the root is the original
