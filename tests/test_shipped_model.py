@@ -27,7 +27,7 @@ from transformers import (AutoModel, AutoModelForPreTraining, AutoModelForSequen
                           pipeline)
 root = sys.argv[1]
 options = {"trust_remote_code": True, "dtype": torch.float32}
-tokenizer = AutoTokenizer.from_pretrained(root)
+tokenizer = AutoTokenizer.from_pretrained(root, trust_remote_code=True)
 model = AutoModel.from_pretrained(root, **options).eval()
 text = "read a file line by line"
 st = SentenceTransformer(root, trust_remote_code=True, model_kwargs={"dtype": torch.float32}, device="cpu")
