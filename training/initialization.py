@@ -18,7 +18,7 @@ def start_embeddings_from(
 ) -> None:
     """Sets the token embeddings to the whitened principal components of a teacher's vectors.
 
-    The start of Model2Vec (arXiv 2409.02846 describes the family): a token means what the teacher takes its
+    As in Model2Vec: a token means what the teacher takes its
     string to mean, so that `Parse`, ` parse` and `_parse` begin as one. Whitening removes the direction that all
     strings share; rows are scaled to a root mean square of 1, what a residual stream of unit updates expects.
 
