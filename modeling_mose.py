@@ -361,8 +361,8 @@ class MoSEPreTrainedModel(PreTrainedModel):
 class MoSEModel(MoSEPreTrainedModel):
     """The encoder: token embeddings, blocks up to `config.exit_layer`, and the exits on the way.
 
-    Weights are not searched for NaN, which would cost a pass over them; `mose.search` and `mose.eval` refuse the
-    embeddings that such weights give.
+    Weights are not searched for NaN, which would cost a pass over them; `mose.eval.encoding.encode`, and
+    so search and evaluation, refuses the embeddings that such weights give.
 
     Args:
         config: its `exit_layer` says how many blocks are built (None: up to the deepest exit).

@@ -108,14 +108,10 @@ class Encoder:
         from mose.eval.encoding import encode
 
         at = self.exit_layer
-        vectors = encode(self.model, self.tokenizer, texts, [at], prompts, self.max_length, dtype=dtype)[at]
-        finite = np.isfinite(vectors).all(axis=1)
-        if not finite.all():
-            raise SearchIndexError(
-                f"{self.name}: the embedding of {texts[int(finite.argmin())][:60]!r} at exit {at} is not finite; "
-                "the model's weights are broken"
-            )
-        return vectors
+        try:
+            return encode(self.model, self.tokenizer, texts, [at], prompts, self.max_length, dtype=dtype)[at]
+        except FloatingPointError as error:
+            raise SearchIndexError(str(error)) from error
 
 
 def _quick_dtype(device: str) -> Any:

@@ -48,6 +48,7 @@ def encode(
         ValueError: no texts, an exit that the model does not have, as many prompts as do not fit the texts,
             a `token_budget` below 1, a `max_length` without room for the special tokens, or a `dtype` wider
             than the weights.
+        FloatingPointError: an embedding is NaN or infinite: the weights are broken.
     """
     if isinstance(texts, str):
         raise ValueError("texts must be a sequence of strings, not one string")
@@ -69,6 +70,13 @@ def encode(
                     result[exit_layer] = np.empty((len(texts), embeddings.shape[-1]), dtype=np.float32)
                 result[exit_layer][rows] = normalize(embeddings.float(), dim=-1).cpu().numpy()
             bar.update(len(rows))
+    for exit_layer, vectors in result.items():
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            raise FloatingPointError(
+                f"{model.name_or_path}: the embedding of {texts[int(finite.argmin())][:60]!r} at exit "
+                f"{exit_layer} is not finite; the model's weights are broken"
+            )
     return result
 
 

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+from mose.modeling_mose import widen
 
 
 def similarities(queries: Tensor, documents: Tensor) -> Tensor:
     """Cosine similarities (batch, batch) of every query with every document, in float32 or wider."""
     with torch.autocast(queries.device.type, enabled=False):
-        return _wide(queries) @ _wide(documents).T
+        return widen(queries) @ widen(documents).T
 
 
 def clip_loss(queries: Tensor, documents: Tensor, scale: Tensor | float) -> Tensor:
@@ -60,8 +58,8 @@ def similarity_kl_loss(student: Tensor, teacher: Tensor, temperature: float = 0.
     Returns:
         Scalar.
     """
-    teacher = _wide(teacher).detach() / temperature
-    student = _wide(student) / temperature
+    teacher = widen(teacher).detach() / temperature
+    student = widen(student) / temperature
 
     def kl(dim: int) -> Tensor:
         return (
@@ -74,7 +72,7 @@ def similarity_kl_loss(student: Tensor, teacher: Tensor, temperature: float = 0.
 
 def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """1 − cos(student, teacher), the mean over rows; (batch, dim) each, the teacher detached. A scalar."""
-    return 1 - F.cosine_similarity(_wide(student), _wide(teacher).detach(), dim=-1).mean()
+    return 1 - F.cosine_similarity(widen(student), widen(teacher).detach(), dim=-1).mean()
 
 
 def weighted_sum(losses: Mapping[int, Tensor], weights: Mapping[int, float]) -> Tensor:

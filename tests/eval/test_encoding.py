@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -126,3 +128,12 @@ def test_dropout_is_off_and_training_mode_is_left_as_found(model, tokenizer):
 def test_bad_input_is_named(model, tokenizer, arguments, message):
     with pytest.raises(ValueError, match=message):
         encode(model, tokenizer, **{"texts": ["a", "b"], **arguments})
+
+
+def test_broken_weights_are_named_with_exit_and_text(model, tokenizer):
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model.exits["1"].projection.weight.fill_(float("nan"))
+    assert np.isfinite(encode(model, tokenizer, TEXTS, [0])[0]).all()
+    with pytest.raises(FloatingPointError, match="at exit 1 is not finite"):
+        encode(model, tokenizer, TEXTS)
