@@ -19,6 +19,7 @@ from mose.modeling_mose import MoSEModel
 from mose.train_hf import main
 from mose.training.arguments import DataArguments, FineTuningArguments, ModelArguments
 from mose.training.checkpoints import last_whole_checkpoint
+from mose.training.trainer import FineTuningTrainer
 
 SCRIPT = train_hf.__file__
 
@@ -198,13 +199,13 @@ def test_a_run_killed_and_resumed_ends_as_an_unbroken_one(
     status, _, err = finetune("--output-dir", killed)
     assert status == 2 and f"{killed} holds {last.name}: add --resume, or choose another --output-dir" in err
     batches = []
-    training_step = train_hf.FineTuningTrainer.training_step
+    training_step = FineTuningTrainer.training_step
 
     def counted(*args):
         batches.append(args)
         return training_step(*args)
 
-    monkeypatch.setattr(train_hf.FineTuningTrainer, "training_step", counted)
+    monkeypatch.setattr(FineTuningTrainer, "training_step", counted)
     assert main([*flags, "--output-dir", str(killed), "--resume"]) == 0
     steps = 48 - int(last.name.removeprefix("checkpoint-"))
     assert len(batches) == steps / 4 * 7  # an epoch has 7 batches; it did not begin from the beginning
@@ -322,7 +323,7 @@ def test_an_interrupted_run_says_how_to_go_on(finetune, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_hf.FineTuningTrainer, "train", interrupt)
+    monkeypatch.setattr(FineTuningTrainer, "train", interrupt)
     status, _, err = finetune()
     assert status == 130 and "--resume goes on from the last checkpoint" in err
 
