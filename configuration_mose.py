@@ -64,6 +64,16 @@ class MoSEConfig(PreTrainedConfig):
         gate_kernel_size (`int`): how many tokens the gate sees, the token itself and those before it.
         conditional_size (`int`): width of the learned embedding of the exit that the shared pre-training heads
             are conditioned on.
+        projection_sizes (`tuple[int, ...]`, *optional*): output widths of the linear layers of a projection
+            head; None: one layer of `hidden_size`; empty: no head, the pooled state is the embedding.
+        projection_act (`str`): the activation between two of those layers, as transformers names it.
+        projection_input (`str`): what a head reads: "pooled", the pooled state; "tokens", every token's state
+            before pooling, which differs where a head has an activation and pooling mixes tokens.
+        embedding_norm (`str`): "unit": embeddings have norm 1; "at_most_one": those that are shorter stay as they
+            are, as in the paper's forerunner.
+        context_pooler (`str`): how the In-Context Classification head meets the embedding of the exit:
+            "conditioned", its pooler reads it beside the state; "plain", its classifier reads it beside what the
+            pooler made of the state; "none", there is no pooler and the classifier reads it beside the state.
         similarity_scale_init (`float`): where the learned scale of the cosine similarity starts.
         sep_token_id, cls_token_id, mask_token_id (`int`): ids of `<sep>`, `<cls>` and `<mask>`.
 
@@ -108,6 +118,11 @@ class MoSEConfig(PreTrainedConfig):
     gate_size: int = 64
     gate_kernel_size: int = 4
     conditional_size: int = 4
+    projection_sizes: tuple[int, ...] | list[int] | None = None
+    projection_act: str = "leaky_relu"
+    projection_input: str = "pooled"
+    embedding_norm: str = "unit"
+    context_pooler: str = "conditioned"
     similarity_scale_init: float = 10.0
     auto_map: dict[str, str] | None = None
 
@@ -121,6 +136,8 @@ class MoSEConfig(PreTrainedConfig):
         }
         self._validate()
         self.exit_layers = tuple(self.exit_layers)
+        if self.projection_sizes is not None:
+            self.projection_sizes = tuple(self.projection_sizes)
         super().__post_init__(**kwargs)
         rope_type = (self.rope_parameters or {}).get("rope_type", "default")
         if rope_type != "default":
@@ -137,9 +154,17 @@ class MoSEConfig(PreTrainedConfig):
         for name, value, allowed in (
             ("exit_norm", self.exit_norm, ("every", "final")),
             ("pooling", self.pooling, ("mean", "cls", "gated")),
+            ("projection_input", self.projection_input, ("pooled", "tokens")),
+            ("embedding_norm", self.embedding_norm, ("unit", "at_most_one")),
+            ("context_pooler", self.context_pooler, ("conditioned", "plain", "none")),
         ):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}")
+        sizes = self.projection_sizes
+        if sizes is not None and (
+            not isinstance(sizes, tuple | list) or any(type(size) is not int or size < 1 for size in sizes)
+        ):
+            raise ValueError(f"projection_sizes={sizes!r}: allowed are None and a list of integers from 1")
         for name in SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
@@ -183,6 +208,11 @@ class MoSEConfig(PreTrainedConfig):
     def built_exit_layers(self) -> tuple[int, ...]:
         """The exits that a model of this configuration has: those up to `exit_layer`."""
         return tuple(e for e in self.exit_layers if self.exit_layer is None or e <= self.exit_layer)
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of an embedding."""
+        return self.projection_sizes[-1] if self.projection_sizes else self.hidden_size
 
     @property
     def exit_weights(self) -> dict[int, float]:
