@@ -50,7 +50,8 @@ found["stale"] = refused(HfHubHTTPError, api.create_commit, "tester/one", operat
                          parent_commit=stale)
 reader = HfApi(token=sys.argv[1])
 found["reader"] = len(reader.list_repo_files("tester/one"))
-found["read only"] = refused(HfHubHTTPError, reader.create_commit, "tester/one", operations("e"), commit_message="5")
+found["read only"] = refused(HfHubHTTPError, reader.create_commit, "tester/one", operations("e"),
+                             commit_message="5")
 found["stranger"] = [refused(RepositoryNotFoundError, HfApi(token=False).model_info, "tester/one"),
                      refused(HfHubHTTPError, HfApi(token="hf_wrong").model_info, "tester/one")]
 print(json.dumps(found))
