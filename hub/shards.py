@@ -117,7 +117,7 @@ def write_safetensors(path: Path, sources: Mapping[str, TensorSource]) -> None:
                         f"{name}: {tensor.dtype} of shape {tuple(tensor.shape)} where {source.dtype} of shape "
                         f"{source.shape} was promised"
                     )
-                file.write(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()))
+                file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
