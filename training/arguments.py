@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from mose.training.objective import DISTILLATIONS
+
 
 def _json_object(name: str, value: Mapping | str | None) -> dict:
     """What the flag `name` holds: a JSON object, or a mapping where Python code gives one.
@@ -152,6 +154,33 @@ class FineTuningArguments(TrainingArguments):
         },
     )
     contrastive_weight: float = field(default=1.0, metadata={"help": "Weight of the CLIP loss."})
+    distillation: str = field(
+        default="none",
+        metadata={
+            "help": "How deeper exits teach each shallower one: none, kl (between their in-batch rankings) or "
+            "cosine (between their embeddings). The teacher gets no gradient.",
+            "choices": list(DISTILLATIONS),
+        },
+    )
+    distillation_weight: float = field(default=1.0, metadata={"help": "Weight of that distillation."})
+    distillation_temperature: float = field(
+        default=0.05, metadata={"help": "Temperature of --distillation kl, in units of cosine."}
+    )
+    align_exits: bool = field(
+        default=False,
+        metadata={
+            "help": "Put all exits into one space, so that queries embedded at any exit find documents embedded "
+            "at any other: one index, made deep, for queries of every depth."
+        },
+    )
+    align_weight: float = field(default=1.0, metadata={"help": "Weight of the CLIP loss across exits."})
+    matryoshka_dims: list[int] = field(
+        default_factory=list,
+        metadata={
+            "help": "Lengths at which embeddings are to serve when cut to their first dimensions, beside the "
+            "full one: 128 64."
+        },
+    )
     teacher: str | None = field(
         default=None,
         metadata={
@@ -200,8 +229,14 @@ class FineTuningArguments(TrainingArguments):
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name}={getattr(self, name)}: a contrastive loss needs at least 2 pairs")
-        for name in ("contrastive_weight", "teacher_kl_weight", "teacher_cosine_weight"):
+        for name in (
+            *("contrastive_weight", "align_weight", "distillation_weight"),
+            *("teacher_kl_weight", "teacher_cosine_weight"),
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: a weight is a number from 0 on")
-        if not self.teacher_temperature > 0:
-            raise ValueError(f"teacher_temperature={self.teacher_temperature}: must be positive")
+        for name in ("teacher_temperature", "distillation_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be positive")
+        if self.distillation not in DISTILLATIONS:
+            raise ValueError(f"distillation={self.distillation!r}: allowed are {', '.join(DISTILLATIONS)}")
