@@ -9,6 +9,9 @@ from transformers import TrainingArguments
 
 from mose.training.objective import DISTILLATIONS
 
+#: Pairs of a batch in the paper (section 3).
+BATCH_SIZE = 2048
+
 
 def _json_object(name: str, value: Mapping | str | None) -> dict:
     """What the flag `name` holds: a JSON object, or a mapping where Python code gives one.
@@ -111,6 +114,13 @@ class DataArguments:
         },
     )
     token_dropout: float = field(default=0.0, metadata={"help": "Share of each text's tokens to leave out."})
+    word_replacement: float = field(
+        default=0.3,
+        metadata={
+            "help": "Probability with which each word that a snippet has twice or more is replaced in it by "
+            "another; never a keyword of its language."
+        },
+    )
 
     def __post_init__(self):
         self.columns: dict[str, str] = _json_object("column_mapping", self.column_mapping)
@@ -121,7 +131,7 @@ class DataArguments:
 @dataclass
 class FineTuningArguments(TrainingArguments):
     """TrainingArguments and the parameters that control the losses at the exits; the defaults are the paper's
-    (section 3): learning rate 1e-5, 20,000 steps, no teacher."""
+    (section 3): learning rate 1e-5, 20,000 steps of 2,048 pairs, no teacher."""
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
     max_steps: int = field(default=20_000, metadata={"help": "Optimizer steps."})
@@ -129,10 +139,18 @@ class FineTuningArguments(TrainingArguments):
         default=0.0, metadata={"help": "Passes over the pairs; where given, it overrides --max-steps."}
     )
     logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
+    per_device_train_batch_size: int = field(
+        default=0,
+        metadata={
+            "help": "Pairs in a batch of one process; 0: the paper's 2,048 over all processes, or all where "
+            "there are fewer. Any size fits: see --mini-batch-size."
+        },
+    )
     per_device_eval_batch_size: int = field(
         default=0,
         metadata={
-            "help": "Pairs in a batch of the validation; 0: as many as in training, so that the losses compare."
+            "help": "Pairs in a batch of the validation; 0: as many as in training, so that the losses compare, "
+            "or all where there are fewer."
         },
     )
     dataloader_drop_last: bool = field(
@@ -144,7 +162,11 @@ class FineTuningArguments(TrainingArguments):
     )
     mini_batch_size: int = field(
         default=32,
-        metadata={"help": "Texts in one forward pass; texts of like length go together, so less is padded."},
+        metadata={
+            "help": "Texts in one forward pass; texts of like length go together, so less is padded. Memory "
+            "grows with this, not with the batch, at the price of a second forward pass; a batch that fits into "
+            "it needs none."
+        },
     )
     learning_rate_multipliers: dict | str | None = field(
         default=None,
@@ -213,9 +235,14 @@ class FineTuningArguments(TrainingArguments):
             self.max_steps = -1
         elif self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps}: must be at least 1, or give num_train_epochs")
-        if not self.per_device_eval_batch_size:
-            self.per_device_eval_batch_size = self.per_device_train_batch_size
         super().__post_init__()
+        #: Whether batches may be made smaller, as nobody has said how large they are to be.
+        self.batch_size_is_open = not self.per_device_train_batch_size
+        self.eval_batch_size_is_open = not self.per_device_eval_batch_size
+        if self.batch_size_is_open:
+            self.per_device_train_batch_size = BATCH_SIZE // (self.world_size * max(1, self.n_gpu))
+        if self.eval_batch_size_is_open:
+            self.per_device_eval_batch_size = self.per_device_train_batch_size
         # The collator makes the model's inputs out of columns that `forward` does not know.
         self.remove_unused_columns = False
         self.multipliers: dict[str, float] = _json_object(
@@ -227,7 +254,7 @@ class FineTuningArguments(TrainingArguments):
         if self.mini_batch_size < 1:
             raise ValueError(f"mini_batch_size={self.mini_batch_size}: must be at least 1")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-            if getattr(self, name) < 2:
+            if getattr(self, name) < 1 or getattr(self, name) * self.world_size * max(1, self.n_gpu) < 2:
                 raise ValueError(f"{name}={getattr(self, name)}: a contrastive loss needs at least 2 pairs")
         for name in (
             *("contrastive_weight", "align_weight", "distillation_weight"),
