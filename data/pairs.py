@@ -5,7 +5,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset, load_from_disk
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
 
 from mose.data.mining import mine
 
@@ -70,7 +78,9 @@ def load_pairs(
     allowed = sorted({name for shape in _SHAPES.values() for name in shape} | set(_OPTIONAL))
     if unknown := set(mapping.values()) - set(allowed):
         raise ValueError(f"column_mapping gives {sorted(unknown)}: the names known are {', '.join(allowed)}")
-    tables = [("dataset" if isinstance(data, Dataset) else str(data), _load(data, split)) for data in datasets]
+    tables = [
+        ("dataset" if isinstance(data, Dataset) else str(data), load_table(data, split)) for data in datasets
+    ]
     if unused := set(mapping) - {name for _, table in tables for name in table.column_names}:
         found = "; ".join(f"{name}: {', '.join(table.column_names)}" for name, table in tables)
         raise ValueError(f"column_mapping names {sorted(unused)}, which no dataset has ({found})")
@@ -86,9 +96,16 @@ def load_pairs(
     return pairs
 
 
-def _load(data: str | Path | Dataset, split: str) -> Dataset:
+def load_table(data: str | Path | Dataset, split: str, streaming: bool = False) -> Dataset:
+    """A dataset by Hub id, local file or folder; one that is given comes back as it is.
+
+    With `streaming`, an `IterableDataset` that reads rows as they are asked for.
+
+    Raises:
+        ValueError: It can't be found or read, or has no such split.
+    """
     if isinstance(data, Dataset):
-        return data
+        return data.to_iterable_dataset() if streaming else data
     path = Path(data)
     try:
         if path.is_dir() and ((path / "state.json").exists() or (path / "dataset_dict.json").exists()):
@@ -96,18 +113,18 @@ def _load(data: str | Path | Dataset, split: str) -> Dataset:
         elif path.is_file():
             if path.suffix not in _BUILDERS:
                 raise ValueError(f"files can be {', '.join(_BUILDERS)}")
-            table = load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train")
+            table = load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train", streaming=streaming)
         elif path.suffix in _BUILDERS:
             raise ValueError("no such file")
         else:
-            table = load_dataset(str(data), split=split)
+            table = load_dataset(str(data), split=split, streaming=streaming)
     except Exception as error:  # what goes wrong in reading has many classes; say which dataset it was
         raise ValueError(f"dataset {str(data)!r}: {error}") from error
     if isinstance(table, DatasetDict):
         if split not in table:
             raise ValueError(f"dataset {str(data)!r}: split={split!r}: it has {', '.join(table)}")
-        return table[split]
-    return table
+        table = table[split]
+    return load_table(table, split, streaming) if isinstance(table, Dataset) else table
 
 
 def _rename(table: Dataset, mapping: Mapping[str, str]) -> Dataset:

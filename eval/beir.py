@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 Row = tuple[str, dict[str, Any]]  # where the row stands, for error messages, and its columns
+#: What a report says of a set that does not ask for something else.
+MEASURES = ("mrr", "ndcg@10", "recall@1", "recall@10")
 Table = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]  # ids, texts, languages
 
 
@@ -29,6 +31,9 @@ class RetrievalSet:
         document_ids, documents, document_languages: one entry per document; "" where no language is given.
         query_ids, queries, query_languages: one entry per query.
         qrels: query id → {document id: grade}, positive grades only, at least one for every query.
+        exclude_own: the document that bears a query's id is the query itself and no candidate for it; where it
+            stands in the query's qrels it does not count.
+        measures: which figures a report gives of the set, by their keys in `mose.eval.metrics.summary`.
     """
 
     name: str
@@ -39,6 +44,8 @@ class RetrievalSet:
     queries: tuple[str, ...]
     query_languages: tuple[str, ...]
     qrels: dict[str, dict[str, int]]
+    exclude_own: bool = False
+    measures: tuple[str, ...] = MEASURES
 
 
 def load_retrieval_set(source: str | Path, split: str = "test", drop_unjudged: bool = False) -> RetrievalSet:

@@ -91,7 +91,8 @@ def evaluate(
     Returns:
         `{"sets": {name: {"queries", "documents", "exits": {exit: metrics}, "peers": {name: metrics}}},
         "speed": {exit or peer: {"snippets_per_second", "query_ms_p50"}}}`, keys all strings, ready for JSON.
-        Metrics are `mrr`, `ndcg@10`, `recall@1` and `recall@10`, over the whole corpus.
+        Metrics are the set's `measures`: `mrr`, `ndcg@10`, `recall@1` and `recall@10` if it asks for nothing
+        else, over the whole corpus.
 
     Raises:
         ValueError: no sets, doubled names, an exit that the model does not have.
@@ -136,12 +137,26 @@ def evaluate(
 
 
 def score(data: RetrievalSet, blocks: Iterable[np.ndarray]) -> dict[str, float]:
-    """Metrics of one ranking of a set, given its scores in blocks of consecutive queries."""
+    """The set's measures of one ranking, given its scores in blocks of consecutive queries."""
+    found, grades = judged_ranks(data, blocks)
+    return metrics.summary(found, grades, data.measures)
+
+
+def judged_ranks(
+    data: RetrievalSet, blocks: Iterable[np.ndarray]
+) -> tuple[list[np.ndarray], list[list[int]]]:
+    """Per query, the ranks and the grades of its relevant documents, in the same order."""
     column = {document: at for at, document in enumerate(data.document_ids)}
     judged = [data.qrels[query] for query in data.query_ids]
+    if data.exclude_own:
+        blocks = metrics.without_own(blocks, [column.get(query) for query in data.query_ids])
+        judged = [
+            {document: grade for document, grade in grades.items() if document != query}
+            for query, grades in zip(data.query_ids, judged, strict=True)
+        ]
     relevant = [[column[document] for document in grades] for grades in judged]
     found = metrics.ranks(blocks, relevant, data.document_ids)
-    return metrics.summary(found, [list(grades.values()) for grades in judged])
+    return found, [list(grades.values()) for grades in judged]
 
 
 def _check_distinct(what: str, names: Sequence[str]) -> None:
