@@ -75,6 +75,11 @@ class MoSEConfig(PreTrainedConfig):
             "conditioned", its pooler reads it beside the state; "plain", its classifier reads it beside what the
             pooler made of the state; "none", there is no pooler and the classifier reads it beside the state.
         similarity_scale_init (`float`): where the learned scale of the cosine similarity starts.
+        truncate_dim (`int`, *optional*): embeddings are cut to their first so many dimensions and have unit norm
+            again. None: all of `embedding_size`.
+        matryoshka_dims (`list[int]`, *optional*): the shorter embeddings that training has served.
+        aligned_exits (`bool`): whether training has put all exits into one space, so that a query at one exit can
+            be compared with documents at another.
         sep_token_id, cls_token_id, mask_token_id (`int`): ids of `<sep>`, `<cls>` and `<mask>`.
 
     Raises:
@@ -124,6 +129,9 @@ class MoSEConfig(PreTrainedConfig):
     embedding_norm: str = "unit"
     context_pooler: str = "conditioned"
     similarity_scale_init: float = 10.0
+    truncate_dim: int | None = None
+    matryoshka_dims: list[int] | tuple[int, ...] | None = None
+    aligned_exits: bool = False
     auto_map: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs):
@@ -181,6 +189,9 @@ class MoSEConfig(PreTrainedConfig):
             )
         if self.exit_layer is not None:
             self.resolve_exit_layer(self.exit_layer)
+        self.resolve_truncate_dim(self.truncate_dim)
+        for dim in self.matryoshka_dims or ():
+            self.resolve_truncate_dim(dim)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
@@ -241,6 +252,20 @@ class MoSEConfig(PreTrainedConfig):
                 f"and exits at {', '.join(map(str, built))}"
             )
         return exit_layer
+
+    def resolve_truncate_dim(self, truncate_dim: int | None = None) -> int:
+        """How many dimensions an embedding has: `truncate_dim`, or the configuration's for None.
+
+        Raises:
+            ValueError: more than there are, or none.
+        """
+        if truncate_dim is None:
+            truncate_dim = self.truncate_dim
+        if truncate_dim is None:
+            return self.embedding_size
+        if type(truncate_dim) is not int or not 1 <= truncate_dim <= self.embedding_size:
+            raise ValueError(f"truncate_dim={truncate_dim!r}: must lie in 1 … {self.embedding_size}")
+        return truncate_dim
 
 
 MoSEConfig.register_for_auto_class()

@@ -37,8 +37,8 @@ class MoSEModelOutput(ModelOutput):
 
     Args:
         last_hidden_state: (batch, tokens, hidden), after the norm of the exit that was run.
-        pooler_output: (batch, hidden), the embedding at that exit, of unit norm.
-        exit_embeddings: with `output_all_exits`, one (batch, hidden) of unit norm per exit, shallow to deep.
+        pooler_output: (batch, dim), the embedding at that exit, of unit norm; dim is `truncate_dim`, or hidden.
+        exit_embeddings: with `output_all_exits`, one (batch, dim) of unit norm per exit, shallow to deep.
         similarity_scale: with `output_all_exits`, (1,), what multiplies cosines in the contrastive loss.
         hidden_states: one (batch, tokens, hidden) per block run and one for the embeddings; the last is
             `last_hidden_state`, the others are the un-normed residual stream, as everywhere in transformers.
@@ -289,8 +289,8 @@ class MoSEExit(nn.Module):
         self.gate = MoSEGate(config) if config.pooling == "gated" else None
         self.projection = projection_head(config)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-        """The embedding (batch, embedding size) from normed states (batch, tokens, hidden).
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor, truncate_dim: int | None = None) -> Tensor:
+        """The embedding (batch, embedding size, or `truncate_dim`) from normed states (batch, tokens, hidden).
 
         Its norm is 1, or at most 1 where `embedding_norm` says so. A projection of one linear layer reads the
         pooled vector: the pooling weights sum to 1, so this equals pooling the projected tokens, at a fraction
@@ -306,7 +306,8 @@ class MoSEExit(nn.Module):
             states = self.projection(hidden_states) if self.project_tokens else hidden_states
             pooled = (weights.to(states.dtype)[:, None] @ states)[:, 0]
             pooled = pooled if self.project_tokens else self.projection(pooled)
-        return F.normalize(widen(pooled), dim=-1, eps=self.least_divisor).to(hidden_states.dtype)
+        embedding = widen(pooled)[:, :truncate_dim]
+        return F.normalize(embedding, dim=-1, eps=self.least_divisor).to(hidden_states.dtype)
 
 
 # --- Models ------------------------------------------------------------------------------------------------
@@ -498,6 +499,7 @@ class MoSEModel(MoSEPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         exit_layer: int | None = None,
         output_all_exits: bool = False,
+        truncate_dim: int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         **kwargs,
@@ -511,14 +513,16 @@ class MoSEModel(MoSEPreTrainedModel):
             inputs_embeds: (batch, tokens, hidden), instead of `input_ids`.
             exit_layer: number of blocks to run, one of `exit_layers`; None: the deepest exit built.
             output_all_exits: give every exit's embedding, from one pass.
+            truncate_dim: keep so many dimensions of each embedding; None: `config.truncate_dim`, or all.
             output_hidden_states, output_attentions, `return_dict`: as in transformers.
 
         Raises:
-            ValueError: no such exit, an empty batch, or a mask that is not (batch, tokens).
+            ValueError: no such exit or dimension, an empty batch, or a mask that is not (batch, tokens).
         """
         hidden_states, attentions = self._recorders(output_hidden_states, output_attentions)
         embeddings = []
         deepest = self.config.resolve_exit_layer(exit_layer)
+        dim = self.config.resolve_truncate_dim(truncate_dim)
         for depth, normed, mask in self.run(
             input_ids,
             attention_mask,
@@ -530,7 +534,7 @@ class MoSEModel(MoSEPreTrainedModel):
             **kwargs,
         ):
             if output_all_exits or depth == deepest:
-                embeddings.append(self._exit(depth)(normed, mask))
+                embeddings.append(self._exit(depth)(normed, mask, dim))
         return MoSEModelOutput(
             last_hidden_state=normed,
             pooler_output=embeddings[-1],

@@ -17,7 +17,6 @@ from mose.hub.commands import ArgumentError
 
 logger = logging.getLogger("mose.hub")
 
-ROOT = Path(__file__).parent.parent
 #: What is fetched of a repository: no code, no pickle.
 WANTED = ("*.json", "*.safetensors", "*.txt", "README.md", "LICENSE*")
 
@@ -150,13 +149,12 @@ def _tokenizer(folder: Path, config: Any) -> Any:
 def _write_other_files(partial: Path, folder: Path, source: str, planned: Any) -> None:
     from huggingface_hub import ModelCard
 
-    from mose.hub.files import sentence_transformers_files
+    from mose.hub.files import CODE, ROOT, sentence_transformers_files
     from mose.hub.shards import write_json
     from mose.tokenization.prompts import LANGUAGES, code_prompt
 
-    for name in ("configuration_mose.py", "modeling_mose.py", "handler.py"):
-        if (ROOT / name).exists():
-            shutil.copyfile(ROOT / name, partial / name)
+    for name in CODE:
+        shutil.copyfile(ROOT / name, partial / name)
     for name, content in sentence_transformers_files().items():
         if isinstance(content, dict) and "prompts" in content:  # the released model's languages are lower-case
             for language, display in LANGUAGES.items():

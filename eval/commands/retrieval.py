@@ -17,7 +17,6 @@ def add(commands: Any) -> None:
         description="MRR, NDCG@10 and Recall@k over the whole corpus at every exit, beside BM25 and "
         "sentence-transformers models, and how fast each encodes.",
     )
-    retrieval.add_argument("--model", required=True, help="folder or Hub id of the MoSE")
     retrieval.add_argument(
         "--data",
         required=True,
@@ -33,14 +32,21 @@ def add(commands: Any) -> None:
         action="store_true",
         help="set aside queries without relevant documents instead of refusing the set",
     )
-    retrieval.add_argument(
+    add_measuring(retrieval)
+    retrieval.set_defaults(run=run)
+
+
+def add_measuring(parser: argparse.ArgumentParser) -> None:
+    """The flags of every command that measures: model, exits, peers, how and where."""
+    parser.add_argument("--model", required=True, help="folder or Hub id of the MoSE")
+    parser.add_argument(
         "--exit-layers",
         nargs="+",
         default=["all"],
         metavar="K",
         help="exits to measure, in blocks run, or 'all' (default)",
     )
-    retrieval.add_argument(
+    parser.add_argument(
         "--peers",
         action="extend",
         nargs="+",
@@ -49,58 +55,73 @@ def add(commands: Any) -> None:
         help="what to measure beside it: bm25, all-MiniLM-L6-v2, or any folder or Hub id of a "
         "sentence-transformers model",
     )
-    retrieval.add_argument(
+    parser.add_argument(
         "--trust-remote-code",
         action="store_true",
         help="let peers run the code that they bring along (the --model always may)",
     )
-    retrieval.add_argument("--json", metavar="FILE", help="write the report there; - means stdout")
-    retrieval.add_argument(
+    parser.add_argument("--json", metavar="FILE", help="write the report there; - means stdout")
+    parser.add_argument(
         "--max-length",
         type=positive,
         metavar="TOKENS",
         help="cut texts off after so many tokens; a peer that allows fewer keeps its own limit "
         "(default: what each model allows)",
     )
-    retrieval.add_argument(
+    parser.add_argument(
         "--dtype", choices=DTYPES, default="fp32", help="compute type of all models (default: fp32)"
     )
-    retrieval.add_argument(
-        "--device", help="where models run, such as cpu or cuda (default: a GPU if there is one)"
-    )
-    retrieval.add_argument("--no-speed", action="store_true", help="measure quality alone")
-    retrieval.set_defaults(run=run)
+    parser.add_argument("--device", help="where models run, such as cpu or cuda (default: a GPU if there is one)")
+    parser.add_argument("--no-speed", action="store_true", help="measure quality alone")
 
 
 def run(options: argparse.Namespace) -> None:
-    wanted = exit_layers(options.exit_layers)
+    from mose.eval.beir import load_retrieval_set
+
+    check_measuring(options)
+    try:
+        sets = [load_retrieval_set(source, options.split, options.drop_unjudged) for source in options.data]
+    except FileNotFoundError as error:
+        raise ArgumentError(f"--data {error}") from None
+    write(options, measure(options, sets))
+
+
+def check_measuring(options: argparse.Namespace) -> None:
+    """What of those flags can be judged before anything is loaded.
+
+    Raises:
+        ArgumentError: exits that are no numbers, or a report that could not be written.
+    """
+    exit_layers(options.exit_layers)
     check_output("--json", options.json)
 
+
+def measure(options: argparse.Namespace, sets: list[Any]) -> dict[str, Any]:
+    """The report of the model and the peers that `options` name, on `sets`.
+
+    Raises:
+        ArgumentError: no such model, or an exit that it does not have.
+        RuntimeError: a model that is there and cannot be loaded.
+    """
     import torch
     from transformers.utils import logging
 
-    from mose.eval.beir import load_retrieval_set
     from mose.eval.peers import load_peer
-    from mose.eval.report import terminal
     from mose.eval.retrieval import evaluate, load_model
 
     logging.disable_progress_bar()  # bars of weights being loaded say nothing of how long this will take
     dtype = torch.bfloat16 if options.dtype == "bf16" else None
     try:
-        sets = [load_retrieval_set(source, options.split, options.drop_unjudged) for source in options.data]
-    except FileNotFoundError as error:
-        raise ArgumentError(f"--data {error}") from None
-    try:
-        model, tokenizer, exits = load_model(options.model, wanted, options.device)
+        model, tokenizer, exits = load_model(options.model, exit_layers(options.exit_layers), options.device)
     except (ValueError, OSError) as error:
         raise ArgumentError(f"--model {options.model}: {error}") from None
     except Exception as error:  # such as a checkpoint that was cut short
         raise RuntimeError(f"--model {options.model}: cannot be loaded: {error}") from error
+    device = str(model.device)
     peers = [
-        load_peer(name, options.max_length, dtype, str(model.device), options.trust_remote_code)
-        for name in options.peers
+        load_peer(name, options.max_length, dtype, device, options.trust_remote_code) for name in options.peers
     ]
-    report = evaluate(
+    return evaluate(
         model,
         tokenizer,
         sets,
@@ -111,12 +132,20 @@ def run(options: argparse.Namespace) -> None:
         measure_speed=not options.no_speed,
         progress=sys.stderr.isatty(),
     )
+
+
+def write(options: argparse.Namespace, report: dict[str, Any]) -> None:
+    """The report as JSON where `--json` says, and as a table on the other of stdout and stderr."""
+    import torch
+
+    from mose.eval.report import terminal
+
     document = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     if options.json == "-":
         sys.stdout.write(document)
     elif options.json:
         Path(options.json).write_text(document, encoding="utf-8")
     out = sys.stderr if options.json == "-" else sys.stdout
-    threads = torch.get_num_threads()
-    print(f"{options.model}: {options.dtype} on {model.device.type}, {threads} threads\n", file=out)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"{options.model}: {options.dtype} on {device}, {torch.get_num_threads()} threads\n", file=out)
     print(terminal(report, shutil.get_terminal_size((120, 24)).columns), file=out)
