@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mose.eval import metrics, speed
-from mose.eval.beir import RetrievalSet, is_hub_id
+from mose.eval.beir import UNNAMED_CODE, RetrievalSet, is_hub_id
 from mose.eval.encoding import encode, wanted_exits
 from mose.eval.peers import Peer, SentenceTransformerPeer
 from mose.tokenization.prompts import code_prompt, text_prompt
@@ -35,17 +35,34 @@ def load_model(
         ValueError: no MoSE, or an exit that it does not have; found before any weights are read.
         OSError: nothing to load there.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer
+
+    wanted = find_exits(source, exit_layers)
+    model = AutoModel.from_pretrained(source, trust_remote_code=True, exit_layer=wanted[-1], dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
+    return model.to(device or default_device()).eval(), tokenizer, wanted
+
+
+def find_exits(source: str, exit_layers: Sequence[int] | None) -> tuple[int, ...]:
+    """The wanted exits of the MoSE at `source`, from its configuration alone.
+
+    Raises:
+        ValueError: no MoSE, or an exit that it does not have.
+        OSError: nothing to load there.
+    """
+    from transformers import AutoConfig
 
     if not Path(source).is_dir() and not is_hub_id(source):
         raise FileNotFoundError("no such folder, and not the id of a Hub model (owner/name)")
     config = AutoConfig.from_pretrained(source, trust_remote_code=True)
     if not getattr(config, "exit_layers", None):
         raise ValueError(f"a {config.model_type!r} model has no exits; it can only be a peer")
-    wanted = wanted_exits(config, exit_layers)
-    model = AutoModel.from_pretrained(source, trust_remote_code=True, exit_layer=wanted[-1], dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer, wanted
+    return wanted_exits(config, exit_layers)
+
+
+def default_device() -> str:
+    """A GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def prompt_for(language: str, query: bool) -> str:
@@ -55,7 +72,7 @@ def prompt_for(language: str, query: bool) -> str:
     """
     if language.strip().lower() in NATURAL or (query and not language.strip()):
         return text_prompt()
-    return code_prompt(language)
+    return code_prompt("" if language == UNNAMED_CODE else language)
 
 
 def _prompts(languages: Sequence[str], query: bool) -> list[str]:

@@ -70,6 +70,7 @@ def folders(tmp_path):
         ("java", True, code_prompt("java")),
         ("csharp", False, code_prompt("csharp")),
         ("", False, code_prompt()),
+        ("code", True, code_prompt()),
     ],
 )
 def test_the_language_chooses_the_prompt(language, query, expected):
