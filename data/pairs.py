@@ -28,9 +28,13 @@ _SHAPES = {
     "text and code": ("text", "code"),
     "ready pairs": ("query", "document"),
 }
-_OPTIONAL = ("language", "language_a", "language_b", "query_language", "document_language", "repository")
+_OPTIONAL = (
+    *("language", "language_a", "language_b", "query_language", "document_language", "repository"),
+    "negative",
+)
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-_FEATURES = Features({name: Value("string") for name in PAIR_COLUMNS})
+_COLUMNS = (*PAIR_COLUMNS, "negative")
+_FEATURES = Features({name: Value("string") for name in _COLUMNS})
 
 
 def load_pairs(
@@ -44,7 +48,8 @@ def load_pairs(
     """Training pairs of source trees and datasets, in this order.
 
     A dataset has the columns `text` and `code`, or `code_a` and `code_b`, or `text`, `code_a` and `code_b`,
-    with `language`, `language_a`, `language_b` and `repository` where it knows them; or those of the result.
+    with `language`, `language_a`, `language_b` and `repository` where it knows them, and `negative`, code that
+    does not answer (a hard negative, in the language of the document); or those of the result.
     Each triple gives one pair of text and code, with code_a and code_b in turn, and one of code_a and code_b,
     so that the two kinds come in equal parts.
 
@@ -60,7 +65,8 @@ def load_pairs(
     Returns:
         Rows of the strings `query`, `query_language` ("" for natural language, `UNKNOWN_LANGUAGE` for code
         whose language is unknown), `document`, `document_language` and `repository` ("" where unknown). Pairs
-        with an empty side are left out, and counted in a warning.
+        with an empty side are left out, and counted in a warning. Where there are hard negatives, also
+        `negative` ("" where a pair has none).
 
     Raises:
         ValueError: There is nothing to read, a dataset can't be found or has other columns, or no pair is
@@ -83,6 +89,8 @@ def load_pairs(
         mined, _ = mine(source_trees, **mining)
         parts.insert(0, _pairs("source trees", mined))
     pairs = concatenate_datasets(parts)
+    if not any(pairs.unique("negative")):
+        pairs = pairs.remove_columns("negative")
     if not len(pairs):
         raise ValueError(f"no pairs in {', '.join(map(str, [*source_trees, *(name for name, _ in tables)]))}")
     return pairs
@@ -153,7 +161,7 @@ def _pairs(name: str, table: Dataset) -> Dataset:
 
 
 def _pairs_of_batch(batch: Mapping[str, list], indices: Iterable[int], shape: str) -> dict[str, list[str]]:
-    columns: dict[str, list[str]] = {name: [] for name in PAIR_COLUMNS}
+    columns: dict[str, list[str]] = {name: [] for name in _COLUMNS}
     for position, index in enumerate(indices):
         row = defaultdict(str, {name: values[position] or "" for name, values in batch.items()})
         text, code = (row["text"], ""), (row["code"], row["language"] or UNKNOWN_LANGUAGE)
@@ -172,7 +180,7 @@ def _pairs_of_batch(batch: Mapping[str, list], indices: Iterable[int], shape: st
         }
         for query, document in pairs[shape]:
             if query[0].strip() and document[0].strip():
-                values = (*query, *document, row["repository"])
-                for name, value in zip(PAIR_COLUMNS, values, strict=True):
+                values = (*query, *document, row["repository"], row["negative"])
+                for name, value in zip(_COLUMNS, values, strict=True):
                     columns[name].append(str(value))
     return columns

@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from mose.training.objective import DISTILLATIONS
+
+#: Pairs of a batch in the paper (section 3).
+BATCH_SIZE = 2048
+
 
 def _json_object(name: str, value: Mapping | str | None) -> dict:
     """What the flag `name` holds: a JSON object, or a mapping where Python code gives one.
@@ -109,6 +114,13 @@ class DataArguments:
         },
     )
     token_dropout: float = field(default=0.0, metadata={"help": "Share of each text's tokens to leave out."})
+    word_replacement: float = field(
+        default=0.3,
+        metadata={
+            "help": "Probability with which each word that a snippet has twice or more is replaced in it by "
+            "another; never a keyword of its language."
+        },
+    )
 
     def __post_init__(self):
         self.columns: dict[str, str] = _json_object("column_mapping", self.column_mapping)
@@ -119,7 +131,7 @@ class DataArguments:
 @dataclass
 class FineTuningArguments(TrainingArguments):
     """TrainingArguments and the parameters that control the losses at the exits; the defaults are the paper's
-    (section 3): learning rate 1e-5, 20,000 steps, no teacher."""
+    (section 3): learning rate 1e-5, 20,000 steps of 2,048 pairs, no teacher."""
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
     max_steps: int = field(default=20_000, metadata={"help": "Optimizer steps."})
@@ -127,10 +139,18 @@ class FineTuningArguments(TrainingArguments):
         default=0.0, metadata={"help": "Passes over the pairs; where given, it overrides --max-steps."}
     )
     logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
+    per_device_train_batch_size: int = field(
+        default=0,
+        metadata={
+            "help": "Pairs in a batch of one process; 0: the paper's 2,048 over all processes, or all where "
+            "there are fewer. Any size fits: see --mini-batch-size."
+        },
+    )
     per_device_eval_batch_size: int = field(
         default=0,
         metadata={
-            "help": "Pairs in a batch of the validation; 0: as many as in training, so that the losses compare."
+            "help": "Pairs in a batch of the validation; 0: as many as in training, so that the losses compare, "
+            "or all where there are fewer."
         },
     )
     dataloader_drop_last: bool = field(
@@ -142,7 +162,11 @@ class FineTuningArguments(TrainingArguments):
     )
     mini_batch_size: int = field(
         default=32,
-        metadata={"help": "Texts in one forward pass; texts of like length go together, so less is padded."},
+        metadata={
+            "help": "Texts in one forward pass; texts of like length go together, so less is padded. Memory "
+            "grows with this, not with the batch, at the price of a second forward pass; a batch that fits into "
+            "it needs none."
+        },
     )
     learning_rate_multipliers: dict | str | None = field(
         default=None,
@@ -152,6 +176,33 @@ class FineTuningArguments(TrainingArguments):
         },
     )
     contrastive_weight: float = field(default=1.0, metadata={"help": "Weight of the CLIP loss."})
+    distillation: str = field(
+        default="none",
+        metadata={
+            "help": "How deeper exits teach each shallower one: none, kl (between their in-batch rankings) or "
+            "cosine (between their embeddings). The teacher gets no gradient.",
+            "choices": list(DISTILLATIONS),
+        },
+    )
+    distillation_weight: float = field(default=1.0, metadata={"help": "Weight of that distillation."})
+    distillation_temperature: float = field(
+        default=0.05, metadata={"help": "Temperature of --distillation kl, in units of cosine."}
+    )
+    align_exits: bool = field(
+        default=False,
+        metadata={
+            "help": "Put all exits into one space, so that queries embedded at any exit find documents embedded "
+            "at any other: one index, made deep, for queries of every depth."
+        },
+    )
+    align_weight: float = field(default=1.0, metadata={"help": "Weight of the CLIP loss across exits."})
+    matryoshka_dims: list[int] = field(
+        default_factory=list,
+        metadata={
+            "help": "Lengths at which embeddings are to serve when cut to their first dimensions, beside the "
+            "full one: 128 64."
+        },
+    )
     teacher: str | None = field(
         default=None,
         metadata={
@@ -184,9 +235,14 @@ class FineTuningArguments(TrainingArguments):
             self.max_steps = -1
         elif self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps}: must be at least 1, or give num_train_epochs")
-        if not self.per_device_eval_batch_size:
-            self.per_device_eval_batch_size = self.per_device_train_batch_size
         super().__post_init__()
+        #: Whether batches may be made smaller, as nobody has said how large they are to be.
+        self.batch_size_is_open = not self.per_device_train_batch_size
+        self.eval_batch_size_is_open = not self.per_device_eval_batch_size
+        if self.batch_size_is_open:
+            self.per_device_train_batch_size = BATCH_SIZE // (self.world_size * max(1, self.n_gpu))
+        if self.eval_batch_size_is_open:
+            self.per_device_eval_batch_size = self.per_device_train_batch_size
         # The collator makes the model's inputs out of columns that `forward` does not know.
         self.remove_unused_columns = False
         self.multipliers: dict[str, float] = _json_object(
@@ -198,10 +254,16 @@ class FineTuningArguments(TrainingArguments):
         if self.mini_batch_size < 1:
             raise ValueError(f"mini_batch_size={self.mini_batch_size}: must be at least 1")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-            if getattr(self, name) < 2:
+            if getattr(self, name) < 1 or getattr(self, name) * self.world_size * max(1, self.n_gpu) < 2:
                 raise ValueError(f"{name}={getattr(self, name)}: a contrastive loss needs at least 2 pairs")
-        for name in ("contrastive_weight", "teacher_kl_weight", "teacher_cosine_weight"):
+        for name in (
+            *("contrastive_weight", "align_weight", "distillation_weight"),
+            *("teacher_kl_weight", "teacher_cosine_weight"),
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: a weight is a number from 0 on")
-        if not self.teacher_temperature > 0:
-            raise ValueError(f"teacher_temperature={self.teacher_temperature}: must be positive")
+        for name in ("teacher_temperature", "distillation_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be positive")
+        if self.distillation not in DISTILLATIONS:
+            raise ValueError(f"distillation={self.distillation!r}: allowed are {', '.join(DISTILLATIONS)}")
