@@ -5,7 +5,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
+
+from mose.training.lora_arguments import LORA_DEFAULTS, LoRAArguments
 
 
 def _json_object(name: str, value: Mapping | str | None) -> dict:
@@ -28,7 +31,10 @@ class ModelArguments:
     """Parameters that control where the model comes from."""
 
     model: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of the MoSE to start from. Or give --preset."}
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of the MoSE to start from; by default the shipped one. Or give --preset."
+        },
     )
     preset: str | None = field(
         default=None, metadata={"help": "Start untrained, with the sizes of mose-1b or mose-nano."}
@@ -95,6 +101,13 @@ class DataArguments:
         default="validation",
         metadata={"help": "What to read of a --validation-dataset that has several splits."},
     )
+    held_out_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the source trees' functions that is not trained on but searched for among all, "
+            "before and after; MRR at every exit goes to held_out.json. By default none, with --lora a tenth."
+        },
+    )
     max_query_length: int = field(
         default=128, metadata={"help": "Tokens after which a query is cut, instruction and <cls> included."}
     )
@@ -114,17 +127,46 @@ class DataArguments:
         self.columns: dict[str, str] = _json_object("column_mapping", self.column_mapping)
         if not self.source_tree and not self.dataset:
             raise ValueError("nothing to train on: give --source-tree, --dataset or both")
+        if self.held_out_share is not None and not 0 <= self.held_out_share < 1:
+            raise ValueError(f"held_out_share={self.held_out_share}: a share below 1, from 0 on")
+        if self.held_out_share and not self.source_tree:
+            raise ValueError("--held-out-share holds out functions of a --source-tree, and there is none")
+
+
+#: What holds where nothing is said, an adapter aside.
+PAPER_DEFAULTS = {
+    "learning_rate": 1e-5,
+    "max_steps": 20_000,
+    "num_train_epochs": 0.0,
+    "per_device_train_batch_size": 8,
+    "warmup_steps": 0,
+}
 
 
 @dataclass
-class FineTuningArguments(TrainingArguments):
+class FineTuningArguments(LoRAArguments, TrainingArguments):
     """TrainingArguments and the parameters that control the losses at the exits; the defaults are the paper's
     (section 3): learning rate 1e-5, 20,000 steps, no teacher."""
 
-    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
-    max_steps: int = field(default=20_000, metadata={"help": "Optimizer steps."})
-    num_train_epochs: float = field(
-        default=0.0, metadata={"help": "Passes over the pairs; where given, it overrides --max-steps."}
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder for checkpoints and result; by default runs/finetune, with --lora runs/lora."},
+    )
+    # None until `__post_init__`, which knows whether there is an adapter; numbers from then on.
+    learning_rate: float | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Peak learning rate; by default 1e-5."}
+    )
+    max_steps: int | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Optimizer steps; by default 20,000."}
+    )
+    num_train_epochs: float | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Passes over the pairs; where given, it overrides --max-steps."}
+    )
+    per_device_train_batch_size: int | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Pairs in a batch on one device; by default 8."}
+    )
+    warmup_steps: float | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Steps of warm-up, or below 1 their share of all; by default 0."}
     )
     logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
     per_device_eval_batch_size: int = field(
@@ -180,12 +222,17 @@ class FineTuningArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        self.check_lora()
+        self._fill_in_defaults()
+        assert self.num_train_epochs is not None and self.max_steps is not None
         if self.num_train_epochs > 0:
             self.max_steps = -1
         elif self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps}: must be at least 1, or give num_train_epochs")
         if not self.per_device_eval_batch_size:
-            self.per_device_eval_batch_size = self.per_device_train_batch_size
+            self.per_device_eval_batch_size = self.per_device_train_batch_size  # type: ignore[assignment]
+        # transformers refuses bf16 on a CPU that was not asked for, even where there is nothing else.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         # The collator makes the model's inputs out of columns that `forward` does not know.
         self.remove_unused_columns = False
@@ -205,3 +252,12 @@ class FineTuningArguments(TrainingArguments):
                 raise ValueError(f"{name}={getattr(self, name)}: a weight is a number from 0 on")
         if not self.teacher_temperature > 0:
             raise ValueError(f"teacher_temperature={self.teacher_temperature}: must be positive")
+
+    def _fill_in_defaults(self) -> None:
+        defaults = PAPER_DEFAULTS | (LORA_DEFAULTS if self.lora else {})
+        if self.max_steps is not None and self.num_train_epochs is None:
+            defaults["num_train_epochs"] = 0.0  # an adapter's epochs must not override the steps asked for
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        self.output_dir = self.output_dir or ("runs/lora" if self.lora else "runs/finetune")

@@ -5,11 +5,13 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+import mose
 from mose.configuration_mose import MoSEConfig
 from mose.modeling_mose import MoSEModel
 from mose.training.arguments import ModelArguments
 from mose.training.checkpoints import last_whole_checkpoint
 from mose.training.initialization import grow, start_embeddings_from, token_strings
+from mose.training.lora import adapter_base, is_adapter
 from mose.training.teacher import teacher_embeddings
 
 SPECIAL_TOKENS = ("pad", "sep", "cls", "mask")
@@ -29,12 +31,24 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def shipped_model() -> str:
+    """The folder of the model that ships with this code.
+
+    Raises:
+        ValueError: it is not there, as where only the package was installed.
+    """
+    folder = Path(mose.__file__).parent
+    if not (folder / "model.safetensors").is_file():
+        raise ValueError(f"give either --model or --preset: no model lies in {folder}")
+    return str(folder)
+
+
 def load_model(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTrainedTokenizerBase]:
     """The model, in float32, and the tokenizer that the arguments ask for.
 
     Raises:
         ValueError: neither or both of `model` and `preset` are given, a preset comes without a tokenizer, the
-            model is no MoSE, or the tokenizer has more tokens than the model.
+            model is no MoSE or an adapter, or the tokenizer has more tokens than the model.
         OSError: the model cannot be found or reached.
     """
     if (args.model is None) == (args.preset is None):
@@ -47,6 +61,10 @@ def load_model(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTra
         model = MoSEModel(MoSEConfig.from_preset(args.preset, exit_layer=args.exit_layer, **ids))
     else:
         name = str(args.model)
+        if is_adapter(name):
+            raise ValueError(
+                f"--model {name} is a LoRA adapter of {adapter_base(name)}: merge it first, or give that"
+            )
         try:
             kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
         except OSError as error:
