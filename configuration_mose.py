@@ -64,7 +64,22 @@ class MoSEConfig(PreTrainedConfig):
         gate_kernel_size (`int`): how many tokens the gate sees, the token itself and those before it.
         conditional_size (`int`): width of the learned embedding of the exit that the shared pre-training heads
             are conditioned on.
+        projection_sizes (`tuple[int, ...]`, *optional*): output widths of the linear layers of a projection
+            head; None: one layer of `hidden_size`; empty: no head, the pooled state is the embedding.
+        projection_act (`str`): the activation between two of those layers, as transformers names it.
+        projection_input (`str`): what a head reads: "pooled", the pooled state; "tokens", every token's state
+            before pooling, which differs where a head has an activation and pooling mixes tokens.
+        embedding_norm (`str`): "unit": embeddings have norm 1; "at_most_one": those that are shorter stay as they
+            are, as in the paper's forerunner.
+        context_pooler (`str`): how the In-Context Classification head meets the embedding of the exit:
+            "conditioned", its pooler reads it beside the state; "plain", its classifier reads it beside what the
+            pooler made of the state; "none", there is no pooler and the classifier reads it beside the state.
         similarity_scale_init (`float`): where the learned scale of the cosine similarity starts.
+        truncate_dim (`int`, *optional*): embeddings are cut to their first so many dimensions and have unit norm
+            again. None: all of `embedding_size`.
+        matryoshka_dims (`list[int]`, *optional*): the shorter embeddings that training has served.
+        aligned_exits (`bool`): whether training has put all exits into one space, so that a query at one exit can
+            be compared with documents at another.
         sep_token_id, cls_token_id, mask_token_id (`int`): ids of `<sep>`, `<cls>` and `<mask>`.
 
     Raises:
@@ -108,7 +123,15 @@ class MoSEConfig(PreTrainedConfig):
     gate_size: int = 64
     gate_kernel_size: int = 4
     conditional_size: int = 4
+    projection_sizes: tuple[int, ...] | list[int] | None = None
+    projection_act: str = "leaky_relu"
+    projection_input: str = "pooled"
+    embedding_norm: str = "unit"
+    context_pooler: str = "conditioned"
     similarity_scale_init: float = 10.0
+    truncate_dim: int | None = None
+    matryoshka_dims: list[int] | tuple[int, ...] | None = None
+    aligned_exits: bool = False
     auto_map: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs):
@@ -121,6 +144,8 @@ class MoSEConfig(PreTrainedConfig):
         }
         self._validate()
         self.exit_layers = tuple(self.exit_layers)
+        if self.projection_sizes is not None:
+            self.projection_sizes = tuple(self.projection_sizes)
         super().__post_init__(**kwargs)
         rope_type = (self.rope_parameters or {}).get("rope_type", "default")
         if rope_type != "default":
@@ -137,9 +162,17 @@ class MoSEConfig(PreTrainedConfig):
         for name, value, allowed in (
             ("exit_norm", self.exit_norm, ("every", "final")),
             ("pooling", self.pooling, ("mean", "cls", "gated")),
+            ("projection_input", self.projection_input, ("pooled", "tokens")),
+            ("embedding_norm", self.embedding_norm, ("unit", "at_most_one")),
+            ("context_pooler", self.context_pooler, ("conditioned", "plain", "none")),
         ):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}")
+        sizes = self.projection_sizes
+        if sizes is not None and (
+            not isinstance(sizes, tuple | list) or any(type(size) is not int or size < 1 for size in sizes)
+        ):
+            raise ValueError(f"projection_sizes={sizes!r}: allowed are None and a list of integers from 1")
         for name in SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
@@ -156,6 +189,9 @@ class MoSEConfig(PreTrainedConfig):
             )
         if self.exit_layer is not None:
             self.resolve_exit_layer(self.exit_layer)
+        self.resolve_truncate_dim(self.truncate_dim)
+        for dim in self.matryoshka_dims or ():
+            self.resolve_truncate_dim(dim)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
@@ -185,6 +221,11 @@ class MoSEConfig(PreTrainedConfig):
         return tuple(e for e in self.exit_layers if self.exit_layer is None or e <= self.exit_layer)
 
     @property
+    def embedding_size(self) -> int:
+        """Width of an embedding."""
+        return self.projection_sizes[-1] if self.projection_sizes else self.hidden_size
+
+    @property
     def exit_weights(self) -> dict[int, float]:
         """Weight of each exit in the training loss: its depth over the number of blocks (paper, section 3).
 
@@ -211,6 +252,20 @@ class MoSEConfig(PreTrainedConfig):
                 f"and exits at {', '.join(map(str, built))}"
             )
         return exit_layer
+
+    def resolve_truncate_dim(self, truncate_dim: int | None = None) -> int:
+        """How many dimensions an embedding has: `truncate_dim`, or the configuration's for None.
+
+        Raises:
+            ValueError: more than there are, or none.
+        """
+        if truncate_dim is None:
+            truncate_dim = self.truncate_dim
+        if truncate_dim is None:
+            return self.embedding_size
+        if type(truncate_dim) is not int or not 1 <= truncate_dim <= self.embedding_size:
+            raise ValueError(f"truncate_dim={truncate_dim!r}: must lie in 1 … {self.embedding_size}")
+        return truncate_dim
 
 
 MoSEConfig.register_for_auto_class()

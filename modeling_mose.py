@@ -37,8 +37,8 @@ class MoSEModelOutput(ModelOutput):
 
     Args:
         last_hidden_state: (batch, tokens, hidden), after the norm of the exit that was run.
-        pooler_output: (batch, hidden), the embedding at that exit, of unit norm.
-        exit_embeddings: with `output_all_exits`, one (batch, hidden) of unit norm per exit, shallow to deep.
+        pooler_output: (batch, dim), the embedding at that exit, of unit norm; dim is `truncate_dim`, or hidden.
+        exit_embeddings: with `output_all_exits`, one (batch, dim) of unit norm per exit, shallow to deep.
         similarity_scale: with `output_all_exits`, (1,), what multiplies cosines in the contrastive loss.
         hidden_states: one (batch, tokens, hidden) per block run and one for the embeddings; the last is
             `last_hidden_state`, the others are the un-normed residual stream, as everywhere in transformers.
@@ -266,32 +266,48 @@ class MoSEGate(nn.Module):
         return scores.softmax(dim=-1)
 
 
+def projection_head(config: MoSEConfig) -> nn.Module:
+    """`config.projection_sizes` as linear layers with an activation between them; one layer stands alone."""
+    sizes = (config.hidden_size,) if config.projection_sizes is None else config.projection_sizes
+    layers: list[nn.Module] = []
+    for entering, leaving in zip((config.hidden_size, *sizes), sizes, strict=False):
+        layers += [nn.Linear(entering, leaving, bias=config.use_bias), ACT2FN[config.projection_act]]
+    layers = layers[:-1]  # no activation behind the last
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+
+
 class MoSEExit(nn.Module):
     """What stands at one exit: its norm, its pooling, its projection."""
 
     def __init__(self, config: MoSEConfig, exit_layer: int):
         super().__init__()
         self.pooling = config.pooling
+        self.project_tokens = config.projection_input == "tokens"
+        self.least_divisor = 1.0 if config.embedding_norm == "at_most_one" else 1e-12
         normed = config.exit_norm == "every" or exit_layer == config.num_hidden_layers
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon) if normed else nn.Identity()
         self.gate = MoSEGate(config) if config.pooling == "gated" else None
-        self.projection = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
+        self.projection = projection_head(config)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-        """The embedding (batch, hidden), of unit norm, from normed states (batch, tokens, hidden).
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor, truncate_dim: int | None = None) -> Tensor:
+        """The embedding (batch, embedding size, or `truncate_dim`) from normed states (batch, tokens, hidden).
 
-        The projection is linear and the pooling weights sum to 1, so projecting the pooled vector equals
-        pooling the projected tokens, at a fraction of the cost.
+        Its norm is 1, or at most 1 where `embedding_norm` says so. A projection of one linear layer reads the
+        pooled vector: the pooling weights sum to 1, so this equals pooling the projected tokens, at a fraction
+        of the cost. With an activation in it the order matters, unless a single token is taken.
         """
         if self.pooling == "cls":
-            pooled = last_token(hidden_states, attention_mask)
+            pooled = self.projection(last_token(hidden_states, attention_mask))
         else:
             if self.gate is not None:
                 weights = self.gate(hidden_states, attention_mask)
             else:
                 weights = attention_mask / attention_mask.sum(dim=1, keepdim=True).clamp(min=1)
-            pooled = (weights.to(hidden_states.dtype)[:, None] @ hidden_states)[:, 0]
-        return F.normalize(widen(self.projection(pooled)), dim=-1).to(hidden_states.dtype)
+            states = self.projection(hidden_states) if self.project_tokens else hidden_states
+            pooled = (weights.to(states.dtype)[:, None] @ states)[:, 0]
+            pooled = pooled if self.project_tokens else self.projection(pooled)
+        embedding = widen(pooled)[:, :truncate_dim]
+        return F.normalize(embedding, dim=-1, eps=self.least_divisor).to(hidden_states.dtype)
 
 
 # --- Models ------------------------------------------------------------------------------------------------
@@ -483,6 +499,7 @@ class MoSEModel(MoSEPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         exit_layer: int | None = None,
         output_all_exits: bool = False,
+        truncate_dim: int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         **kwargs,
@@ -496,14 +513,16 @@ class MoSEModel(MoSEPreTrainedModel):
             inputs_embeds: (batch, tokens, hidden), instead of `input_ids`.
             exit_layer: number of blocks to run, one of `exit_layers`; None: the deepest exit built.
             output_all_exits: give every exit's embedding, from one pass.
+            truncate_dim: keep so many dimensions of each embedding; None: `config.truncate_dim`, or all.
             output_hidden_states, output_attentions, `return_dict`: as in transformers.
 
         Raises:
-            ValueError: no such exit, an empty batch, or a mask that is not (batch, tokens).
+            ValueError: no such exit or dimension, an empty batch, or a mask that is not (batch, tokens).
         """
         hidden_states, attentions = self._recorders(output_hidden_states, output_attentions)
         embeddings = []
         deepest = self.config.resolve_exit_layer(exit_layer)
+        dim = self.config.resolve_truncate_dim(truncate_dim)
         for depth, normed, mask in self.run(
             input_ids,
             attention_mask,
@@ -515,7 +534,7 @@ class MoSEModel(MoSEPreTrainedModel):
             **kwargs,
         ):
             if output_all_exits or depth == deepest:
-                embeddings.append(self._exit(depth)(normed, mask))
+                embeddings.append(self._exit(depth)(normed, mask, dim))
         return MoSEModelOutput(
             last_hidden_state=normed,
             pooler_output=embeddings[-1],
@@ -580,8 +599,10 @@ class MoSEForPreTraining(MoSEPreTrainedModel):
         self.model = MoSEModel(config)
         self.conditional_embeddings = nn.Embedding(len(config.exit_layers), config.conditional_size)
         self.predictions = MoSEPredictions(config)
-        self.pooler = nn.Linear(config.hidden_size + config.conditional_size, config.hidden_size)
-        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+        plain, conditioned = config.hidden_size, config.hidden_size + config.conditional_size
+        read, judged = (conditioned, plain) if config.context_pooler == "conditioned" else (plain, conditioned)
+        self.pooler = None if config.context_pooler == "none" else nn.Linear(read, config.hidden_size)
+        self.seq_relationship = nn.Linear(judged, 2)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -596,7 +617,12 @@ class MoSEForPreTraining(MoSEPreTrainedModel):
         return torch.cat((states, condition.expand(*states.shape[:-1], -1)), dim=-1)
 
     def _context_logits(self, normed: Tensor, mask: Tensor, exit_layer: int) -> Tensor:
-        return self.seq_relationship(self.pooler(self._condition(last_token(normed, mask), exit_layer)).tanh())
+        states = last_token(normed, mask)
+        if self.pooler is not None and self.config.context_pooler == "conditioned":
+            return self.seq_relationship(self.pooler(self._condition(states, exit_layer)).tanh())
+        if self.pooler is not None:
+            states = self.pooler(states).tanh()
+        return self.seq_relationship(self._condition(states, exit_layer))
 
     @can_return_tuple
     def forward(

@@ -1,5 +1,6 @@
 """From rows to the tensors that training takes."""
 
+import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from mose.data.augmentation import replace_frequent_words
 from mose.data.pairs import UNKNOWN_LANGUAGE
 from mose.tokenization.prompts import LANGUAGES, code_prompt, text_prompt
 
@@ -26,6 +28,8 @@ class PairCollator:
             others one that names no language.
         token_dropout: The part of the tokens that is left out, special tokens and instructions aside. One is
             always kept.
+        word_replacement: With this probability each frequent word of a snippet is replaced, as
+            `mose.data.augmentation.replace_frequent_words` does it.
         keep: Names of number columns to stack and pass on.
         seed: Of the random choices.
     """
@@ -35,11 +39,12 @@ class PairCollator:
     max_document_length: int = 256
     instruction_dropout: float = 0.0
     token_dropout: float = 0.0
+    word_replacement: float = 0.0
     keep: Sequence[str] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("instruction_dropout", "token_dropout"):
+        for name in ("instruction_dropout", "token_dropout", "word_replacement"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)}: a probability is between 0 and 1")
         if not self.tokenizer.is_fast:
@@ -55,11 +60,14 @@ class PairCollator:
         """Tokenize a batch.
 
         Args:
-            rows: Each with `query`, `query_language`, `document`, `document_language` and those to keep.
+            rows: Each with `query`, `query_language`, `document`, `document_language`, those to keep and, where
+                there are hard negatives, `negative` ("" for none), in the document's language.
 
         Returns:
             `query_input_ids` and `query_attention_mask` (batch, query tokens), `document_input_ids` and
-            `document_attention_mask` (batch, document tokens), int64, and the columns kept, (batch, …).
+            `document_attention_mask` (batch, document tokens), `query_key` and `document_key` (batch,), int64,
+            equal where texts are equal but for white space, and the columns kept, (batch, …). With hard
+            negatives `negative_input_ids`, `negative_attention_mask` and `negative_key` of those that there are.
 
         Raises:
             ValueError: The batch is empty, or a row lacks a column.
@@ -69,14 +77,22 @@ class PairCollator:
         needed = ("query", "query_language", "document", "document_language", *self.keep)
         if missing := [name for name in needed if any(name not in row for row in rows)]:
             raise ValueError(f"rows lack {', '.join(missing)}; they have {', '.join(rows[0])}")
+        sides = [
+            ("query", "query_language", rows, self.max_query_length),
+            ("document", "document_language", rows, self.max_document_length),
+        ]
+        if "negative" in rows[0]:
+            with_negative = [row for row in rows if str(row["negative"] or "").strip()]
+            sides.append(("negative", "document_language", with_negative, self.max_document_length))
         batch: dict[str, torch.Tensor] = {}
-        for side, length in (("query", self.max_query_length), ("document", self.max_document_length)):
+        for side, language_column, of_side, length in sides:
             generator = torch.Generator().manual_seed(self._seed_of(rows, side))
-            texts = [str(row[side]) for row in rows]
-            languages = [str(row[f"{side}_language"] or "") for row in rows]
-            if side == "document":  # a document is code, whether its language is known or not
+            texts = [str(row[side]) for row in of_side]
+            languages = [str(row[language_column] or "") for row in of_side]
+            if side != "query":  # a document is code, whether its language is known or not
                 languages = [language or UNKNOWN_LANGUAGE for language in languages]
-            encoded = self._encode(texts, self._prompts(languages, generator), length, generator)
+            batch[f"{side}_key"] = torch.tensor([_key(text) for text in texts], dtype=torch.long)
+            encoded = self._encode(self._augmented(texts, languages, generator), languages, length, generator)
             batch |= {f"{side}_{name}": encoded[name] for name in ("input_ids", "attention_mask")}
         return batch | {name: torch.tensor([row[name] for row in rows]) for name in self.keep}
 
@@ -85,6 +101,15 @@ class PairCollator:
         for row in rows:
             checksum = zlib.crc32(f"{row['query']}\0{row['document']}\0".encode(), checksum)
         return checksum
+
+    def _augmented(self, texts: list[str], languages: list[str], generator: torch.Generator) -> list[str]:
+        if not self.word_replacement:
+            return texts
+        code = [at for at, language in enumerate(languages) if language]
+        changed = replace_frequent_words(
+            [texts[at] for at in code], [languages[at] for at in code], self.word_replacement, generator
+        )
+        return [dict(zip(code, changed, strict=True)).get(at, text) for at, text in enumerate(texts)]
 
     def _prompts(self, languages: list[str], generator: torch.Generator) -> list[str]:
         draws = torch.rand(len(languages), generator=generator).tolist()
@@ -101,8 +126,12 @@ class PairCollator:
         return prompts
 
     def _encode(
-        self, texts: list[str], prompts: list[str], max_length: int, generator: torch.Generator
+        self, texts: list[str], languages: list[str], max_length: int, generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
+        if not texts:
+            empty = torch.zeros(0, 1, dtype=torch.long)
+            return {"input_ids": empty, "attention_mask": empty}
+        prompts = self._prompts(languages, generator)
         encoded = self.tokenizer(
             [prompt + text for prompt, text in zip(prompts, texts, strict=True)],
             truncation=True,
@@ -129,3 +158,9 @@ class PairCollator:
         if snippet.any() and torch.equal(dropped, snippet):
             dropped[draws.masked_fill(~snippet, -1.0).argmax()] = False
         return ~dropped
+
+
+def _key(text: str) -> int:
+    """A number of 63 bits that stands for a text, whatever its white space."""
+    digest = hashlib.blake2b(" ".join(text.split()).encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

@@ -63,6 +63,23 @@ DOC_COMMENT = {
     "cpp": re.compile(rb"/[/*]"),
 }
 
+#: Reserved words that grammars keep out of their token lists: constants, primitive types, "this object".
+_RESERVED = """
+    true false True False TRUE FALSE null NULL nil None undefined NaN this self super cls void bool boolean
+    char int float double byte short long signed unsigned string size_t ssize_t wchar_t int8_t int16_t int32_t
+    int64_t uint8_t uint16_t uint32_t uint64_t
+"""
+#: Of languages without a grammar here.
+_KEYWORDS = {
+    "csharp": """
+    abstract as async await base break case catch checked class const continue decimal default delegate do
+    dynamic else enum event explicit extern finally fixed for foreach get global goto if implicit in init
+    interface internal is lock namespace new nameof object operator out override params partial private
+    protected public readonly record ref return sbyte sealed set sizeof stackalloc static struct switch throw
+    try typeof uint ulong unchecked unsafe ushort using value var virtual volatile when where while with yield
+    """
+}
+
 
 def language_of(path: str | Path, source: bytes | None = None) -> str | None:
     """The language of a file by its extension, None for one that is not read here.
@@ -96,3 +113,19 @@ def queries(language: str) -> tuple[Query, Query]:
     """The queries that find a language's functions (`@function`, `@name`) and comments (`@comment`)."""
     comments = _COMMENTS.get(language, "(comment) @comment")
     return Query(grammar(language), _FUNCTIONS[language]), Query(grammar(language), comments)
+
+
+@cache
+def keywords(language: str = "") -> frozenset[str]:
+    """The words of a language that are not names: what its grammar spells out, constants and primitive types.
+
+    For a language that is not known here, those of all languages together.
+    """
+    if language not in _EXTENSIONS and language not in _KEYWORDS:
+        return frozenset().union(*map(keywords, (*_EXTENSIONS, *_KEYWORDS)))
+    words = [*_RESERVED.split(), *_KEYWORDS.get(language, "").split()]
+    if language in _EXTENSIONS:
+        kinds = grammar(language)
+        unnamed = (kind for kind in range(kinds.node_kind_count) if not kinds.node_kind_is_named(kind))
+        words += [word for word in map(kinds.node_kind_for_id, unnamed) if word and re.fullmatch(r"\w{2,}", word)]
+    return frozenset(words)

@@ -5,7 +5,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset, load_from_disk
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
 
 from mose.data.mining import mine
 
@@ -20,9 +28,13 @@ _SHAPES = {
     "text and code": ("text", "code"),
     "ready pairs": ("query", "document"),
 }
-_OPTIONAL = ("language", "language_a", "language_b", "query_language", "document_language", "repository")
+_OPTIONAL = (
+    *("language", "language_a", "language_b", "query_language", "document_language", "repository"),
+    "negative",
+)
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-_FEATURES = Features({name: Value("string") for name in PAIR_COLUMNS})
+_COLUMNS = (*PAIR_COLUMNS, "negative")
+_FEATURES = Features({name: Value("string") for name in _COLUMNS})
 
 
 def load_pairs(
@@ -36,7 +48,8 @@ def load_pairs(
     """Training pairs of source trees and datasets, in this order.
 
     A dataset has the columns `text` and `code`, or `code_a` and `code_b`, or `text`, `code_a` and `code_b`,
-    with `language`, `language_a`, `language_b` and `repository` where it knows them; or those of the result.
+    with `language`, `language_a`, `language_b` and `repository` where it knows them, and `negative`, code that
+    does not answer (a hard negative, in the language of the document); or those of the result.
     Each triple gives one pair of text and code, with code_a and code_b in turn, and one of code_a and code_b,
     so that the two kinds come in equal parts.
 
@@ -52,7 +65,8 @@ def load_pairs(
     Returns:
         Rows of the strings `query`, `query_language` ("" for natural language, `UNKNOWN_LANGUAGE` for code
         whose language is unknown), `document`, `document_language` and `repository` ("" where unknown). Pairs
-        with an empty side are left out, and counted in a warning.
+        with an empty side are left out, and counted in a warning. Where there are hard negatives, also
+        `negative` ("" where a pair has none).
 
     Raises:
         ValueError: There is nothing to read, a dataset can't be found or has other columns, or no pair is
@@ -64,7 +78,9 @@ def load_pairs(
     allowed = sorted({name for shape in _SHAPES.values() for name in shape} | set(_OPTIONAL))
     if unknown := set(mapping.values()) - set(allowed):
         raise ValueError(f"column_mapping gives {sorted(unknown)}: the names known are {', '.join(allowed)}")
-    tables = [("dataset" if isinstance(data, Dataset) else str(data), _load(data, split)) for data in datasets]
+    tables = [
+        ("dataset" if isinstance(data, Dataset) else str(data), load_table(data, split)) for data in datasets
+    ]
     if unused := set(mapping) - {name for _, table in tables for name in table.column_names}:
         found = "; ".join(f"{name}: {', '.join(table.column_names)}" for name, table in tables)
         raise ValueError(f"column_mapping names {sorted(unused)}, which no dataset has ({found})")
@@ -73,14 +89,23 @@ def load_pairs(
         mined, _ = mine(source_trees, **mining)
         parts.insert(0, _pairs("source trees", mined))
     pairs = concatenate_datasets(parts)
+    if not any(pairs.unique("negative")):
+        pairs = pairs.remove_columns("negative")
     if not len(pairs):
         raise ValueError(f"no pairs in {', '.join(map(str, [*source_trees, *(name for name, _ in tables)]))}")
     return pairs
 
 
-def _load(data: str | Path | Dataset, split: str) -> Dataset:
+def load_table(data: str | Path | Dataset, split: str, streaming: bool = False) -> Dataset:
+    """A dataset by Hub id, local file or folder; one that is given comes back as it is.
+
+    With `streaming`, an `IterableDataset` that reads rows as they are asked for.
+
+    Raises:
+        ValueError: It can't be found or read, or has no such split.
+    """
     if isinstance(data, Dataset):
-        return data
+        return data.to_iterable_dataset() if streaming else data
     path = Path(data)
     try:
         if path.is_dir() and ((path / "state.json").exists() or (path / "dataset_dict.json").exists()):
@@ -88,18 +113,18 @@ def _load(data: str | Path | Dataset, split: str) -> Dataset:
         elif path.is_file():
             if path.suffix not in _BUILDERS:
                 raise ValueError(f"files can be {', '.join(_BUILDERS)}")
-            table = load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train")
+            table = load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train", streaming=streaming)
         elif path.suffix in _BUILDERS:
             raise ValueError("no such file")
         else:
-            table = load_dataset(str(data), split=split)
+            table = load_dataset(str(data), split=split, streaming=streaming)
     except Exception as error:  # what goes wrong in reading has many classes; say which dataset it was
         raise ValueError(f"dataset {str(data)!r}: {error}") from error
     if isinstance(table, DatasetDict):
         if split not in table:
             raise ValueError(f"dataset {str(data)!r}: split={split!r}: it has {', '.join(table)}")
-        return table[split]
-    return table
+        table = table[split]
+    return load_table(table, split, streaming) if isinstance(table, Dataset) else table
 
 
 def _rename(table: Dataset, mapping: Mapping[str, str]) -> Dataset:
@@ -136,7 +161,7 @@ def _pairs(name: str, table: Dataset) -> Dataset:
 
 
 def _pairs_of_batch(batch: Mapping[str, list], indices: Iterable[int], shape: str) -> dict[str, list[str]]:
-    columns: dict[str, list[str]] = {name: [] for name in PAIR_COLUMNS}
+    columns: dict[str, list[str]] = {name: [] for name in _COLUMNS}
     for position, index in enumerate(indices):
         row = defaultdict(str, {name: values[position] or "" for name, values in batch.items()})
         text, code = (row["text"], ""), (row["code"], row["language"] or UNKNOWN_LANGUAGE)
@@ -155,7 +180,7 @@ def _pairs_of_batch(batch: Mapping[str, list], indices: Iterable[int], shape: st
         }
         for query, document in pairs[shape]:
             if query[0].strip() and document[0].strip():
-                values = (*query, *document, row["repository"])
-                for name, value in zip(PAIR_COLUMNS, values, strict=True):
+                values = (*query, *document, row["repository"], row["negative"])
+                for name, value in zip(_COLUMNS, values, strict=True):
                     columns[name].append(str(value))
     return columns

@@ -73,6 +73,23 @@ def _ranks_in_row(row: np.ndarray, columns: np.ndarray, tie: np.ndarray) -> np.n
     return result
 
 
+def without_own(blocks: Iterable[np.ndarray], own: Sequence[int | None]) -> Iterator[np.ndarray]:
+    """Blocks in which the document that is the query itself scores -∞, so that every other ranks before it.
+
+    Args:
+        blocks: as for `ranks`.
+        own: for each query, the column of that document; None where it has none.
+    """
+    start = 0
+    for block in blocks:
+        block = np.array(block)
+        for row, column in enumerate(own[start : start + len(block)]):
+            if column is not None:
+                block[row, column] = -np.inf
+        start += len(block)
+        yield block
+
+
 def mrr(ranks: Sequence[np.ndarray]) -> float:
     """Mean reciprocal rank of the first relevant document, not cut; 0 for a query without one.
 
@@ -118,15 +135,46 @@ def ndcg(ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]], k: int) -
     return _mean(ranks, values)
 
 
+def map_at_r(ranks: Sequence[np.ndarray]) -> float:
+    """Mean average precision of the first R, where R is how many relevant documents a query has.
+
+    AP@R = 1/R Σ P(i) over the relevant documents with rank i ≤ R, where P(i) is the share of relevant ones
+    among the first i (Musgrave et al., 2020, arXiv 2003.08505; CodeXGLUE's POJ-104). 0 for a query without
+    relevant documents.
+
+    Args:
+        ranks: as `ranks` returns them.
+    """
+    values = []
+    for query in ranks:
+        ordered = np.sort(query)
+        precision = np.arange(1, len(ordered) + 1) / ordered
+        values.append(float(precision[ordered <= len(ordered)].sum() / len(ordered)) if len(ordered) else 0.0)
+    return _mean(ranks, values)
+
+
 def summary(
-    ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]], recall_at: Sequence[int] = (1, 10)
+    ranks: Sequence[np.ndarray],
+    grades: Sequence[Sequence[int]],
+    measures: Sequence[str] = ("mrr", "ndcg@10", "recall@1", "recall@10"),
 ) -> dict[str, float]:
-    """The figures of a report: `mrr`, `ndcg@10` and `recall@k` for each k."""
-    return {
-        "mrr": mrr(ranks),
-        "ndcg@10": ndcg(ranks, grades, 10),
-        **{f"recall@{k}": recall(ranks, k) for k in recall_at},
-    }
+    """The figures of a report: `mrr`, `map@r`, `ndcg@k` and `recall@k` for any k, as many as asked for.
+
+    Raises:
+        ValueError: an unknown measure, no queries.
+    """
+    return {name: _measure(name, ranks, grades) for name in measures}
+
+
+def _measure(name: str, ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]]) -> float:
+    if name == "mrr":
+        return mrr(ranks)
+    if name == "map@r":
+        return map_at_r(ranks)
+    kind, _, k = name.partition("@")
+    if kind not in ("ndcg", "recall") or not k.isdecimal():
+        raise ValueError(f"measure {name!r}: there are mrr, map@r, ndcg@k and recall@k")
+    return ndcg(ranks, grades, int(k)) if kind == "ndcg" else recall(ranks, int(k))
 
 
 def _mean(ranks: Sequence[np.ndarray], values: list[float]) -> float:

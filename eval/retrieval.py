@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mose.eval import metrics, speed
-from mose.eval.beir import RetrievalSet, is_hub_id
+from mose.eval.beir import UNNAMED_CODE, RetrievalSet, is_hub_id
 from mose.eval.encoding import encode, wanted_exits
 from mose.eval.peers import Peer, SentenceTransformerPeer
 from mose.tokenization.prompts import code_prompt, text_prompt
@@ -35,17 +35,34 @@ def load_model(
         ValueError: no MoSE, or an exit that it does not have; found before any weights are read.
         OSError: nothing to load there.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer
+
+    wanted = find_exits(source, exit_layers)
+    model = AutoModel.from_pretrained(source, trust_remote_code=True, exit_layer=wanted[-1], dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
+    return model.to(device or default_device()).eval(), tokenizer, wanted
+
+
+def find_exits(source: str, exit_layers: Sequence[int] | None) -> tuple[int, ...]:
+    """The wanted exits of the MoSE at `source`, from its configuration alone.
+
+    Raises:
+        ValueError: no MoSE, or an exit that it does not have.
+        OSError: nothing to load there.
+    """
+    from transformers import AutoConfig
 
     if not Path(source).is_dir() and not is_hub_id(source):
         raise FileNotFoundError("no such folder, and not the id of a Hub model (owner/name)")
     config = AutoConfig.from_pretrained(source, trust_remote_code=True)
     if not getattr(config, "exit_layers", None):
         raise ValueError(f"a {config.model_type!r} model has no exits; it can only be a peer")
-    wanted = wanted_exits(config, exit_layers)
-    model = AutoModel.from_pretrained(source, trust_remote_code=True, exit_layer=wanted[-1], dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer, wanted
+    return wanted_exits(config, exit_layers)
+
+
+def default_device() -> str:
+    """A GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def prompt_for(language: str, query: bool) -> str:
@@ -55,7 +72,7 @@ def prompt_for(language: str, query: bool) -> str:
     """
     if language.strip().lower() in NATURAL or (query and not language.strip()):
         return text_prompt()
-    return code_prompt(language)
+    return code_prompt("" if language == UNNAMED_CODE else language)
 
 
 def _prompts(languages: Sequence[str], query: bool) -> list[str]:
@@ -91,7 +108,8 @@ def evaluate(
     Returns:
         `{"sets": {name: {"queries", "documents", "exits": {exit: metrics}, "peers": {name: metrics}}},
         "speed": {exit or peer: {"snippets_per_second", "query_ms_p50"}}}`, keys all strings, ready for JSON.
-        Metrics are `mrr`, `ndcg@10`, `recall@1` and `recall@10`, over the whole corpus.
+        Metrics are the set's `measures`: `mrr`, `ndcg@10`, `recall@1` and `recall@10` if it asks for nothing
+        else, over the whole corpus.
 
     Raises:
         ValueError: no sets, doubled names, an exit that the model does not have.
@@ -136,12 +154,24 @@ def evaluate(
 
 
 def score(data: RetrievalSet, blocks: Iterable[np.ndarray]) -> dict[str, float]:
-    """Metrics of one ranking of a set, given its scores in blocks of consecutive queries."""
+    """The set's measures of one ranking, given its scores in blocks of consecutive queries."""
+    found, grades = judged_ranks(data, blocks)
+    return metrics.summary(found, grades, data.measures)
+
+
+def judged_ranks(data: RetrievalSet, blocks: Iterable[np.ndarray]) -> tuple[list[np.ndarray], list[list[int]]]:
+    """Per query, the ranks and the grades of its relevant documents, in the same order."""
     column = {document: at for at, document in enumerate(data.document_ids)}
     judged = [data.qrels[query] for query in data.query_ids]
+    if data.exclude_own:
+        blocks = metrics.without_own(blocks, [column.get(query) for query in data.query_ids])
+        judged = [
+            {document: grade for document, grade in grades.items() if document != query}
+            for query, grades in zip(data.query_ids, judged, strict=True)
+        ]
     relevant = [[column[document] for document in grades] for grades in judged]
     found = metrics.ranks(blocks, relevant, data.document_ids)
-    return metrics.summary(found, [list(grades.values()) for grades in judged])
+    return found, [list(grades.values()) for grades in judged]
 
 
 def _check_distinct(what: str, names: Sequence[str]) -> None:

@@ -1,1 +1,21 @@
-"""What makes a folder a repository that others load. Knows nothing of how the model was trained."""
+"""What makes a folder a repository that others load. Knows nothing of how the model was trained.
+
+The names below are loaded on first use, so that `--help` needs no torch.
+"""
+
+import importlib
+
+_HOMES = {
+    "eval_results": "card",
+    "model_card": "card",
+    "publish": "publishing",
+    "slice_repository": "slicing",
+    "validate_card": "card",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

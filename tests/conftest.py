@@ -1,10 +1,11 @@
 """Fixtures that several rooms share."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from loopback_hub import LoopbackHub
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Pooling, Transformer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -156,3 +157,10 @@ def tiny_teacher(tiny_tokenizer, tmp_path_factory) -> str:
     tiny_tokenizer.save_pretrained(f"{folder}/bert")
     SentenceTransformer(modules=[Transformer(f"{folder}/bert"), Pooling(48)], device="cpu").save(folder)
     return folder
+
+
+@pytest.fixture
+def hub() -> Iterator[LoopbackHub]:
+    """A Hub on this machine, empty."""
+    with LoopbackHub() as server:
+        yield server

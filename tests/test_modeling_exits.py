@@ -146,6 +146,58 @@ def test_gated_pooling_starts_as_the_mean_and_learns(tiny_config, tiny_batch, mo
         assert exit_head.gate.score.weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("projection_input", ["pooled", "tokens"])
+@pytest.mark.parametrize("embedding_norm", ["unit", "at_most_one"])
+@pytest.mark.parametrize("sizes", [(), (24,), (40, 24), (32, 16, 32)])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_projection_heads_of_other_shapes_equal_their_definition(
+    build_model, tiny_config, tiny_batch, pooling, sizes, embedding_norm, projection_input
+):
+    config = tiny_config(
+        pooling=pooling, projection_sizes=sizes, projection_input=projection_input, embedding_norm=embedding_norm
+    )
+    model = build_model(MoSEModel, config)
+    weights = model.state_dict()
+
+    def project(states: torch.Tensor, exit_layer: int) -> torch.Tensor:
+        for at in range(len(sizes)):
+            name = f"exits.{exit_layer}.projection" + (f".{2 * at}" if len(sizes) > 1 else "")
+            if at > 0:
+                states = torch.where(states > 0, states, 0.01 * states)
+            states = states @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+        return states
+
+    assert model.config.embedding_size == (sizes[-1] if sizes else 32)
+    with torch.no_grad():
+        for exit_layer in model.exit_layers:
+            out = model(**tiny_batch, exit_layer=exit_layer)
+            head = model.exits[str(exit_layer)]
+            for row, real in enumerate(tiny_batch["attention_mask"].bool()):
+                states = out.last_hidden_state[row, real]
+                if pooling == "mean":
+                    shares = torch.full((len(states),), 1 / len(states))
+                else:
+                    shares = F.one_hot(torch.tensor(len(states) - 1), len(states)).float()
+                if pooling == "gated":
+                    shares = independent_gate(head, states)
+                if projection_input == "tokens":
+                    expected = shares @ project(states, exit_layer)
+                else:
+                    expected = project(shares @ states, exit_layer)
+                norm = expected.norm()
+                expected = expected / (norm if embedding_norm == "unit" else max(norm, torch.tensor(1.0)))
+                torch.testing.assert_close(out.pooler_output[row], expected, atol=1e-5, rtol=0)
+
+
+def test_short_embeddings_stay_short_where_the_configuration_says_so(build_model, tiny_config, tiny_batch):
+    model = build_model(MoSEModel, tiny_config(embedding_norm="at_most_one"))
+    with torch.no_grad():
+        for parameter in model.exits["3"].projection.parameters():
+            parameter.mul_(1e-3)
+        norms = model(**tiny_batch).pooler_output.norm(dim=-1)
+    assert (norms < 0.5).all()
+
+
 def test_the_last_real_token_is_found_whatever_the_padding():
     states = torch.arange(12.0).view(3, 4, 1)
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 1, 0]])

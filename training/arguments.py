@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
-from mose.training.lora_arguments import LORA_DEFAULTS, LoRAArguments
+from mose.training.lora_arguments import LORA_BATCH_SIZE, LORA_DEFAULTS, LoRAArguments
+from mose.training.objective import DISTILLATIONS
+
+#: Pairs of a batch in the paper (section 3).
+BATCH_SIZE = 2048
 
 
 def _json_object(name: str, value: Mapping | str | None) -> dict:
@@ -122,6 +126,13 @@ class DataArguments:
         },
     )
     token_dropout: float = field(default=0.0, metadata={"help": "Share of each text's tokens to leave out."})
+    word_replacement: float = field(
+        default=0.3,
+        metadata={
+            "help": "Probability with which each word that a snippet has twice or more is replaced in it by "
+            "another; never a keyword of its language."
+        },
+    )
 
     def __post_init__(self):
         self.columns: dict[str, str] = _json_object("column_mapping", self.column_mapping)
@@ -138,7 +149,6 @@ PAPER_DEFAULTS = {
     "learning_rate": 1e-5,
     "max_steps": 20_000,
     "num_train_epochs": 0.0,
-    "per_device_train_batch_size": 8,
     "warmup_steps": 0,
 }
 
@@ -146,7 +156,7 @@ PAPER_DEFAULTS = {
 @dataclass
 class FineTuningArguments(LoRAArguments, TrainingArguments):
     """TrainingArguments and the parameters that control the losses at the exits; the defaults are the paper's
-    (section 3): learning rate 1e-5, 20,000 steps, no teacher."""
+    (section 3): learning rate 1e-5, 20,000 steps of 2,048 pairs, no teacher."""
 
     output_dir: str | None = field(
         default=None,
@@ -162,17 +172,22 @@ class FineTuningArguments(LoRAArguments, TrainingArguments):
     num_train_epochs: float | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Passes over the pairs; where given, it overrides --max-steps."}
     )
-    per_device_train_batch_size: int | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Pairs in a batch on one device; by default 8."}
-    )
     warmup_steps: float | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Steps of warm-up, or below 1 their share of all; by default 0."}
     )
     logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
+    per_device_train_batch_size: int = field(
+        default=0,
+        metadata={
+            "help": "Pairs in a batch of one process; 0: the paper's 2,048 over all processes, or all where "
+            "there are fewer. Any size fits: see --mini-batch-size."
+        },
+    )
     per_device_eval_batch_size: int = field(
         default=0,
         metadata={
-            "help": "Pairs in a batch of the validation; 0: as many as in training, so that the losses compare."
+            "help": "Pairs in a batch of the validation; 0: as many as in training, so that the losses compare, "
+            "or all where there are fewer."
         },
     )
     dataloader_drop_last: bool = field(
@@ -184,7 +199,11 @@ class FineTuningArguments(LoRAArguments, TrainingArguments):
     )
     mini_batch_size: int = field(
         default=32,
-        metadata={"help": "Texts in one forward pass; texts of like length go together, so less is padded."},
+        metadata={
+            "help": "Texts in one forward pass; texts of like length go together, so less is padded. Memory "
+            "grows with this, not with the batch, at the price of a second forward pass; a batch that fits into "
+            "it needs none."
+        },
     )
     learning_rate_multipliers: dict | str | None = field(
         default=None,
@@ -194,6 +213,33 @@ class FineTuningArguments(LoRAArguments, TrainingArguments):
         },
     )
     contrastive_weight: float = field(default=1.0, metadata={"help": "Weight of the CLIP loss."})
+    distillation: str = field(
+        default="none",
+        metadata={
+            "help": "How deeper exits teach each shallower one: none, kl (between their in-batch rankings) or "
+            "cosine (between their embeddings). The teacher gets no gradient.",
+            "choices": list(DISTILLATIONS),
+        },
+    )
+    distillation_weight: float = field(default=1.0, metadata={"help": "Weight of that distillation."})
+    distillation_temperature: float = field(
+        default=0.05, metadata={"help": "Temperature of --distillation kl, in units of cosine."}
+    )
+    align_exits: bool = field(
+        default=False,
+        metadata={
+            "help": "Put all exits into one space, so that queries embedded at any exit find documents embedded "
+            "at any other: one index, made deep, for queries of every depth."
+        },
+    )
+    align_weight: float = field(default=1.0, metadata={"help": "Weight of the CLIP loss across exits."})
+    matryoshka_dims: list[int] = field(
+        default_factory=list,
+        metadata={
+            "help": "Lengths at which embeddings are to serve when cut to their first dimensions, beside the "
+            "full one: 128 64."
+        },
+    )
     teacher: str | None = field(
         default=None,
         metadata={
@@ -229,11 +275,17 @@ class FineTuningArguments(LoRAArguments, TrainingArguments):
             self.max_steps = -1
         elif self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps}: must be at least 1, or give num_train_epochs")
-        if not self.per_device_eval_batch_size:
-            self.per_device_eval_batch_size = self.per_device_train_batch_size  # type: ignore[assignment]
         # transformers refuses bf16 on a CPU that was not asked for, even where there is nothing else.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
+        #: Whether batches may be made smaller, as nobody has said how large they are to be.
+        self.batch_size_is_open = not self.per_device_train_batch_size
+        self.eval_batch_size_is_open = not self.per_device_eval_batch_size
+        if self.batch_size_is_open:
+            pairs = LORA_BATCH_SIZE if self.lora else BATCH_SIZE
+            self.per_device_train_batch_size = pairs // (self.world_size * max(1, self.n_gpu))
+        if self.eval_batch_size_is_open:
+            self.per_device_eval_batch_size = self.per_device_train_batch_size
         # The collator makes the model's inputs out of columns that `forward` does not know.
         self.remove_unused_columns = False
         self.multipliers: dict[str, float] = _json_object(
@@ -245,13 +297,19 @@ class FineTuningArguments(LoRAArguments, TrainingArguments):
         if self.mini_batch_size < 1:
             raise ValueError(f"mini_batch_size={self.mini_batch_size}: must be at least 1")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-            if getattr(self, name) < 2:
+            if getattr(self, name) < 1 or getattr(self, name) * self.world_size * max(1, self.n_gpu) < 2:
                 raise ValueError(f"{name}={getattr(self, name)}: a contrastive loss needs at least 2 pairs")
-        for name in ("contrastive_weight", "teacher_kl_weight", "teacher_cosine_weight"):
+        for name in (
+            *("contrastive_weight", "align_weight", "distillation_weight"),
+            *("teacher_kl_weight", "teacher_cosine_weight"),
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: a weight is a number from 0 on")
-        if not self.teacher_temperature > 0:
-            raise ValueError(f"teacher_temperature={self.teacher_temperature}: must be positive")
+        for name in ("teacher_temperature", "distillation_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be positive")
+        if self.distillation not in DISTILLATIONS:
+            raise ValueError(f"distillation={self.distillation!r}: allowed are {', '.join(DISTILLATIONS)}")
 
     def _fill_in_defaults(self) -> None:
         defaults = PAPER_DEFAULTS | (LORA_DEFAULTS if self.lora else {})

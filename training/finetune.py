@@ -69,6 +69,27 @@ def adapted(
     return lora
 
 
+def fit_batches(args: FineTuningArguments, train: int, validation: int | None) -> None:
+    """Makes batches whose size nobody has chosen no larger than the pairs that there are.
+
+    Args:
+        args: Changed in place.
+        train, validation: How many pairs there are.
+
+    Raises:
+        ValueError: There is but one to train on.
+    """
+    if train < 2:
+        raise ValueError(f"{train} pair to train on: a contrastive loss needs at least 2 pairs")
+    devices = args.world_size * max(1, args.n_gpu)
+    if args.batch_size_is_open and train < args.per_device_train_batch_size * devices:
+        args.per_device_train_batch_size = max(1, train // devices)
+        logger.info("a batch holds all of %d pairs", args.per_device_train_batch_size * devices)
+    if args.eval_batch_size_is_open:
+        largest = args.per_device_train_batch_size if validation is None else max(1, validation // devices)
+        args.per_device_eval_batch_size = min(args.per_device_train_batch_size, largest)
+
+
 def finetune(model_args: ModelArguments, data_args: DataArguments, args: FineTuningArguments) -> None:
     """Fine-tunes for retrieval on pairs of text and code, at every exit; saves to --output-dir."""
     output_dir = Path(str(args.output_dir))
@@ -86,9 +107,10 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: FineTun
     if share is None:
         share = 0.1 if args.lora and data_args.source_tree else 0.0
     train, validation, searched = load_data(data_args, share)
-    check_size(train, args.train_batch_size, "--per-device-train-batch-size")
+    fit_batches(args, len(train), None if validation is None else len(validation))
+    check_size(train, args.train_batch_size * args.world_size, "--per-device-train-batch-size")
     if validation is not None:
-        check_size(validation, args.eval_batch_size, "--per-device-eval-batch-size")
+        check_size(validation, args.eval_batch_size * args.world_size, "--per-device-eval-batch-size")
     logger.info("%d pairs to train on, %d to validate on", len(train), len(validation or ()))
     keep: tuple[str, ...] = ()
     vectors = None
@@ -118,6 +140,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: FineTun
             max_document_length=data_args.max_document_length,
             instruction_dropout=data_args.instruction_dropout,
             token_dropout=data_args.token_dropout,
+            word_replacement=data_args.word_replacement,
             keep=keep,
             seed=args.seed,
         ),

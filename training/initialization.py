@@ -69,26 +69,30 @@ def fit_projection(
         targets: (texts, hidden), the teacher's vectors of the same texts in the same order.
 
     Raises:
-        ValueError: fewer texts than the projection has rows.
+        ValueError: fewer texts than the projection has rows, or a projection that is not one linear layer.
     """
-    exit_ = cast(MoSEExit, model.exits[str(exit_layer)])
-    size = exit_.projection.in_features
+    projection = cast(MoSEExit, model.exits[str(exit_layer)]).projection
+    if not isinstance(projection, nn.Linear):
+        raise ValueError(
+            f"projection_sizes={model.config.projection_sizes}: a teacher is fitted by one linear layer alone"
+        )
+    size = projection.in_features
     if len(targets) < size:
         raise ValueError(f"{len(targets)} texts: at least hidden_size={size} are needed")
     # What enters the projection, not what leaves the model: that has lost its length, which the bias depends on.
     pooled: list[torch.Tensor] = []
-    with exit_.projection.register_forward_pre_hook(lambda _, entering: pooled.append(entering[0].double())):
+    with projection.register_forward_pre_hook(lambda _, entering: pooled.append(entering[0].double())):
         for input_ids, attention_mask in pooled_from:
             model(input_ids, attention_mask, exit_layer=exit_layer)
     inputs = torch.cat(pooled)
-    if exit_.projection.bias is not None:
+    if projection.bias is not None:
         inputs = torch.cat((inputs, inputs.new_ones(len(inputs), 1)), dim=1)
     gram = inputs.T @ inputs
     gram.diagonal().add_(1e-3 * gram.diagonal().mean())
     solution = torch.linalg.solve(gram, inputs.T @ targets.to(inputs))
-    exit_.projection.weight.copy_(solution[:size].T)
-    if exit_.projection.bias is not None:
-        exit_.projection.bias.copy_(solution[size])
+    projection.weight.copy_(solution[:size].T)
+    if projection.bias is not None:
+        projection.bias.copy_(solution[size])
 
 
 def token_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -3,12 +3,8 @@
 from dataclasses import dataclass, field
 
 #: What an adapter run on a source tree begins with where nothing else is said: docs/lora.md has the measurements.
-LORA_DEFAULTS = {
-    "learning_rate": 1e-3,
-    "num_train_epochs": 8.0,
-    "per_device_train_batch_size": 64,
-    "warmup_steps": 0.05,
-}
+LORA_DEFAULTS = {"learning_rate": 1e-3, "num_train_epochs": 8.0, "warmup_steps": 0.05}
+LORA_BATCH_SIZE = 64
 
 
 @dataclass

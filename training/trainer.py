@@ -2,58 +2,50 @@
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from mose.hub.files import write_sentence_transformers_files
-from mose.modeling_mose import MoSEModel
+from mose.modeling_mose import SIMILARITY_SCALE_RANGE, MoSEModel
 from mose.training.arguments import FineTuningArguments
-from mose.training.losses import clip_loss, cosine_loss, similarities, similarity_kl_loss, weighted_sum
+from mose.training.gradcache import embed, gather, ranks
+from mose.training.objective import Batch, Objective
+
+SIDES = ("query", "document", "negative")
 
 
-def embed(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, mini_batch_size: int
-) -> tuple[dict[int, Tensor], Tensor]:
-    """Every exit's embeddings of a batch, computed in mini-batches of texts of like length.
+class BoundSimilarityScale(TrainerCallback):
+    """Puts the learned scale back into its range after every step.
 
-    Args:
-        model: A `MoSEModel`, perhaps wrapped.
-        input_ids, attention_mask: (batch, tokens), padded on either side.
-        mini_batch_size: Texts in one forward pass.
-
-    Returns:
-        (batch, hidden) for each exit, in the order of the batch, and the similarity scale (1,).
+    `forward` clamps it, too, and the gradient of a clamp is zero beyond its bounds: a scale that a step had
+    carried across would never come back. On the bound itself the gradient passes.
     """
-    order = attention_mask.sum(dim=1).argsort(descending=True)
-    parts: list[tuple[Tensor, ...]] = []
-    for rows in order.split(mini_batch_size):
-        mask = attention_mask[rows]
-        used = mask.any(dim=0)
-        output = model(input_ids=input_ids[rows][:, used], attention_mask=mask[:, used], output_all_exits=True)
-        parts.append(output.exit_embeddings)
-    places = order.argsort()
-    exits = getattr(model, "module", model).exit_layers
-    embeddings = {e: torch.cat(chunks)[places] for e, chunks in zip(exits, zip(*parts, strict=True), strict=True)}
-    return embeddings, output.similarity_scale
+
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+        for name, parameter in model.named_parameters():
+            if "similarity_scale" in name:
+                parameter.data.clamp_(*SIMILARITY_SCALE_RANGE)
+
+    on_train_begin = on_optimizer_step
 
 
 class FineTuningTrainer(Trainer):
-    """Fine-tunes a `MoSEModel` on pairs: the CLIP loss at every exit, weighed by its depth.
+    """Fine-tunes a `MoSEModel` on pairs, at every exit; `mose.training.objective.Objective` is what it minimises.
 
-    L = Σ_i w_i (c · CLIP_i + k · KL_i + v · COS_i) over the exits i, with w_i = `config.exit_weights`; KL and COS
-    only where there is a teacher.
+    The batch is embedded in mini-batches (`mose.training.gradcache`), so that any size fits; the pairs of all
+    processes are each other's negatives. What training makes of the space is written into the configuration
+    (`aligned_exits`, `matryoshka_dims`).
 
     Args:
-        teacher_vectors: (n, hidden), where a teacher is wanted. Batches then carry `teacher_query` and
+        teacher_vectors: (n, hidden), where an outer teacher is wanted. Batches then carry `teacher_query` and
             `teacher_document`, rows of it (`mose.training.teacher.attach_teacher`).
         Others as in `Trainer`; `data_collator` is a `mose.data.collators.PairCollator`.
 
     Raises:
-        ValueError: the CLIP loss has no weight and there is no teacher, or `args.learning_rate_multipliers`
-            names no parameter.
+        ValueError: nothing is left to learn from, there is but one exit where several are wanted, a dimension is
+            not the model's, or `args.learning_rate_multipliers` names no parameter.
     """
 
     args: FineTuningArguments
@@ -66,50 +58,80 @@ class FineTuningTrainer(Trainer):
         for part in self.args.multipliers:
             if not any(part in name for name, _ in self.model.named_parameters()):
                 raise ValueError(f"learning_rate_multipliers: no parameter's name holds {part!r}")
+        self.objective: Objective = self._objective(taught=teacher_vectors is not None)
         # Each part is a mean over the batch; Trainer is to divide by its accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.teacher_vectors = None if teacher_vectors is None else teacher_vectors.to(self.args.device)
         self._parts: dict[bool, dict[str, list[Tensor]]] = {True: defaultdict(list), False: defaultdict(list)}
+        self.add_callback(BoundSimilarityScale())
+
+    def _objective(self, taught: bool) -> Objective:
+        """The objective that the arguments ask for; the configuration learns what comes of it."""
+        args, config = self.args, self.model.config
+        if config.truncate_dim is not None:
+            raise ValueError(f"truncate_dim={config.truncate_dim}: load the model at its full width to train it")
+        if len(config.built_exit_layers) < 2 and (args.align_exits or args.distillation != "none"):
+            raise ValueError(
+                f"align_exits={args.align_exits}, distillation={args.distillation!r}: the model has one exit "
+                f"only, {config.built_exit_layers[0]}"
+            )
+        full = config.resolve_truncate_dim()
+        shorter = {config.resolve_truncate_dim(dim) for dim in args.matryoshka_dims} - {full}
+        config.aligned_exits = args.align_exits
+        config.matryoshka_dims = sorted(shorter, reverse=True) or None
+        return Objective(
+            contrastive_weight=args.contrastive_weight,
+            align_weight=args.align_weight if args.align_exits else 0.0,
+            distillation=args.distillation,
+            distillation_weight=args.distillation_weight,
+            distillation_temperature=args.distillation_temperature,
+            teacher_kl_weight=args.teacher_kl_weight if taught else 0.0,
+            teacher_cosine_weight=args.teacher_cosine_weight if taught else 0.0,
+            teacher_temperature=args.teacher_temperature,
+            matryoshka_dims=(full, *sorted(shorter, reverse=True)) if shorter else (),
+        )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        size = self.args.mini_batch_size
-        queries, scale = embed(model, inputs["query_input_ids"], inputs["query_attention_mask"], size)
-        documents, _ = embed(model, inputs["document_input_ids"], inputs["document_attention_mask"], size)
-        taught = None
-        if self.teacher_vectors is not None:
-            taught = (
-                self.teacher_vectors[inputs["teacher_query"]],
-                self.teacher_vectors[inputs["teacher_document"]],
-            )
-        losses = {e: self._exit_loss(e, queries[e], documents[e], scale, taught) for e in queries}
-        loss = weighted_sum(losses, self._weights())
+        given = [side for side in SIDES if f"{side}_input_ids" in inputs]
+        sides, scale = embed(
+            model,
+            [(inputs[f"{side}_input_ids"], inputs[f"{side}_attention_mask"]) for side in given],
+            self.args.mini_batch_size,
+        )
+        embeddings = dict(zip(given, sides, strict=True))
+        batch, share = self._gather(embeddings, inputs, scale)
+        loss, figures = self.objective(batch, self.accelerator.unwrap_model(self.model).config.exit_weights)
+        for name, value in figures.items():
+            self._note(name, value * share)
         self._note("similarity_scale", scale.mean())
-        return (loss, (queries, documents)) if return_outputs else loss
+        loss = loss * share
+        return (loss, (embeddings["query"], embeddings["document"])) if return_outputs else loss
 
-    def _weights(self) -> dict[int, float]:
-        return self.accelerator.unwrap_model(self.model).config.exit_weights
+    def _gather(
+        self, embeddings: dict[str, dict[int, Tensor]], inputs: dict, scale: Tensor
+    ) -> tuple[Batch, float]:
+        """The batch of all processes, and the share that this process's loss has in the mean of all."""
+        device = scale.device
+        pairs = ranks(len(inputs["query_input_ids"]), device)
 
-    def _exit_loss(
-        self,
-        exit_layer: int,
-        queries: Tensor,
-        documents: Tensor,
-        scale: Tensor,
-        taught: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
-        parts = {"contrastive": (self.args.contrastive_weight, clip_loss(queries, documents, scale))}
-        if taught is not None:
-            kl = similarity_kl_loss(
-                similarities(queries, documents),
-                similarities(*taught),
-                self.args.teacher_temperature,
+        def everyone(side: str, over) -> dict[int, Tensor]:
+            exits = embeddings[side]  # in one collective
+            return dict(zip(exits, gather(torch.stack(list(exits.values()), 1), over).unbind(1), strict=True))
+
+        batch = Batch(everyone("query", pairs), everyone("document", pairs), scale, pairs.rows)
+        if "query_key" in inputs:
+            batch.keys = gather(torch.stack((inputs["query_key"], inputs["document_key"]), 1), pairs)
+        if "negative" in embeddings:
+            negatives = ranks(len(inputs["negative_input_ids"]), device)
+            if sum(negatives.lengths):
+                batch.hard_negatives = everyone("negative", negatives)
+                batch.hard_negative_keys = gather(inputs["negative_key"], negatives)
+        if self.teacher_vectors is not None:
+            batch.teacher = (
+                self.teacher_vectors[gather(inputs["teacher_query"], pairs)],
+                self.teacher_vectors[gather(inputs["teacher_document"], pairs)],
             )
-            cosine = (cosine_loss(queries, taught[0]) + cosine_loss(documents, taught[1])) / 2
-            parts["teacher_kl"] = (self.args.teacher_kl_weight, kl)
-            parts["teacher_cosine"] = (self.args.teacher_cosine_weight, cosine)
-        for name, (_, part) in parts.items():
-            self._note(f"{name}_loss_exit_{exit_layer}", part)
-        return torch.stack([weight * part for weight, part in parts.values()]).sum()
+        return batch, pairs.share
 
     def _note(self, name: str, value: Tensor) -> None:
         """Keeps a figure for the next line of the log, on the device: reading it would wait for the step."""
@@ -121,7 +143,10 @@ class FineTuningTrainer(Trainer):
         if losses:
             prefix = losses[0].removesuffix("loss")
             parts = self._parts[not prefix]
-            logs |= {prefix + name: torch.stack(values).mean().item() for name, values in parts.items()}
+            if parts:
+                means = torch.stack([torch.stack(values).mean() for values in parts.values()])
+                means = self.accelerator.reduce(means, "mean")
+                logs |= {prefix + name: mean for name, mean in zip(parts, means.tolist(), strict=True)}
             parts.clear()
         super().log(logs, start_time)
 

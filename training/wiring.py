@@ -88,7 +88,7 @@ def load_model(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTra
 
 
 def check_size(pairs: Dataset, batch_size: int, flag: str) -> None:
-    """Raises ValueError where there is not even one batch."""
+    """Raises ValueError where there is not even one batch of `batch_size`, over all processes."""
     if len(pairs) < batch_size:
         raise ValueError(f"{len(pairs)} pairs do not fill one batch: lower {flag} {batch_size}, or add pairs")
 

@@ -30,7 +30,8 @@ def decoded(tokenizer, batch, side):
 
 def test_each_side_stands_behind_its_instruction(tiny_tokenizer):
     batch = PairCollator(tiny_tokenizer)([row(), row(query="Sum.", language="")])
-    assert set(batch) == {f"{s}_{n}" for s, n in product(("query", "document"), ("input_ids", "attention_mask"))}
+    parts = ("input_ids", "attention_mask", "key")
+    assert set(batch) == {f"{side}_{part}" for side, part in product(("query", "document"), parts)}
     assert decoded(tiny_tokenizer, batch, "query") == [
         f"<sep>{TEXT_PROMPT}Add two numbers.<cls>",
         f"<sep>{TEXT_PROMPT}Sum.<cls>",

@@ -66,6 +66,38 @@ def test_without_ties_equals_scikit_learn(seed):
     assert metrics.mrr(found) == pytest.approx(label_ranking_average_precision_score(single, scores))
 
 
+@settings(deadline=None)
+@given(rankings())
+def test_map_at_r_equals_trec_eval_cut_at_the_number_of_relevant(case):
+    scores, grades, ids = case
+    relevant, _ = judged(grades)
+    expected = []
+    for row, columns in zip(scores, relevant, strict=True):
+        if not len(columns):
+            expected.append(0.0)
+            continue
+        measure = f"map_cut_{len(columns)}"
+        evaluator = pytrec_eval.RelevanceEvaluator({"q": {ids[at]: 1 for at in columns}}, {measure})
+        expected.append(evaluator.evaluate({"q": dict(zip(ids, row.tolist(), strict=True))})["q"][measure])
+    found = metrics.summary(metrics.ranks([scores], relevant, ids), [[]] * len(scores), ["map@r"])
+    assert found == {"map@r": pytest.approx(np.mean(expected))}
+
+
+@given(rankings(), st.integers(1, 5))
+def test_a_query_is_no_candidate_for_itself(case, rows):
+    """As if its own column were not there."""
+    scores, grades, ids = case
+    relevant, _ = judged(grades)
+    own = [at if at < len(ids) else None for at in range(len(scores))]
+    others = [[c for c in columns if c != column] for columns, column in zip(relevant, own, strict=True)]
+    blocks = [scores[at : at + rows] for at in range(0, len(scores), rows)]
+    found = metrics.ranks(metrics.without_own(blocks, own), others, ids)
+    for row, columns, column, ranks in zip(scores, others, own, found, strict=True):
+        left = [at for at in range(len(ids)) if at != column]
+        expected = metrics.ranks([row[None, left]], [[left.index(c) for c in columns]], [ids[c] for c in left])
+        assert ranks.tolist() == expected[0].tolist()
+
+
 @given(rankings(), st.integers(1, 5))
 def test_blocks_and_corpus_order_do_not_matter(case, rows):
     scores, grades, ids = case
@@ -104,6 +136,8 @@ def test_score_blocks_are_the_product_within_the_bound():
         (lambda: metrics.recall([np.array([1])], 0), "k=0"),
         (lambda: metrics.ndcg([np.array([1])], [[1, 2]], 10), "1 ranks but 2 grades"),
         (lambda: metrics.mrr([]), "no queries"),
+        (lambda: metrics.summary([np.array([1])], [[1]], ["map"]), "measure 'map': there are mrr, map@r, ndcg@k"),
+        (lambda: metrics.summary([np.array([1])], [[1]], ["recall@"]), "measure 'recall@'"),
     ],
 )
 def test_bad_input_is_named(call, message):

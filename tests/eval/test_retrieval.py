@@ -13,7 +13,7 @@ from mose.eval import speed
 from mose.eval.__main__ import main
 from mose.eval.beir import RetrievalSet
 from mose.eval.peers import BM25Peer, SentenceTransformerPeer
-from mose.eval.retrieval import evaluate, prompt_for
+from mose.eval.retrieval import evaluate, judged_ranks, prompt_for
 from mose.tokenization.prompts import code_prompt, text_prompt
 
 CODE = tuple(f"def function_{at}(x{at}):\n    return x{at} * {at}" for at in range(12))
@@ -70,6 +70,7 @@ def folders(tmp_path):
         ("java", True, code_prompt("java")),
         ("csharp", False, code_prompt("csharp")),
         ("", False, code_prompt()),
+        ("code", True, code_prompt()),
     ],
 )
 def test_the_language_chooses_the_prompt(language, query, expected):
@@ -108,6 +109,20 @@ def test_a_query_finds_its_own_copy_at_every_exit(model, tokenizer):
     found = evaluate(model, tokenizer, [CLONES], peers=[BM25Peer()], measure_speed=False)["sets"]["clones"]
     for figures in [*found["exits"].values(), found["peers"]["bm25"]]:
         assert figures == {"mrr": 1, "ndcg@10": 1, "recall@1": 1, "recall@10": 1}
+
+
+def test_a_set_may_name_its_measures_and_leave_each_query_out_of_its_candidates(model, tokenizer):
+    """Every document has one twin under another id: found first, once the query itself is left out."""
+    ids = tuple(f"{kind}{at}" for kind in "ab" for at in range(6))
+    code = CODE[:6] * 2
+    twins = {key: {key: 1, f"{'ba'['ab'.index(key[0])]}{key[1:]}": 1} for key in ids}
+    languages = ("python",) * 12
+    data = RetrievalSet("twins", ids, code, languages, ids, code, languages, twins, True, ("map@r", "recall@2"))
+    for figures in evaluate(model, tokenizer, [data], measure_speed=False)["sets"]["twins"]["exits"].values():
+        assert figures == {"map@r": 1, "recall@2": 1}
+    blocks = [np.eye(12)]  # each query sees itself alone: all others tie, greater ids first
+    ranks, grades = judged_ranks(data, blocks)
+    assert [found.tolist() for found in ranks[:2]] == [[6], [5]] and grades == [[1]] * 12
 
 
 def test_speed_is_measured_per_exit_and_for_encoders_alone(model, tokenizer, quick):

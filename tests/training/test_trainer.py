@@ -15,9 +15,9 @@ from mose.data.collators import PairCollator
 from mose.data.pairs import load_pairs
 from mose.modeling_mose import MoSEModel
 from mose.training.arguments import FineTuningArguments
-from mose.training.losses import clip_loss, cosine_loss, similarities, similarity_kl_loss
+from mose.training.losses import clip_loss, cosine_loss, similarity_kl_loss
 from mose.training.teacher import attach_teacher
-from mose.training.trainer import FineTuningTrainer, embed
+from mose.training.trainer import FineTuningTrainer
 
 EXITS = (0, 1, 3)
 
@@ -113,48 +113,12 @@ def definition(model, batch, trainer) -> dict[str, torch.Tensor]:
         total = total * trainer.args.contrastive_weight
         a, b = (trainer.teacher_vectors[batch[f"teacher_{side}"]] for side in ("query", "document"))
         for e in queries:
-            kl = similarity_kl_loss(
-                similarities(queries[e], documents[e]), similarities(a, b), trainer.args.teacher_temperature
-            )
+            kl = similarity_kl_loss((queries[e], documents[e]), (a, b), trainer.args.teacher_temperature)
             cosine = (cosine_loss(queries[e], a) + cosine_loss(documents[e], b)) / 2
             figures |= {f"teacher_kl_loss_exit_{e}": kl, f"teacher_cosine_loss_exit_{e}": cosine}
             parts = trainer.args.teacher_kl_weight * kl + trainer.args.teacher_cosine_weight * cosine
             total = total + max(e, 1) / 3 * parts
     return {"loss": total, **figures}
-
-
-# --- embed -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mini_batch_size", [1, 3, 100])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_mini_batches_do_not_show(tiny_model_folder, tiny_tokenizer, mini_batch_size, side):
-    model = MoSEModel.from_pretrained(tiny_model_folder)
-    texts = ["x", "a longer text of words", "", "def add(a, b): return a + b", "x y", "(" * 40, "middle text"]
-    tiny_tokenizer.padding_side, kept = side, tiny_tokenizer.padding_side
-    try:
-        batch = tiny_tokenizer(texts, padding=True, return_tensors="pt")
-    finally:
-        tiny_tokenizer.padding_side = kept
-    with torch.no_grad():
-        found, scale = embed(model, batch["input_ids"], batch["attention_mask"], mini_batch_size)
-        expected = model(batch["input_ids"], batch["attention_mask"], output_all_exits=True)
-    assert tuple(found) == EXITS
-    for embedding, whole in zip(found.values(), expected.exit_embeddings, strict=True):
-        torch.testing.assert_close(embedding, whole, atol=1e-6, rtol=0)
-    assert not torch.allclose(found[3][0], found[3][1])  # a wrong order would show
-    torch.testing.assert_close(scale, torch.tensor([10.0]))
-
-
-def test_texts_of_like_length_go_together(tiny_model_folder):
-    model = MoSEModel.from_pretrained(tiny_model_folder)
-    lengths = torch.tensor([40, 2, 39, 3, 1, 38])
-    mask = (torch.arange(40) >= 40 - lengths[:, None]).long()
-    shapes = []
-    hook = lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape))
-    model.register_forward_pre_hook(hook, with_kwargs=True)
-    embed(model, torch.full((6, 40), 9), mask, 3)
-    assert shapes == [(3, 40), (3, 3)]
 
 
 # --- training ----------------------------------------------------------------------------------------------

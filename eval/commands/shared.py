@@ -1,0 +1,41 @@
+"""What the commands of `python -m mose.eval` share: their errors, and how they read arguments."""
+
+import argparse
+from pathlib import Path
+
+DTYPES = ("fp32", "bf16")
+
+
+class ArgumentError(Exception):
+    """An argument that can only be judged once the thing it names has been looked at."""
+
+
+def exit_layers(words: list[str]) -> list[int] | None:
+    """What `--exit-layers` names; None means all.
+
+    Raises:
+        ArgumentError: neither whole numbers nor `all` alone.
+    """
+    if words == ["all"]:
+        return None
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        raise ArgumentError(f"--exit-layers {' '.join(words)}: give whole numbers, or 'all' alone") from None
+
+
+def positive(word: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r}: give a whole number of at least 1")
+    return int(word)
+
+
+def check_output(option: str, file: str | None) -> None:
+    """Finds out before hours of work that `file` could not be written; None and - are fine.
+
+    Raises:
+        ArgumentError: its folder does not exist.
+    """
+    if file not in (None, "-") and not Path(file).absolute().parent.is_dir():
+        raise ArgumentError(f"{option} {file}: there is no folder {Path(file).parent}")

@@ -1,0 +1,163 @@
+"""A Hub on this machine, for tests: what huggingface_hub, transformers and datasets ask of one, and faults.
+
+    with LoopbackHub() as hub:
+        done = hub.python("from transformers import AutoModel; …", without_mose=True)
+        assert hub.served["user/name"]["model.safetensors"] == …
+
+Clients read their endpoint when they are imported: run them in a process with `hub.environment()`, or hand
+`hub.url` and `hub.token` to `HfApi`.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from loopback_http import Handler
+from loopback_store import Blob, Repository, is_large
+
+#: Put before a client's code: `import mose` fails as where it was never installed.
+WITHOUT_MOSE = """
+import importlib.abc, sys
+
+class NoMoSE(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "mose":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NoMoSE())
+"""
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the requests whose "METHOD /path" matches `pattern`.
+
+    Args:
+        times: how many of them; -1 for all.
+        status: answer so, and do nothing.
+        cut: close the connection after so many bytes of the body, the client's or ours.
+        lose: do what is asked, and close the connection instead of answering.
+        stall: take the request and do not answer until `release` is set.
+        delay: seconds to wait before the answer.
+    """
+
+    pattern: str
+    times: int = 1
+    status: int | None = None
+    cut: int | None = None
+    lose: bool = False
+    stall: bool = False
+    delay: float = 0.0
+    reached: threading.Event = field(default_factory=threading.Event)
+    release: threading.Event = field(default_factory=threading.Event)
+
+
+class LoopbackHub:
+    """Serves on 127.0.0.1 while entered.
+
+    Attributes:
+        repositories: (type, id) → `Repository`.
+        served: repository id → file → bytes of its content sent.
+        requests: every "METHOD /path" in order.
+        faults: consumed in order; `fail(…)` adds one.
+        token, reader_token: may write; may only read. No other token is known.
+    """
+
+    token, reader_token, user = "hf_loopback_writer", "hf_loopback_reader", "tester"
+
+    def __init__(self):
+        self.repositories: dict[tuple[str, str], Repository] = {}
+        self.large: dict[str, bytes] = {}
+        self.served: dict[str, Counter] = defaultdict(Counter)
+        self.requests: list[str] = []
+        self.faults: list[Fault] = []
+        self.lock = threading.Lock()
+        self._home = tempfile.TemporaryDirectory(prefix="loopback-hub-")
+        self.home = Path(self._home.name)
+
+    def __enter__(self) -> "LoopbackHub":
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": self}))
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        for fault in self.faults:
+            fault.release.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self._home.cleanup()
+
+    def fail(self, pattern: str, **what) -> Fault:
+        """Adds a `Fault`; see there."""
+        self.faults.append(Fault(pattern, **what))
+        return self.faults[-1]
+
+    def fault_for(self, request: str) -> Fault | None:
+        with self.lock:
+            for fault in self.faults:
+                if fault.times and re.search(fault.pattern, request):
+                    fault.times -= 1
+                    fault.reached.set()
+                    return fault
+        return None
+
+    def repository(self, repo_id: str, type: str = "model") -> Repository:
+        return self.repositories[type, repo_id]
+
+    def add(self, repo_id: str, folder: Path, type: str = "model") -> Repository:
+        """A repository with the files of a folder, there without an upload."""
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+        blobs = {name: Blob(content, is_large(name, len(content))) for name, content in contents.items()}
+        repository = self.repositories[type, repo_id] = Repository(type, repo_id)
+        repository.commit("main", "add files", lambda tree: tree.update(blobs))
+        return repository
+
+    def environment(self, token: str | None = token, cache: str = "cache", **more: str) -> dict[str, str]:
+        """For a client's process. Another `cache` is another machine that has downloaded nothing yet."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "PYTHONPATH"))}
+        environment |= {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(self.home / cache),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "OMP_NUM_THREADS": "1",
+            "no_proxy": "127.0.0.1",
+        }
+        return environment | ({"HF_TOKEN": token} if token else {}) | more
+
+    def python(
+        self, code: str, *arguments: str, without_mose: bool = False, check: bool = True, **environment: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs `code` in a fresh process, in an empty folder, with this Hub; keywords as in `environment`."""
+        with tempfile.TemporaryDirectory(dir=self.home) as folder:
+            done = subprocess.run(
+                [sys.executable, "-c", (WITHOUT_MOSE if without_mose else "") + code, *arguments],
+                cwd=folder,
+                env=self.environment(**environment),
+                capture_output=True,
+                text=True,
+            )
+        if check and done.returncode:
+            raise AssertionError(f"exit code {done.returncode}\n{done.stdout}\n{done.stderr[-6000:]}")
+        return done
+
+    def command(self, *arguments: str, **environment: Any) -> subprocess.CompletedProcess[str]:
+        """Runs `python -m MODULE …` with this Hub; returns it however it ended."""
+        return subprocess.run(
+            [sys.executable, "-m", *arguments],
+            env=self.environment(**environment),
+            capture_output=True,
+            text=True,
+        )
