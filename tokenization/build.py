@@ -84,12 +84,17 @@ def extend_starcoder2(
     return _finish(backend, str(backend.id_to_token(0)), model_max_length)
 
 
-def _finish(tokenizer: Tokenizer, pad_token: str, model_max_length: int) -> PreTrainedTokenizerFast:
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{SEP} $A {CLS}",
-        pair=f"{SEP} $A {SEP} $B {CLS}",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (SEP, CLS)],
+def input_template(tokenizer: Tokenizer, sep: str = SEP, cls: str = CLS) -> processors.TemplateProcessing:
+    """What writes `<sep> a <cls>` around one text and `<sep> a <sep> b <cls>` around two."""
+    return processors.TemplateProcessing(
+        single=f"{sep} $A {cls}",
+        pair=f"{sep} $A {sep} $B {cls}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (sep, cls)],
     )
+
+
+def _finish(tokenizer: Tokenizer, pad_token: str, model_max_length: int) -> PreTrainedTokenizerFast:
+    tokenizer.post_processor = input_template(tokenizer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=pad_token,

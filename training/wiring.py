@@ -17,7 +17,7 @@ from mose.training.teacher import teacher_embeddings
 SPECIAL_TOKENS = ("pad", "sep", "cls", "mask")
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     """The tokenizer in a folder or Hub repository, as a stock fast tokenizer.
 
     Not through `AutoTokenizer`: that would ask whether to run the code that lies beside a model's weights.
@@ -43,6 +43,26 @@ def shipped_model() -> str:
     return str(folder)
 
 
+def check_model(name: str) -> dict:
+    """The configuration of the MoSE in a folder or Hub repository, as stored.
+
+    Raises:
+        ValueError: it is no MoSE, or an adapter without its base.
+        OSError: it cannot be found or reached.
+    """
+    if is_adapter(name):
+        raise ValueError(
+            f"--model {name} is a LoRA adapter of {adapter_base(name)}: merge it first, or give that"
+        )
+    try:
+        config = PreTrainedConfig.get_config_dict(name)[0]
+    except OSError as error:
+        raise OSError(f"--model {name}: {error}") from error
+    if (kind := config.get("model_type")) != MoSEConfig.model_type:
+        raise ValueError(f"--model {name}: its model_type is {kind!r}, not {MoSEConfig.model_type!r}")
+    return config
+
+
 def load_model(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTrainedTokenizerBase]:
     """The model, in float32, and the tokenizer that the arguments ask for.
 
@@ -61,16 +81,7 @@ def load_model(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTra
         model = MoSEModel(MoSEConfig.from_preset(args.preset, exit_layer=args.exit_layer, **ids))
     else:
         name = str(args.model)
-        if is_adapter(name):
-            raise ValueError(
-                f"--model {name} is a LoRA adapter of {adapter_base(name)}: merge it first, or give that"
-            )
-        try:
-            kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
-        except OSError as error:
-            raise OSError(f"--model {name}: {error}") from error
-        if kind != MoSEConfig.model_type:
-            raise ValueError(f"--model {name}: its model_type is {kind!r}, not {MoSEConfig.model_type!r}")
+        check_model(name)
         tokenizer = load_tokenizer(args.tokenizer or name)
         options = {} if args.exit_layer is None else {"exit_layer": args.exit_layer}
         # Trained in float32, whatever the checkpoint is stored in: autocast does the rest.
