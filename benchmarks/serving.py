@@ -25,29 +25,6 @@ from mose.handler import EndpointHandler
 
 TEXT = "parse read the a file line by line sort list of numbers ( ) : return def class import x = 1"
 WORDS = tuple(TEXT.split())
-    "parse",
-    "read",
-    "the",
-    "a",
-    "file",
-    "line",
-    "by",
-    "line",
-    "sort",
-    "list",
-    "of",
-    "numbers",
-    "(",
-    ")",
-    ":",
-    "return",
-    "def",
-    "class",
-    "import",
-    "x",
-    "=",
-    "1",
-]
 MALFORMED = (b"", b"{", b"\xff\xfe", b'{"inputs": []}', b'{"inputs": [1]}', b'{"inputs": "x", "exit_layer": -1}')
 START_SECONDS = 120
 
