@@ -67,7 +67,8 @@ def ask(port: int, method: str, path: str = "/", body: bytes | None = None) -> t
 
 def make_requests(handler: EndpointHandler, count: int, longest: int, seed: int) -> list[tuple[bytes, Any]]:
     """Bodies, and the vectors that each must give; None for a malformed one."""
-    draw, made = random.Random(seed), []
+    draw = random.Random(seed)
+    made: list[tuple[bytes, Any]] = []
     for _ in range(count):
         if draw.random() < 0.1:
             made.append((draw.choice(MALFORMED), None))
