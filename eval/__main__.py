@@ -7,14 +7,15 @@ command is a file of `mose.eval.commands`.
 import argparse
 import sys
 
-from mose.eval.commands import retrieval, table
+from mose.eval.commands import codexglue, retrieval, run, table, tasks
 from mose.eval.commands.shared import ArgumentError
 
-COMMANDS = (retrieval, table)
+COMMANDS = (retrieval, run, tasks, table, codexglue)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(["tasks"] if arguments == ["--list"] else arguments)
     try:
         options.run(options)
     except ArgumentError as error:
@@ -30,7 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m mose.eval", description="Measure a MoSE at its exits.")
+    parser = argparse.ArgumentParser(
+        prog="python -m mose.eval",
+        description="Measure a MoSE at its exits.",
+        epilog="`python -m mose.eval --list` lists the benchmarks, as `tasks` does.",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

@@ -7,14 +7,16 @@ corpus and queries may have a `language`.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mose.eval.metrics import MEASURES
+
 Row = tuple[str, dict[str, Any]]  # where the row stands, for error messages, and its columns
-#: What a report says of a set that does not ask for something else.
-MEASURES = ("mrr", "ndcg@10", "recall@1", "recall@10")
+#: The `language` of code whose language nobody knows. A query of no language is taken for text.
+UNNAMED_CODE = "code"
 Table = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]  # ids, texts, languages
 
 
@@ -48,7 +50,13 @@ class RetrievalSet:
     measures: tuple[str, ...] = MEASURES
 
 
-def load_retrieval_set(source: str | Path, split: str = "test", drop_unjudged: bool = False) -> RetrievalSet:
+def load_retrieval_set(
+    source: str | Path,
+    split: str = "test",
+    drop_unjudged: bool = False,
+    revision: str | None = None,
+    subset: str = "",
+) -> RetrievalSet:
     """Read a retrieval set from a local folder or from the Hub.
 
     Queries that only another split judges are set aside, since BEIR keeps the queries of all splits in one
@@ -58,6 +66,9 @@ def load_retrieval_set(source: str | Path, split: str = "test", drop_unjudged: b
         source: a folder in the BEIR layout, or the id of a Hub dataset (`owner/name`).
         split: the split of the judgements; a folder with a plain `qrels.tsv` has only one.
         drop_unjudged: set aside the queries that no split judges as well, instead of refusing the set.
+        revision: of a Hub dataset: the branch, tag or commit; None means its main branch.
+        subset: one of several sets of a source, as CoIR keeps one per programming language: a sub-folder of
+            that name, or the Hub configurations `SUBSET-corpus`, `SUBSET-queries` and `SUBSET-qrels`.
 
     Raises:
         FileNotFoundError: `source` is neither a folder nor shaped like a Hub id, or a file is missing.
@@ -66,23 +77,36 @@ def load_retrieval_set(source: str | Path, split: str = "test", drop_unjudged: b
     """
     folder = Path(source)
     if folder.is_dir():
-        name, tables = folder.resolve().name, _read_folder(folder, split)
+        name, tables = folder.resolve().name, _read_folder(folder / subset, split)
     elif is_hub_id(str(source)):
-        name, tables = str(source).split("/")[-1], _read_hub(str(source), split)
+        name, tables = str(source).split("/")[-1], _read_hub(str(source), split, revision, subset)
     else:
         raise FileNotFoundError(f"{source}: no such folder, and not the id of a Hub dataset (owner/name)")
     corpus, queries, qrels, judged_elsewhere = tables
-    return _assemble(name, corpus, queries, qrels, judged_elsewhere, drop_unjudged)
+    name = f"{name}-{subset}" if subset else name
+    return assemble(name, corpus, queries, qrels, judged_elsewhere, drop_unjudged)
 
 
-def _assemble(
+def assemble(
     name: str,
     corpus: Iterable[Row],
     queries: Iterable[Row],
     qrels: Iterable[Row],
-    judged_elsewhere: set[str],
-    drop_unjudged: bool,
+    judged_elsewhere: Collection[str] = (),
+    drop_unjudged: bool = False,
 ) -> RetrievalSet:
+    """A checked set of three tables with BEIR's columns.
+
+    Args:
+        name: what reports call the set.
+        corpus, queries: rows with `_id`, `text` and, where known, `title` and `language`.
+        qrels: rows with `query-id`, `corpus-id` and `score`.
+        judged_elsewhere: queries that may lack relevant documents, since another split judges them.
+        drop_unjudged: set aside all other queries without relevant documents, instead of refusing the set.
+
+    Raises:
+        RetrievalSetError: as for `load_retrieval_set`.
+    """
     documents = _table(name, "corpus", corpus)
     asked = _table(name, "queries", queries)
     known_documents, known_queries = set(documents[0]), set(asked[0])
@@ -156,10 +180,10 @@ def _read_folder(folder: Path, split: str) -> tuple[Iterable[Row], Iterable[Row]
             also = " (nor qrels.tsv)" if path == judgements else ""
             raise FileNotFoundError(f"{path}: no such file{also}; a BEIR folder holds it")
     judged_elsewhere = {str(row["query-id"]) for path in others for _, row in _tsv_rows(path)}
-    return _json_rows(files[0]), _json_rows(files[1]), _tsv_rows(judgements), judged_elsewhere
+    return json_rows(files[0]), json_rows(files[1]), _tsv_rows(judgements), judged_elsewhere
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
+def lines(path: Path) -> Iterator[tuple[str, str]]:
     """(where, line) for every line that is not blank."""
     with path.open(encoding="utf-8", newline="\n") as file:
         try:
@@ -170,8 +194,13 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             raise RetrievalSetError(f"{path}: not UTF-8: {error}") from None
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
-    for where, line in _lines(path):
+def json_rows(path: Path) -> Iterator[Row]:
+    """The objects of a file with one JSON object per line.
+
+    Raises:
+        RetrievalSetError: a line that is not one; the message names it.
+    """
+    for where, line in lines(path):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -183,7 +212,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 def _tsv_rows(path: Path) -> Iterator[Row]:
     columns = ("query-id", "corpus-id", "score")
-    for number, (where, line) in enumerate(_lines(path)):
+    for number, (where, line) in enumerate(lines(path)):
         cells = line.split("\t")
         if len(cells) != len(columns):
             raise RetrievalSetError(f"{where}: {len(cells)} tab-separated columns, not 3 ({', '.join(columns)})")
@@ -206,29 +235,44 @@ def is_hub_id(source: str) -> bool:
     return "/" in source
 
 
-def _read_hub(repo: str, split: str) -> tuple[Iterable[Row], Iterable[Row], Iterable[Row], set[str]]:
-    tables = {config: _hub_config(repo, config) for config in ("corpus", "queries", "default")}
-    qrels = tables["default"]
+def _read_hub(
+    repo: str, split: str, revision: str | None, subset: str
+) -> tuple[Iterable[Row], Iterable[Row], Iterable[Row], set[str]]:
+    parts = {"corpus": "corpus", "queries": "queries", "qrels": "default"}
+    if subset:
+        parts = {part: f"{subset}-{part}" for part in parts}
+    tables = {part: hub_table(repo, config, revision) for part, config in parts.items()}
+    qrels = tables["qrels"]
     if split not in qrels:
         raise RetrievalSetError(f"{repo}: no split {split!r} in its judgements; there are: {', '.join(qrels)}")
     others = {str(key) for other in qrels if other != split for key in qrels[other]["query-id"]}
 
-    def rows(config: str, part: str) -> Iterator[Row]:
-        for number, row in enumerate(tables[config][part]):
-            yield f"{repo} {config} row {number}", row
+    def rows(part: str) -> Iterator[Row]:
+        table = tables[part]
+        chosen = next((name for name in (part, split) if name in table), next(iter(table)))
+        for number, row in enumerate(table[chosen]):
+            yield f"{repo} {parts[part]} row {number}", row
 
-    corpus, queries = (
-        rows(name, name if name in tables[name] else next(iter(tables[name]))) for name in ("corpus", "queries")
-    )
-    return corpus, queries, rows("default", split), others
+    judgements = ((f"{repo} {parts['qrels']} row {number}", row) for number, row in enumerate(qrels[split]))
+    return rows("corpus"), rows("queries"), judgements, others
 
 
-def _hub_config(repo: str, config: str) -> dict[str, Any]:
-    """All splits of one configuration."""
+def hub_table(repo: str, config: str | None, revision: str | None = None) -> dict[str, Any]:
+    """All splits of one configuration of a Hub dataset.
+
+    Args:
+        repo: the dataset's id.
+        config: None means its only or default configuration.
+        revision: branch, tag or commit; None means the main branch.
+
+    Raises:
+        RetrievalSetError: it cannot be loaded; the message says why.
+    """
     import datasets
 
     try:
-        return datasets.load_dataset(repo, config)
+        return datasets.load_dataset(repo, config, revision=revision)
     except Exception as error:  # the Hub client's errors share no base class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RetrievalSetError(f"{repo}: cannot load the configuration {config!r}: {reason}") from error
+        what = f"the configuration {config!r}" if config else "it"
+        raise RetrievalSetError(f"{repo}: cannot load {what}: {reason}") from error

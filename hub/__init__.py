@@ -5,7 +5,13 @@ The names below are loaded on first use, so that `--help` needs no torch.
 
 import importlib
 
-_HOMES: dict[str, str] = {}
+_HOMES = {
+    "eval_results": "card",
+    "model_card": "card",
+    "publish": "publishing",
+    "slice_repository": "slicing",
+    "validate_card": "card",
+}
 __all__ = sorted(_HOMES)
 
 

@@ -1,7 +1,7 @@
 """Weights in files cut at the exits, written tensor by tensor: whoever wants exit k fetches what lies before k.
 
 A shard holds what its exit adds to the exit before it; the first also holds what every depth needs. Beside the
-index of all shards lies one for each shallower exit, `model.safetensors.index.exit4.json`, which
+index of all shards lies one for each exit, `model.safetensors.index.exit4.json`, which
 `from_pretrained(…, exit_layer=4, variant="exit4")` follows.
 """
 
@@ -58,6 +58,11 @@ def needed_from(name: str, exits: tuple[int, ...]) -> int:
     return next(e for e in exits if e >= depth)
 
 
+def index_name(exit_layer: int) -> str:
+    """The index of the shards that a model up to an exit needs."""
+    return INDEX.replace(".json", f".exit{exit_layer}.json")
+
+
 def write_shards(folder: Path, sources: Mapping[str, TensorSource], exits: tuple[int, ...]) -> None:
     """Writes the shards and their indices; no more than one tensor is in memory at a time.
 
@@ -83,8 +88,8 @@ def write_shards(folder: Path, sources: Mapping[str, TensorSource], exits: tuple
         reached = {name: file for name, file in places.items() if needed_from(name, exits) <= e}
         size = sum(sources[name].size for name in reached)
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(reached.items()))}
-        name = INDEX if e == exits[-1] else INDEX.replace(".json", f".exit{e}.json")
-        write_json(folder / name, index)
+        write_json(folder / index_name(e), index)
+    write_json(folder / INDEX, index)
 
 
 def write_safetensors(path: Path, sources: Mapping[str, TensorSource]) -> None:

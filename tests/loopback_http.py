@@ -14,7 +14,7 @@ from card_rules import card_errors
 from loopback_store import Blob, Refused, Repository, is_large
 
 
-class _Cut(Exception):
+class Cut(Exception):
     """The connection is to be closed now."""
 
 
@@ -36,7 +36,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if self.fault and self.fault.stall:
                 self.fault.release.wait()
-                raise _Cut
+                raise Cut
             body = self._read()
             if self.fault and self.fault.delay:
                 time.sleep(self.fault.delay)
@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(404, f"no such endpoint: {request}")
         except Refused as refused:
             self._answer({"error": refused.message}, refused.status, refused.code, refused.message)
-        except (_Cut, BrokenPipeError, ConnectionResetError):
+        except (Cut, BrokenPipeError, ConnectionResetError):
             self.close_connection = True
             self.connection.close()
 
@@ -58,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
     def _read(self) -> bytes:
         if self.fault and self.fault.cut is not None and self.command in ("POST", "PUT"):
             self.rfile.read(min(self.fault.cut, int(self.headers.get("Content-Length", self.fault.cut))))
-            raise _Cut
+            raise Cut
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         chunks = []
@@ -78,6 +78,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, content: bytes, headers: dict[str, str], length: int | None = None) -> int:
         """Sends it, or as much as the fault lets through; returns the bytes of content sent."""
+        if self.fault and self.fault.lose:
+            raise Cut
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

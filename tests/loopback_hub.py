@@ -44,6 +44,7 @@ class Fault:
         times: how many of them; -1 for all.
         status: answer so, and do nothing.
         cut: close the connection after so many bytes of the body, the client's or ours.
+        lose: do what is asked, and close the connection instead of answering.
         stall: take the request and do not answer until `release` is set.
         delay: seconds to wait before the answer.
     """
@@ -52,6 +53,7 @@ class Fault:
     times: int = 1
     status: int | None = None
     cut: int | None = None
+    lose: bool = False
     stall: bool = False
     delay: float = 0.0
     reached: threading.Event = field(default_factory=threading.Event)

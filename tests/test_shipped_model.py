@@ -19,7 +19,7 @@ ROOT = Path(mose.__file__).parent
 
 #: Run where `import mose` fails; prints what the assertions below look at.
 NEWCOMER = """
-import json, sys
+import importlib.util, json, sys
 sys.modules["mose"] = None  # as if it were not installed
 import torch
 from sentence_transformers import SentenceTransformer
@@ -46,6 +46,13 @@ for head in (AutoModelForPreTraining, AutoModelForSequenceClassification):
     loaded = head.from_pretrained(root, **options).eval()
     same = (loaded.model.embed_tokens.weight == model.embed_tokens.weight).all().item()
     found[head.__name__] = [type(loaded).__name__, same]
+# As huggingface's inference toolkit loads it.
+spec = importlib.util.spec_from_file_location("handler", f"{root}/handler.py")
+sys.modules["handler"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["handler"])
+serve = sys.modules["handler"].EndpointHandler(root, device="cpu")
+answer = torch.tensor(serve({"inputs": text, "parameters": {"prompt_name": "query"}}))
+found["handler"] = (answer - torch.as_tensor(st.encode_query(text))).abs().max().item()
 print(json.dumps(found))
 """
 
@@ -73,6 +80,10 @@ def test_pipeline_gives_the_deepest_exits_states(newcomer):
     assert newcomer["pipeline"] <= 1e-5
 
 
+def test_the_inference_entry_point_gives_the_same_vectors(newcomer):
+    assert newcomer["handler"] <= 1e-5
+
+
 def test_every_head_loads_on_the_shipped_trunk(newcomer):
     assert newcomer["AutoModelForPreTraining"] == ["MoSEForPreTraining", True]
     assert newcomer["AutoModelForSequenceClassification"] == ["MoSEForSequenceClassification", True]
@@ -96,7 +107,7 @@ def test_files_beside_the_weights_are_those_that_training_writes():
 @pytest.mark.parametrize("exit_layer", PRESETS["mose-nano"]["exit_layers"])
 def test_finds_functions_by_what_they_do(exit_layer, tmp_path):
     """Of five functions, each is found by a plain description; a model that has not learned finds one."""
-    from mose.eval.retrieval import load_model
+    from mose.eval.encoders import load_model
 
     functions = {
         "read_lines": "def read_lines(path):\n    with open(path) as handle:\n        return handle.readlines()",

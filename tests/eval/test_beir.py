@@ -133,8 +133,8 @@ configs:
     real = datasets.load_dataset
     asked = []
 
-    def load_dataset(repository, config):
-        asked.append(repository)
+    def load_dataset(repository, config, revision):
+        asked.append((repository, revision))
         return real(str(root), config, cache_dir=str(tmp_path / "cache"))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -144,7 +144,7 @@ configs:
 def test_a_hub_dataset_gives_the_same_as_a_folder(hub, folder):
     expected = load_retrieval_set(folder)
     found = load_retrieval_set("owner/name")
-    assert set(hub) == {"owner/name"}
+    assert set(hub) == {("owner/name", None)}
     assert found.name == "name"
     assert found.documents == expected.documents
     assert found.document_languages == expected.document_languages
@@ -159,7 +159,7 @@ def test_a_hub_dataset_without_the_split(hub):
 
 
 def test_a_hub_dataset_that_cannot_be_loaded(monkeypatch):
-    def unreachable(*_):
+    def unreachable(*_, **__):
         raise ConnectionError("no route\nlong story")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)

@@ -46,9 +46,10 @@ def test_each_exits_index_lists_what_a_model_of_that_depth_has_and_no_more(
     model = build_model(model_class, tiny_config(exit_layers=exits))
     weights = {n: t for n, t in model.state_dict().items() if n != "predictions.decoder.weight"}  # tied
     write_shards(tmp_path, sources_of(weights), exits)
+    whole = (tmp_path / "model.safetensors.index.json").read_text()
+    assert whole == (tmp_path / f"model.safetensors.index.exit{exits[-1]}.json").read_text()
     for e in exits:
-        index = f"model.safetensors.index.exit{e}.json" if e < exits[-1] else "model.safetensors.index.json"
-        names = json.loads((tmp_path / index).read_text())["weight_map"]
+        names = json.loads((tmp_path / f"model.safetensors.index.exit{e}.json").read_text())["weight_map"]
         shallow = model_class(model.config, exit_layer=e)
         assert set(names) == set(shallow.state_dict()) - {"predictions.decoder.weight"}
         assert len(set(names.values())) == exits.index(e) + 1
