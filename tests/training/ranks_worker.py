@@ -81,17 +81,19 @@ def trained(given: dict, work: Path, world: int) -> tuple[dict[str, torch.Tensor
     return {name: value.detach() for name, value in model.named_parameters()}, trainer.state.log_history
 
 
-def main(work: Path) -> None:
-    torch.set_num_threads(1)
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    given = torch.load(work / "given.pt", weights_only=False)
-    if world > 1:
-        dist.init_process_group("gloo")
-    found = {"gradients": gradients(given, rank, world)}
+def find(given: dict, work: Path, rank: int = 0, world: int = 1) -> dict:
+    """What is compared: gradients, parameters after a step, the log."""
+    found: dict = {"gradients": gradients(given, rank, world)}
     found["parameters"], found["log"] = trained(given, work, world)
-    torch.save(found, work / f"found-{rank}-of-{world}.pt")
-    if world > 1:
-        dist.destroy_process_group()
+    return found
+
+
+def main(work: Path) -> None:
+    world, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    given = torch.load(work / "given.pt", weights_only=False)
+    dist.init_process_group("gloo")
+    torch.save(find(given, work, rank, world), work / f"found-{rank}.pt")
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from ranks_worker import find
 from torch import distributed as dist
 
 from mose.data.pairs import load_pairs
@@ -15,7 +16,7 @@ from mose.data.pairs import load_pairs
 WORKER = Path(__file__).with_name("ranks_worker.py")
 
 
-def run(work: Path, world: int) -> list[dict]:
+def run(work: Path, world: int = 2) -> list[dict]:
     ports = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(world)}
     environment |= {"MASTER_PORT": str(ports.port), "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -33,7 +34,7 @@ def run(work: Path, world: int) -> list[dict]:
     ]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * world, "\n".join(outputs)
-    return [torch.load(work / f"found-{rank}-of-{world}.pt", weights_only=False) for rank in range(world)]
+    return [torch.load(work / f"found-{rank}.pt", weights_only=False) for rank in range(world)]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def found(tiny_model_folder, tmp_path_factory) -> tuple[dict, list[dict]]:
         "pairs": load_pairs(datasets=[Dataset.from_list(rows)]),
     }
     torch.save(given, work / "given.pt")
-    return run(work, 1)[0], run(work, 2)
+    return find(given, work), run(work)
 
 
 def test_gradients_of_every_parameter_are_those_of_one_process(found):
