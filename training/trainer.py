@@ -1,17 +1,16 @@
 """Thin subclasses of `Trainer`: they wire model, losses and logging."""
 
 from collections import defaultdict
-from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
-from mose.hub.files import write_sentence_transformers_files
 from mose.modeling_mose import SIMILARITY_SCALE_RANGE, MoSEModel
 from mose.training.arguments import FineTuningArguments
 from mose.training.gradcache import embed, gather, ranks
 from mose.training.objective import Batch, Objective
+from mose.training.publishing import HubTrainer
 
 SIDES = ("query", "document", "negative")
 
@@ -31,7 +30,7 @@ class BoundSimilarityScale(TrainerCallback):
     on_train_begin = on_optimizer_step
 
 
-class FineTuningTrainer(Trainer):
+class FineTuningTrainer(HubTrainer):
     """Fine-tunes a `MoSEModel` on pairs, at every exit; `mose.training.objective.Objective` is what it minimises.
 
     The batch is embedded in mini-batches (`mose.training.gradcache`), so that any size fits; the pairs of all
@@ -50,6 +49,7 @@ class FineTuningTrainer(Trainer):
 
     args: FineTuningArguments
     model: MoSEModel
+    task = "fine-tuning for retrieval"
 
     def __init__(self, *args, teacher_vectors: Tensor | None = None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -174,8 +174,3 @@ class FineTuningTrainer(Trainer):
 
     def _multiplier(self, name: str) -> float:
         return next((value for part, value in self.args.multipliers.items() if part in name), 1.0)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            write_sentence_transformers_files(Path(str(output_dir or self.args.output_dir)))
