@@ -139,6 +139,7 @@ class MoSEConfig(PreTrainedConfig):
         self.auto_map = {
             "AutoConfig": "configuration_mose.MoSEConfig",
             "AutoModel": "modeling_mose.MoSEModel",
+            "AutoModelForMaskedLM": "modeling_mose.MoSEForMaskedLM",
             "AutoModelForPreTraining": "modeling_mose.MoSEForPreTraining",
             "AutoModelForSequenceClassification": "modeling_mose.MoSEForSequenceClassification",
         }

@@ -14,12 +14,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, can_return_tuple
 
@@ -59,7 +59,9 @@ class MoSEForPreTrainingOutput(ModelOutput):
 
     Args:
         loss: scalar, the weighted sum over exits of both parts (paper, section 3), where labels were given.
-        mlm_losses, icc_losses: (exits,), unweighted and detached, shallow to deep; for logging.
+        mlm_losses, icc_losses: (exits,), means over this batch, unweighted and detached, shallow to deep; for
+            logging.
+        mlm_accuracies, icc_accuracies: (exits,), the shares of masked tokens and of contexts that are right.
         prediction_logits: (batch, tokens, vocab) at the exit; only without labels, which need no logits.
         context_logits: (batch, 2) at the exit: another repository took part, or all from one.
     """
@@ -67,6 +69,8 @@ class MoSEForPreTrainingOutput(ModelOutput):
     loss: Tensor | None = None
     mlm_losses: Tensor | None = None
     icc_losses: Tensor | None = None
+    mlm_accuracies: Tensor | None = None
+    icc_accuracies: Tensor | None = None
     prediction_logits: Tensor | None = None
     context_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
@@ -327,6 +331,8 @@ class MoSEPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     # The losses are means over the batch already: Trainer divides them by its accumulation steps.
     accepts_loss_kwargs = False
+    #: Patterns of what a checkpoint may hold for other tasks, left there without a warning.
+    _heads_left_out: tuple[str, ...] = ()
 
     config: MoSEConfig
 
@@ -341,6 +347,7 @@ class MoSEPreTrainedModel(PreTrainedModel):
         self._keys_to_ignore_on_load_unexpected = [
             rf"(^|\.)layers\.{block}\." for block in range(deepest, config.num_hidden_layers)
         ] + [rf"(^|\.)(exits|classifiers)\.{e}\." for e in config.exit_layers if e > deepest]
+        self._keys_to_ignore_on_load_unexpected += self._heads_left_out
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
@@ -558,6 +565,70 @@ class MoSETransform(nn.Module):
         return self.LayerNorm(self.act(self.dense(states)))
 
 
+class MaskedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of a projection onto the vocabulary, with its gradients, `LOGIT_ROWS` rows at a time.
+
+    A gradient that is computed while the logits are at hand needs them neither kept nor computed again; the
+    idea is that of Cut Cross-Entropy (arXiv 2411.09009) and of `torch.nn.functional.linear_cross_entropy`. One
+    call takes the rows of every exit: there is one gradient of the vocabulary's size, however many exits.
+    """
+
+    @staticmethod
+    def forward(ctx, rows, weight, bias, targets, scales, differentiate):
+        """Σ_r scales_r · CE_r, and what is logged of each row.
+
+        Args:
+            rows: (rows, hidden).
+            weight, bias: (vocab, hidden) and (vocab,), of the projection.
+            targets: (rows,), token ids.
+            scales: (rows,), what each row's cross-entropy counts.
+            differentiate: whether a backward pass may follow.
+
+        Returns:
+            The sum, a scalar; the cross-entropies (rows,) and whether the target had the highest logit (rows,),
+            both without gradients. At least float32.
+        """
+        device = rows.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
+        with torch.autocast(device, enabled=False):
+            states, projection, offset = rows.to(dtype), weight.to(dtype), bias.to(dtype)
+            losses, hits = (torch.empty(len(rows), dtype=scales.dtype, device=rows.device) for _ in range(2))
+            if differentiate:
+                grad_rows = torch.empty_like(states)
+                grad_weight, grad_bias = (
+                    torch.zeros_like(widen(p), memory_format=torch.contiguous_format) for p in (weight, bias)
+                )
+            for start in range(0, len(rows), LOGIT_ROWS):
+                part = slice(start, start + LOGIT_ROWS)
+                logits = widen(torch.addmm(offset, states[part], projection.T))
+                top, right = logits.amax(dim=1, keepdim=True), logits.gather(1, targets[part, None])
+                exponentials = logits.sub_(top).exp_()
+                sums = exponentials.sum(dim=1, keepdim=True)
+                losses[part] = (sums.log() + top - right)[:, 0]
+                hits[part] = (right == top)[:, 0]
+                if differentiate:
+                    scale = scales[part, None]
+                    slopes = exponentials.mul_(scale / sums).scatter_add_(1, targets[part, None], -scale)
+                    grad_bias += slopes.sum(dim=0)
+                    slopes = slopes.to(dtype)
+                    torch.mm(slopes, projection, out=grad_rows[part])
+                    if dtype == grad_weight.dtype:
+                        grad_weight.addmm_(slopes.T, states[part])
+                    else:
+                        grad_weight += slopes.T @ states[part]
+        if differentiate:
+            ctx.save_for_backward(
+                grad_rows.to(rows.dtype), grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
+            )
+        ctx.mark_non_differentiable(losses, hits)
+        return losses @ scales, losses, hits
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient, *_):
+        return *(saved * gradient.to(saved.dtype) for saved in ctx.saved_tensors), None, None, None
+
+
 class MoSEPredictions(nn.Module):
     """The masked-language-model head."""
 
@@ -566,32 +637,18 @@ class MoSEPredictions(nn.Module):
         self.transform = MoSETransform(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
 
-    def loss(self, states: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of `states` (masked, hidden + conditional) against `labels` (masked,); 0 for none.
-
-        The logits of no more than `LOGIT_ROWS` states exist at a time, and are computed again in the backward
-        pass: kept at every exit, they would outweigh the model.
-        """
-        total = torch.zeros((), device=states.device)
-        for rows, targets in zip(self.transform(states).split(LOGIT_ROWS), labels.split(LOGIT_ROWS), strict=True):
-            total = total + checkpoint(self._summed_cross_entropy, rows, targets, use_reentrant=False)
-        return total / max(len(labels), 1)
-
-    def _summed_cross_entropy(self, rows: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(widen(self.decoder(rows)), targets, reduction="sum")
-
     def forward(self, states: Tensor) -> Tensor:
         return self.decoder(self.transform(states))
 
 
-class MoSEForPreTraining(MoSEPreTrainedModel):
-    """MLM and In-Context Classification at every exit (paper, section 3).
-
-    One head for each task serves all exits; it is told which by a learned embedding of the exit, concatenated
-    to the hidden state.
-    """
+class MoSEForMaskedLM(MoSEPreTrainedModel):
+    """The masked language model at every exit: one head, told the exit by a learned embedding of it that is
+    concatenated to the hidden state (paper, section 3). Reads the checkpoints of `MoSEForPreTraining`."""
 
     _tied_weights_keys = {"predictions.decoder.weight": "model.embed_tokens.weight"}
+    # The losses count what all batches of a step hold: Trainer says how much that is, and does not divide.
+    accepts_loss_kwargs = True
+    _heads_left_out: tuple[str, ...] = (r"^pooler\.", r"^seq_relationship\.")
 
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         super().__init__(config, exit_layer)
@@ -599,10 +656,6 @@ class MoSEForPreTraining(MoSEPreTrainedModel):
         self.model = MoSEModel(config)
         self.conditional_embeddings = nn.Embedding(len(config.exit_layers), config.conditional_size)
         self.predictions = MoSEPredictions(config)
-        plain, conditioned = config.hidden_size, config.hidden_size + config.conditional_size
-        read, judged = (conditioned, plain) if config.context_pooler == "conditioned" else (plain, conditioned)
-        self.pooler = None if config.context_pooler == "none" else nn.Linear(read, config.hidden_size)
-        self.seq_relationship = nn.Linear(judged, 2)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -615,6 +668,104 @@ class MoSEForPreTraining(MoSEPreTrainedModel):
         index = torch.tensor(self.config.exit_layers.index(exit_layer), device=states.device)
         condition = self.conditional_embeddings(index).to(states.dtype)
         return torch.cat((states, condition.expand(*states.shape[:-1], -1)), dim=-1)
+
+    def _transform(self, normed: Tensor, chosen: tuple[Tensor, ...], exit_layer: int) -> Tensor:
+        """(masked, hidden), what the vocabulary projection gets of an exit's states (batch, tokens, hidden)."""
+        return self.predictions.transform(self._condition(normed[chosen], exit_layer))
+
+    def _mlm_loss(
+        self, rows: dict[int, Tensor], targets: Tensor, items: Tensor | int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The weighted sum over exits of their summed cross-entropies over `items`.
+
+        Args:
+            rows: of each exit (masked, hidden), from `_transform`.
+            targets: (masked,), token ids.
+            items: what the sums are divided by.
+
+        Returns:
+            The loss; mean cross-entropy and accuracy of each exit, (exits,) without gradients, 0 for no rows.
+        """
+        decoder, weights = self.predictions.decoder, self.config.exit_weights
+        stacked = torch.cat(list(rows.values()))
+        by_exit = torch.tensor([weights[e] for e in rows], dtype=widen(stacked).dtype, device=targets.device)
+        loss, losses, hits = MaskedCrossEntropy.apply(
+            stacked,
+            decoder.weight,
+            decoder.bias,
+            targets.repeat(len(rows)),
+            (by_exit / items).repeat_interleave(len(targets)),
+            torch.is_grad_enabled(),
+        )
+        means = (each.view(len(rows), -1).sum(dim=1) / max(len(targets), 1) for each in (losses, hits))
+        return loss, *means
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        exit_layer: int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
+    ) -> MaskedLMOutput:
+        """Predicts tokens at one exit. With labels, the loss is Σ_i w_i MLM_i over the exits up to it.
+
+        Args:
+            labels: (batch, tokens), the token to predict, -100 where there is none.
+            exit_layer: one of `exit_layers`; None: the deepest built.
+            num_items_in_batch: masked tokens that the losses are divided by, those of all batches of a step;
+                None: those of this batch.
+
+        Other arguments as in `MoSEModel`. Returns `logits` (batch, tokens, vocab) at the exit, except in training
+        with labels, where every logit would outweigh the model.
+        """
+        hidden_states, attentions = self.model._recorders(output_hidden_states, output_attentions)
+        chosen = () if labels is None else (labels != -100).nonzero(as_tuple=True)
+        rows: dict[int, Tensor] = {}
+        for depth, normed, _ in self.model.run(
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds,
+            exit_layer,
+            hidden_states,
+            attentions,
+            **kwargs,
+        ):
+            if labels is not None:
+                rows[depth] = self._transform(normed, chosen, depth)
+        loss = None
+        if labels is not None:
+            items = max(len(chosen[0]), 1) if num_items_in_batch is None else num_items_in_batch
+            loss = self._mlm_loss(rows, labels[chosen], items)[0]
+        wanted = labels is None or not self.training
+        return MaskedLMOutput(
+            loss=loss,
+            logits=self.predictions(self._condition(normed, depth)) if wanted else None,
+            hidden_states=None if hidden_states is None else tuple(hidden_states),
+            attentions=None if attentions is None else tuple(attentions),
+        )
+
+
+class MoSEForPreTraining(MoSEForMaskedLM):
+    """MLM and In-Context Classification at every exit (paper, section 3), one head for each task."""
+
+    _heads_left_out = ()
+
+    def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
+        super().__init__(config, exit_layer)
+        config = self.config
+        plain, conditioned = config.hidden_size, config.hidden_size + config.conditional_size
+        read, judged = (conditioned, plain) if config.context_pooler == "conditioned" else (plain, conditioned)
+        self.pooler = None if config.context_pooler == "none" else nn.Linear(read, config.hidden_size)
+        self.seq_relationship = nn.Linear(judged, 2)
+        self.post_init()
 
     def _context_logits(self, normed: Tensor, mask: Tensor, exit_layer: int) -> Tensor:
         states = last_token(normed, mask)
@@ -636,6 +787,8 @@ class MoSEForPreTraining(MoSEPreTrainedModel):
         exit_layer: int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        num_examples_in_batch: Tensor | int | None = None,
         **kwargs,
     ) -> MoSEForPreTrainingOutput:
         """With labels, the loss L = Σ_i w_i (MLM_i + ICC_i) over the exits up to `exit_layer`, where w_i is
@@ -646,13 +799,23 @@ class MoSEForPreTraining(MoSEPreTrainedModel):
                 vocabulary projection.
             context_labels: (batch,), 1 where all snippets are from one repository, else 0.
             exit_layer: one of `exit_layers`; None: the deepest built.
+            num_items_in_batch, num_examples_in_batch: what the sums of MLM and ICC are divided by where a step
+                has several batches: the masked tokens and the examples of them all. None: those of this batch.
+                With the first alone, as a plain `Trainer` gives it, a batch's ICC counts as much of its step's
+                as its masked tokens do.
 
         Other arguments as in `MoSEModel`.
         """
         hidden_states, attentions = self.model._recorders(output_hidden_states, output_attentions)
         chosen = () if labels is None else (labels != -100).nonzero(as_tuple=True)
-        losses: dict[str, list[Tensor]] = {"mlm": [], "icc": []}
-        total: Tensor | None = None
+        rows: dict[int, Tensor] = {}
+        context_losses, context_hits = [], []
+        loss: Tensor | None = None
+        context_share: Tensor | float = 1.0
+        if num_examples_in_batch is not None and context_labels is not None:
+            context_share = len(context_labels) / num_examples_in_batch
+        elif num_items_in_batch is not None and labels is not None:
+            context_share = len(chosen[0]) / num_items_in_batch
         for depth, normed, mask in self.model.run(
             input_ids,
             attention_mask,
@@ -663,20 +826,26 @@ class MoSEForPreTraining(MoSEPreTrainedModel):
             attentions,
             **kwargs,
         ):
-            parts = {}
             if labels is not None:
-                parts["mlm"] = self.predictions.loss(self._condition(normed[chosen], depth), labels[chosen])
+                rows[depth] = self._transform(normed, chosen, depth)
             if context_labels is not None:
                 context_logits = self._context_logits(normed, mask, depth)
-                parts["icc"] = F.cross_entropy(widen(context_logits), context_labels)
-            for name, part in parts.items():
-                losses[name].append(part.detach())
-                part = part * self.config.exit_weights[depth]
-                total = part if total is None else total + part
+                part = F.cross_entropy(widen(context_logits), context_labels)
+                context_losses.append(part.detach())
+                context_hits.append(widen(context_logits.argmax(dim=1) == context_labels).mean())
+                part = part * self.config.exit_weights[depth] * context_share
+                loss = part if loss is None else loss + part
+        mlm_losses = mlm_accuracies = None
+        if labels is not None:
+            items = max(len(chosen[0]), 1) if num_items_in_batch is None else num_items_in_batch
+            part, mlm_losses, mlm_accuracies = self._mlm_loss(rows, labels[chosen], items)
+            loss = part if loss is None else loss + part
         return MoSEForPreTrainingOutput(
-            loss=total,
-            mlm_losses=torch.stack(losses["mlm"]) if losses["mlm"] else None,
-            icc_losses=torch.stack(losses["icc"]) if losses["icc"] else None,
+            loss=loss,
+            mlm_losses=mlm_losses,
+            icc_losses=torch.stack(context_losses) if context_losses else None,
+            mlm_accuracies=mlm_accuracies,
+            icc_accuracies=torch.stack(context_hits) if context_hits else None,
             prediction_logits=self.predictions(self._condition(normed, depth)) if labels is None else None,
             context_logits=context_logits
             if context_labels is not None
@@ -782,7 +951,14 @@ class MoSEForSequenceClassification(MoSEPreTrainedModel):
 
 
 MoSEModel.register_for_auto_class("AutoModel")
+MoSEForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
 MoSEForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 MoSEForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 
-__all__ = ["MoSEForPreTraining", "MoSEForSequenceClassification", "MoSEModel", "MoSEPreTrainedModel"]
+__all__ = [
+    "MoSEForMaskedLM",
+    "MoSEForPreTraining",
+    "MoSEForSequenceClassification",
+    "MoSEModel",
+    "MoSEPreTrainedModel",
+]

@@ -73,7 +73,7 @@ def _load(path: str, exit_layer: int | None, clock: _Clock) -> tuple[Any, Any]:
     with clock("imports"):
         for name in ("datasets", "faiss", "transformers.modeling_utils", "mose.data.mining", "mose.eval.bm25"):
             importlib.import_module(name)
-        from mose.eval.retrieval import load_model
+        from mose.eval.encoders import load_model
 
     importlib.import_module("datasets").disable_progress_bars()
     importlib.import_module("transformers.utils.logging").disable_progress_bar()

@@ -16,7 +16,6 @@ from mose.search_store import (
     Meta,
     SearchIndexError,
     Writer,
-    fingerprint,
     read,
     space_of,
     writing,
@@ -93,6 +92,8 @@ class Encoder:
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        from mose.eval.encoding import fingerprint
+
         return fingerprint(self.model, self.tokenizer, self.exit_layer)
 
     def query(self, text: str) -> np.ndarray:

@@ -12,11 +12,9 @@ embedded stays in the journal, and the next build takes it from there. This modu
 query is answered; heavy libraries are imported where they are used, so that a missing index is reported at once.
 """
 
-import copy
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import shutil
 import zipfile
@@ -26,6 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from mose.disk import flush, replacing
 
 if TYPE_CHECKING:
     import datasets
@@ -104,30 +104,6 @@ class Generation:
         """Key -> embedding (dim,) of every function."""
         vectors = self.vectors.reconstruct_n(0, len(self.functions))
         return {entry.key: vector for entry, vector in zip(self.entries(), vectors, strict=True)}
-
-
-def fingerprint(model: Any, tokenizer: Any, exit_layer: int) -> str:
-    """SHA-256 of what an embedding at `exit_layer` depends on: the weights up to it, and the tokenizer.
-
-    It is the same whether the model was loaded up to that exit or deeper, and whatever its weights' precision
-    in memory, as long as that is at least the stored one.
-    """
-    import torch
-
-    config = copy.deepcopy(model.config)
-    config.exit_layer = exit_layer
-    with torch.device("meta"):
-        names = sorted(type(model)(config).state_dict())
-    digest = hashlib.sha256()
-    weights = model.state_dict()
-    for name in names:
-        array = weights[name].detach().to("cpu", torch.float32).contiguous().numpy()
-        digest.update(f"{name} {array.shape}".encode())
-        digest.update(array.data)
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    del rules["truncation"], rules["padding"]  # set anew by every call
-    digest.update(json.dumps(rules, sort_keys=True).encode())
-    return digest.hexdigest()
 
 
 def read_meta(path: Path) -> tuple[Path, Meta]:
@@ -246,7 +222,7 @@ class Writer:
         """Keeps one chunk of finished work: on the disk as a whole, or not at all."""
         self._journal.mkdir(exist_ok=True)
         name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
-        with _replacing(self._journal / f"{space}-{name}.npz") as file:
+        with replacing(self._journal / f"{space}-{name}.npz") as file:
             np.savez(file, keys=np.array(keys, dtype="S"), embeddings=embeddings)
 
     def commit(self, meta: Meta, entries: Sequence[Entry], embeddings: np.ndarray) -> None:
@@ -275,8 +251,8 @@ class Writer:
         BM25([entry.source for entry in entries]).save(folder / "bm25")
         (folder / "meta.json").write_text(json.dumps(dataclasses.asdict(meta), indent=1), encoding="utf-8")
         for part in [*folder.rglob("*"), folder, self._path]:
-            _flush(part)
-        with _replacing(self._path / "CURRENT") as file:
+            flush(part)
+        with replacing(self._path / "CURRENT") as file:
             file.write(folder.name.encode())
         self.tidy()
 
@@ -290,24 +266,3 @@ class Writer:
 
     def _generations(self) -> list[Path]:
         return [folder for folder in self._path.iterdir() if _GENERATION.fullmatch(folder.name)]
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[Any]:
-    """A binary file that takes the place of `file` in one step once it is written and on the disk."""
-    draft = file.with_name(file.name + ".draft")
-    with draft.open("wb") as stream:
-        yield stream
-    _flush(draft)
-    draft.replace(file)
-    _flush(file.parent)
-
-
-def _flush(path: Path) -> None:
-    if os.name == "nt":
-        return  # Windows flushes no folder, and no file that is open for reading only
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

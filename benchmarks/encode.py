@@ -16,9 +16,9 @@ from transformers.utils import logging
 
 from mose.eval import speed
 from mose.eval.beir import load_retrieval_set
+from mose.eval.encoders import load_model, prompt_for
 from mose.eval.encoding import encode
 from mose.eval.peers import MINILM, SentenceTransformerPeer, load_peer
-from mose.eval.retrieval import load_model, prompt_for
 
 Encoder = Callable[[list[str]], Any]
 

@@ -11,9 +11,10 @@ from command import DTYPES, Report, add_device, new_parser, positive, run, table
 
 from mose.eval.beir import load_retrieval_set
 from mose.eval.bm25 import BM25
+from mose.eval.encoders import load_model, prompt_for
 from mose.eval.encoding import encode
 from mose.eval.metrics import score_blocks
-from mose.eval.retrieval import load_model, prompt_for, score
+from mose.eval.retrieval import score
 from mose.search import fuse
 
 

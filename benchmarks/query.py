@@ -19,8 +19,8 @@ from timing import interleave
 from transformers.utils import logging
 
 from mose.eval import speed
+from mose.eval.encoders import load_model
 from mose.eval.encoding import encode
-from mose.eval.retrieval import load_model
 from mose.search import ROOT, TESTS, Index
 from mose.search_index import DEFAULT_HYBRID
 from mose.tokenization.prompts import text_prompt

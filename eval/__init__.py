@@ -9,12 +9,20 @@ _HOMES = {
     "BM25": "bm25",
     "RetrievalSet": "beir",
     "load_retrieval_set": "beir",
+    "MoSEEncoder": "encoders",
     "encode": "encoding",
+    "encode_corpus": "corpus",
     "evaluate": "retrieval",
-    "load_model": "retrieval",
+    "flops_per_token": "costs",
+    "intervals": "significance",
+    "load_model": "encoders",
     "load_peer": "peers",
     "markdown": "report",
+    "open_store": "store",
+    "parameters": "costs",
+    "permutation_p_value": "significance",
     "terminal": "report",
+    "top_k": "topk",
 }
 __all__ = sorted(_HOMES)
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mose.eval.metrics import MEASURES
+
 Row = tuple[str, dict[str, Any]]  # where the row stands, for error messages, and its columns
 #: The `language` of code whose language nobody knows. A query of no language is taken for text.
 UNNAMED_CODE = "code"
-#: What a report says of a set that does not ask for something else.
-MEASURES = ("mrr", "ndcg@10", "recall@1", "recall@10")
 Table = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]  # ids, texts, languages
 
 

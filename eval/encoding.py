@@ -1,8 +1,11 @@
 """Turning texts into embeddings: sorted by length, in batches of bounded size, all wanted exits in one pass."""
 
+import copy
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +18,44 @@ TOKEN_BUDGETS = (2_048, 65_536)
 WINDOW = 16_384  # texts that are tokenized and sorted together; bounds the memory that token ids take
 
 
+class Progress(Protocol):
+    """Hears how far an encoding has come."""
+
+    def tokenized(self, characters: int, tokens: int) -> None:
+        """Texts of so many characters turned out to be so many tokens."""
+
+    def encoded(self, tokens: int) -> None:
+        """So many tokens more are done."""
+
+
+class TokenBar(tqdm):
+    """A bar on stderr that counts tokens.
+
+    Batches go from long texts to short ones, so that the share of texts done says little of the time left; tokens
+    cost about the same each. What has been tokenized counts exactly, the rest by its characters, at the tokens
+    per character so far.
+
+    Args:
+        characters: of all texts.
+        shown: without it, the bar counts and prints nothing.
+        description: what stands in front of it.
+    """
+
+    def __init__(self, characters: int, shown: bool, description: str | None = None):
+        super().__init__(desc=description, unit=" tokens", unit_scale=True, smoothing=0.05, disable=not shown)
+        self._characters = characters
+        self._seen = self._known = 0
+
+    def tokenized(self, characters: int, tokens: int) -> None:
+        self._seen += characters
+        self._known += tokens
+        left = max(0, self._characters - self._seen)
+        self.total = self._known + round(left * self._known / max(1, self._seen))
+
+    def encoded(self, tokens: int) -> None:
+        self.update(tokens)
+
+
 def encode(
     model: Any,
     tokenizer: Any,
@@ -24,7 +65,7 @@ def encode(
     max_length: int | None = None,
     token_budget: int | None = None,
     dtype: torch.dtype | None = None,
-    progress: bool = False,
+    progress: bool | Progress = False,
 ) -> dict[int, np.ndarray]:
     """Embeddings of texts at one or more exits.
 
@@ -39,7 +80,7 @@ def encode(
         token_budget: tokens of one batch, padding included; a longer text is a batch of its own. None means
             `TOKEN_BUDGETS` for the model's device.
         dtype: compute type, by autocast; None means the type of the weights.
-        progress: show a bar on stderr.
+        progress: show a bar on stderr; or who else is to hear of it.
 
     Returns:
         exit → float32 array (texts, dim) of unit rows, in the order of `texts`.
@@ -62,14 +103,15 @@ def encode(
     exits = wanted_exits(model.config, exit_layers)
     limit = _limit(model, tokenizer, max_length)
     result: dict[int, np.ndarray] = {}
-    with _inference(model, dtype), tqdm(total=len(texts), unit=" texts", disable=not progress) as bar:
-        for rows, batch in _batches(tokenizer, texts, prompts, limit, token_budget):
+    with _inference(model, dtype), _hearing(texts, progress) as listener:
+        for rows, batch in _batches(tokenizer, texts, prompts, limit, token_budget, listener):
+            tokens = int(batch["attention_mask"].sum())
             batch = {key: tensor.to(model.device, non_blocking=True) for key, tensor in batch.items()}
             for exit_layer, embeddings in _forward(model, batch, exits).items():
                 if exit_layer not in result:
                     result[exit_layer] = np.empty((len(texts), embeddings.shape[-1]), dtype=np.float32)
                 result[exit_layer][rows] = normalize(embeddings.float(), dim=-1).cpu().numpy()
-            bar.update(len(rows))
+            listener.encoded(tokens)
     for exit_layer, vectors in result.items():
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
@@ -78,6 +120,28 @@ def encode(
                 f"{exit_layer} is not finite; the model's weights are broken"
             )
     return result
+
+
+def fingerprint(model: Any, tokenizer: Any, exit_layer: int) -> str:
+    """SHA-256 of what an embedding at `exit_layer` depends on: the weights up to it, and the tokenizer.
+
+    It is the same whether the model was loaded up to that exit or deeper, and whatever its weights' precision
+    in memory, as long as that is at least the stored one.
+    """
+    config = copy.deepcopy(model.config)
+    config.exit_layer = exit_layer
+    with torch.device("meta"):
+        names = sorted(type(model)(config).state_dict())
+    digest = hashlib.sha256()
+    weights = model.state_dict()
+    for name in names:
+        array = weights[name].detach().to("cpu", torch.float32).contiguous().numpy()
+        digest.update(f"{name} {array.shape}".encode())
+        digest.update(array.data)
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    del rules["truncation"], rules["padding"]  # set anew by every call
+    digest.update(json.dumps(rules, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def wanted_exits(config: Any, exit_layers: Sequence[int] | None) -> tuple[int, ...]:
@@ -102,6 +166,15 @@ def _limit(model: Any, tokenizer: Any, max_length: int | None) -> int:
 
 
 @contextmanager
+def _hearing(texts: Sequence[str], progress: bool | Progress) -> Iterator[Progress]:
+    if isinstance(progress, bool):
+        with TokenBar(sum(map(len, texts)) if progress else 0, progress) as bar:
+            yield bar
+    else:
+        yield progress
+
+
+@contextmanager
 def _inference(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
     """Evaluation mode, no autograd and, where asked for, autocast.
 
@@ -121,7 +194,12 @@ def _inference(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
 
 
 def _batches(
-    tokenizer: Any, texts: Sequence[str], prompts: str | Sequence[str], limit: int, token_budget: int
+    tokenizer: Any,
+    texts: Sequence[str],
+    prompts: str | Sequence[str],
+    limit: int,
+    token_budget: int,
+    progress: Progress,
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
     """(positions in `texts`, padded batch), longest first within a window."""
     padding = tokenizer.pad_token_id or 0
@@ -129,6 +207,7 @@ def _batches(
         window = range(start, min(start + WINDOW, len(texts)))
         full = [(prompts if isinstance(prompts, str) else prompts[at]) + texts[at] for at in window]
         ids = tokenizer(full, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
+        progress.tokenized(sum(len(texts[at]) for at in window), sum(map(len, ids)))
         order = sorted(range(len(ids)), key=lambda at: -len(ids[at]))
         while order:
             size = max(1, token_budget // len(ids[order[0]]))

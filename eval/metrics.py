@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 BLOCK_BYTES = 64 << 20  # what one block of scores may take
+MEASURES = ("mrr", "ndcg@10", "recall@1", "recall@10")  # of a report that is asked for nothing else
 
 
 def score_blocks(
@@ -46,8 +47,7 @@ def ranks(
     Raises:
         ValueError: a block's width or the number of rows does not fit, or a score is NaN.
     """
-    tie = np.empty(len(document_ids), dtype=np.int64)  # place of each document if all scores were equal
-    tie[sorted(range(len(document_ids)), key=document_ids.__getitem__, reverse=True)] = np.arange(len(tie))
+    tie = tie_places(document_ids)
     found: list[np.ndarray] = []
     for block in blocks:
         if block.ndim != 2 or block.shape[1] != len(tie):
@@ -57,20 +57,37 @@ def ranks(
                 raise ValueError(f"more rows of scores than the {len(relevant)} queries")
             if np.isnan(row).any():
                 raise ValueError(f"the scores of query {len(found)} hold NaN")
-            found.append(_ranks_in_row(row, np.asarray(relevant[len(found)], dtype=np.int64), tie))
+            columns = np.asarray(relevant[len(found)], dtype=np.int64)
+            found.append(1 + ahead(row, tie, row[columns], tie[columns]))
     if len(found) != len(relevant):
         raise ValueError(f"{len(found)} rows of scores for {len(relevant)} queries")
     return found
 
 
-def _ranks_in_row(row: np.ndarray, columns: np.ndarray, tie: np.ndarray) -> np.ndarray:
-    """1 + the number of documents that score higher + those that score the same and win the tie."""
-    ordered, scores = np.sort(row), row[columns]
-    upper = np.searchsorted(ordered, scores, side="right")
-    result = len(row) - upper + 1
-    for at in np.flatnonzero(upper - np.searchsorted(ordered, scores, side="left") > 1):
-        result[at] += np.count_nonzero((row == scores[at]) & (tie < tie[columns[at]]))
-    return result
+def tie_places(document_ids: Sequence[str]) -> np.ndarray:
+    """(documents,) int64: the place that each document would have if all scores were equal."""
+    places = np.empty(len(document_ids), dtype=np.int64)
+    places[sorted(range(len(places)), key=document_ids.__getitem__, reverse=True)] = np.arange(len(places))
+    return places
+
+
+def ahead(row: np.ndarray, tie: np.ndarray, scores: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """How many documents of a row rank before each of some others: by score, and where that is equal, by place.
+
+    Args:
+        row, tie: (documents,) scores and tie places of those that are counted.
+        scores, places: (others,), of those that are ranked, which may be among the documents.
+    """
+    if len(scores) > 8:  # sorting once is cheaper than so many looks at the row
+        ordered = np.sort(row)
+        upper = np.searchsorted(ordered, scores, side="right")
+        higher, same = len(row) - upper, upper - np.searchsorted(ordered, scores, side="left")
+    else:
+        higher = np.array([np.count_nonzero(row > score) for score in scores], dtype=np.int64)
+        same = np.array([np.count_nonzero(row == score) for score in scores], dtype=np.int64)
+    for at in np.flatnonzero(same):
+        higher[at] += np.count_nonzero((row == scores[at]) & (tie < places[at]))
+    return higher
 
 
 def without_own(blocks: Iterable[np.ndarray], own: Sequence[int | None]) -> Iterator[np.ndarray]:
@@ -90,27 +107,41 @@ def without_own(blocks: Iterable[np.ndarray], own: Sequence[int | None]) -> Iter
         yield block
 
 
-def mrr(ranks: Sequence[np.ndarray]) -> float:
-    """Mean reciprocal rank of the first relevant document, not cut; 0 for a query without one.
+def reciprocal_ranks(ranks: Sequence[np.ndarray]) -> np.ndarray:
+    """(queries,): reciprocal rank of the first relevant document, not cut; 0 for a query without one.
 
     Args:
         ranks: as `ranks` returns them.
     """
-    return _mean(ranks, [1.0 / query.min() if len(query) else 0.0 for query in ranks])
+    return np.array([1.0 / query.min() if len(query) else 0.0 for query in ranks])
+
+
+def mrr(ranks: Sequence[np.ndarray]) -> float:
+    """Mean of `reciprocal_ranks`."""
+    return _mean(reciprocal_ranks(ranks))
+
+
+def recalls(ranks: Sequence[np.ndarray], k: int) -> np.ndarray:
+    """(queries,): share of a query's relevant documents that rank within the first k; 0 without any.
+
+    Raises:
+        ValueError: k < 1.
+    """
+    _check_cutoff(k)
+    return np.array([float((query <= k).mean()) if len(query) else 0.0 for query in ranks])
 
 
 def recall(ranks: Sequence[np.ndarray], k: int) -> float:
-    """Mean share of a query's relevant documents that rank within the first k; 0 for a query without one.
+    """Mean of `recalls`.
 
     Raises:
         ValueError: k < 1, or no queries.
     """
-    _check_cutoff(k)
-    return _mean(ranks, [float((query <= k).mean()) if len(query) else 0.0 for query in ranks])
+    return _mean(recalls(ranks, k))
 
 
-def ndcg(ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]], k: int) -> float:
-    """Mean normalised discounted cumulative gain of the first k (Järvelin and Kekäläinen, 2002).
+def ndcgs(ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]], k: int) -> np.ndarray:
+    """(queries,): normalised discounted cumulative gain of the first k (Järvelin and Kekäläinen, 2002).
 
     DCG = Σ grade / log2(1 + rank) over the documents with rank ≤ k, divided by that of the best order. The
     gain is the grade itself, as in trec_eval. 0 for a query without relevant documents.
@@ -120,7 +151,7 @@ def ndcg(ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]], k: int) -
         grades: the positive grade of each of those documents.
 
     Raises:
-        ValueError: k < 1, no queries, or a query whose ranks and grades differ in number.
+        ValueError: k < 1, or a query whose ranks and grades differ in number.
     """
     _check_cutoff(k)
     values = []
@@ -132,11 +163,20 @@ def ndcg(ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]], k: int) -
         ideal = (best / np.log2(np.arange(2, len(best) + 2))).sum()
         reached = (gains / np.log2(query + 1))[query <= k].sum()
         values.append(reached / ideal if ideal > 0 else 0.0)
-    return _mean(ranks, values)
+    return np.array(values)
 
 
-def map_at_r(ranks: Sequence[np.ndarray]) -> float:
-    """Mean average precision of the first R, where R is how many relevant documents a query has.
+def ndcg(ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]], k: int) -> float:
+    """Mean of `ndcgs`.
+
+    Raises:
+        ValueError: as there, and for no queries.
+    """
+    return _mean(ndcgs(ranks, grades, k))
+
+
+def precisions_at_r(ranks: Sequence[np.ndarray]) -> np.ndarray:
+    """(queries,): average precision of the first R, where R is how many relevant documents a query has.
 
     AP@R = 1/R Σ P(i) over the relevant documents with rank i ≤ R, where P(i) is the share of relevant ones
     among the first i (Musgrave et al., 2020, arXiv 2003.08505; CodeXGLUE's POJ-104). 0 for a query without
@@ -150,37 +190,51 @@ def map_at_r(ranks: Sequence[np.ndarray]) -> float:
         ordered = np.sort(query)
         precision = np.arange(1, len(ordered) + 1) / ordered
         values.append(float(precision[ordered <= len(ordered)].sum() / len(ordered)) if len(ordered) else 0.0)
-    return _mean(ranks, values)
+    return np.array(values)
+
+
+def map_at_r(ranks: Sequence[np.ndarray]) -> float:
+    """Mean of `precisions_at_r`."""
+    return _mean(precisions_at_r(ranks))
+
+
+def per_query(
+    ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]], measures: Sequence[str] = MEASURES
+) -> dict[str, np.ndarray]:
+    """The values, (queries,) each, whose means `summary` gives.
+
+    Raises:
+        ValueError: an unknown measure.
+    """
+    return {name: _measure(name, ranks, grades) for name in measures}
 
 
 def summary(
-    ranks: Sequence[np.ndarray],
-    grades: Sequence[Sequence[int]],
-    measures: Sequence[str] = ("mrr", "ndcg@10", "recall@1", "recall@10"),
+    ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]], measures: Sequence[str] = MEASURES
 ) -> dict[str, float]:
     """The figures of a report: `mrr`, `map@r`, `ndcg@k` and `recall@k` for any k, as many as asked for.
 
     Raises:
         ValueError: an unknown measure, no queries.
     """
-    return {name: _measure(name, ranks, grades) for name in measures}
+    return {name: _mean(values) for name, values in per_query(ranks, grades, measures).items()}
 
 
-def _measure(name: str, ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]]) -> float:
+def _measure(name: str, ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]]) -> np.ndarray:
     if name == "mrr":
-        return mrr(ranks)
+        return reciprocal_ranks(ranks)
     if name == "map@r":
-        return map_at_r(ranks)
+        return precisions_at_r(ranks)
     kind, _, k = name.partition("@")
     if kind not in ("ndcg", "recall") or not k.isdecimal():
         raise ValueError(f"measure {name!r}: there are mrr, map@r, ndcg@k and recall@k")
-    return ndcg(ranks, grades, int(k)) if kind == "ndcg" else recall(ranks, int(k))
+    return ndcgs(ranks, grades, int(k)) if kind == "ndcg" else recalls(ranks, int(k))
 
 
-def _mean(ranks: Sequence[np.ndarray], values: list[float]) -> float:
-    if not len(ranks):
+def _mean(values: np.ndarray) -> float:
+    if not len(values):
         raise ValueError("no queries: a mean over none is not defined")
-    return float(np.mean(values))
+    return float(values.mean())
 
 
 def _check_cutoff(k: int) -> None:

@@ -9,8 +9,8 @@ from sklearn.metrics import precision_recall_fscore_support
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
+from mose.eval.encoders import default_device, find_exits
 from mose.eval.encoding import TOKEN_BUDGETS, _inference, _limit, wanted_exits
-from mose.eval.retrieval import default_device, find_exits
 from mose.eval.tasks.base import PairSet
 from mose.tokenization.pairs import join_pair
 

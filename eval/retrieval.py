@@ -1,82 +1,23 @@
-"""Retrieval at every exit beside peers: quality on every set, speed on the first."""
+"""Retrieval at every exit beside peers: quality on every set, speed on the first, costs."""
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
 from mose.eval import metrics, speed
-from mose.eval.beir import UNNAMED_CODE, RetrievalSet, is_hub_id
-from mose.eval.encoding import encode, wanted_exits
-from mose.eval.peers import Peer, SentenceTransformerPeer
-from mose.tokenization.prompts import code_prompt, text_prompt
-
-#: What a `language` column says of natural language. Anything else names a programming language.
-NATURAL = frozenset({"en", "english", "text", "nl", "natural language"})
-
-
-def load_model(
-    source: str, exit_layers: Sequence[int] | None = None, device: str | None = None
-) -> tuple[Any, Any, tuple[int, ...]]:
-    """A MoSE in float32, as deep as the wanted exits need, and its tokenizer.
-
-    Args:
-        source: a folder or a Hub id.
-        exit_layers: the wanted exits; None means all.
-        device: where to put it; None means a GPU where there is one.
-
-    Returns:
-        model, tokenizer, the wanted exits.
-
-    Raises:
-        ValueError: no MoSE, or an exit that it does not have; found before any weights are read.
-        OSError: nothing to load there.
-    """
-    from transformers import AutoModel, AutoTokenizer
-
-    wanted = find_exits(source, exit_layers)
-    model = AutoModel.from_pretrained(source, trust_remote_code=True, exit_layer=wanted[-1], dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
-    return model.to(device or default_device()).eval(), tokenizer, wanted
-
-
-def find_exits(source: str, exit_layers: Sequence[int] | None) -> tuple[int, ...]:
-    """The wanted exits of the MoSE at `source`, from its configuration alone.
-
-    Raises:
-        ValueError: no MoSE, or an exit that it does not have.
-        OSError: nothing to load there.
-    """
-    from transformers import AutoConfig
-
-    if not Path(source).is_dir() and not is_hub_id(source):
-        raise FileNotFoundError("no such folder, and not the id of a Hub model (owner/name)")
-    config = AutoConfig.from_pretrained(source, trust_remote_code=True)
-    if not getattr(config, "exit_layers", None):
-        raise ValueError(f"a {config.model_type!r} model has no exits; it can only be a peer")
-    return wanted_exits(config, exit_layers)
-
-
-def default_device() -> str:
-    """A GPU where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def prompt_for(language: str, query: bool) -> str:
-    """The instruction for a query or a document in that language.
-
-    Without a language, a query is taken for text and a document for code.
-    """
-    if language.strip().lower() in NATURAL or (query and not language.strip()):
-        return text_prompt()
-    return code_prompt("" if language == UNNAMED_CODE else language)
-
-
-def _prompts(languages: Sequence[str], query: bool) -> list[str]:
-    return [prompt_for(language, query) for language in languages]
+from mose.eval.beir import RetrievalSet
+from mose.eval.corpus import encode_corpus
+from mose.eval.costs import costs
+from mose.eval.encoders import Encoder, MoSEEncoder
+from mose.eval.encoders import load_model as load_model
+from mose.eval.encoders import prompt_for as prompt_for
+from mose.eval.peers import BM25Peer, Peer, row_names
+from mose.eval.quality import Embeddings, Judgements, across_exits, figures
 
 
 def evaluate(
@@ -89,11 +30,14 @@ def evaluate(
     dtype: torch.dtype | None = None,
     measure_speed: bool = True,
     progress: bool = False,
+    certainty: bool = True,
+    cache: str | Path | None = None,
+    devices: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Quality per set and exit, and speed per exit.
+    """Quality per set and exit, speed and costs per exit.
 
-    Quality takes one pass for all exits. Speed is measured one exit at a time, on a sample of the first set,
-    for sentence-transformers peers with the same sample, compute type and threads.
+    Quality takes one pass for all exits. Speed is measured one exit at a time, on a sample of the first set, for
+    peers with the same sample, compute type and threads.
 
     Args:
         model, tokenizer: as `load_model` gives them.
@@ -104,52 +48,71 @@ def evaluate(
         dtype: compute type, by autocast; None means the type of the weights.
         measure_speed: without it, "speed" is empty.
         progress: show bars on stderr.
+        certainty: with bootstrap intervals and the permutation tests between exits.
+        cache: a folder in which embeddings are kept, in shards. A run that was killed goes on from there, and
+            one with other peers or sets computes only what is new.
+        devices: encode in one process for each, such as `["cpu", "cpu"]` or `["cuda:0", "cuda:1"]`.
 
     Returns:
-        `{"sets": {name: {"queries", "documents", "exits": {exit: metrics}, "peers": {name: metrics}}},
-        "speed": {exit or peer: {"snippets_per_second", "query_ms_p50"}}}`, keys all strings, ready for JSON.
-        Metrics are the set's `measures`: `mrr`, `ndcg@10`, `recall@1` and `recall@10` if it asks for nothing
-        else, over the whole corpus.
+        keys all strings, ready for JSON:
+        `{"sets": {name: {"queries", "documents", "exits": {exit: measures}, "peers": {row: measures}, …}},
+        "speed": {row: {"snippets_per_second", "query_ms_p50", "query_ms_p95"}},
+        "costs": {row: {"parameters", "memory_mb", "flops_per_token"}}, "settings": {…}}`.
+        Measures are the set's: `mrr`, `ndcg@10`, `recall@1` and `recall@10` if it asks for nothing else, over
+        the whole corpus. `mose.eval.quality.figures` says what else there is of a set; "across_exits" is query
+        exit → document exit → MRR.
 
     Raises:
         ValueError: no sets, doubled names, an exit that the model does not have.
     """
     sets, peers = list(sets), list(peers)
-    exits = wanted_exits(model.config, exit_layers)
+    main = MoSEEncoder(model, tokenizer, exit_layers, max_length, dtype)
+    encoders = [main, *(peer for peer in peers if not isinstance(peer, BM25Peer))]
     if not sets:
         raise ValueError("no sets to evaluate on")
     _check_distinct("sets", [data.name for data in sets])
-    _check_distinct("rows", [*map(str, exits), *(peer.name for peer in peers)])
+    _check_distinct("rows", [*main.keys, *(row for peer in peers for row in _rows(peer, main).values())])
 
-    def embed(texts: Sequence[str], prompts: str | list[str], at: Sequence[int], bar: bool = False):
-        return encode(model, tokenizer, texts, at, prompts, max_length, dtype=dtype, progress=bar)
-
-    report: dict[str, Any] = {"sets": {}, "speed": {}}
-    for data in sets:
-        documents = embed(data.documents, _prompts(data.document_languages, False), exits, progress)
-        queries = embed(data.queries, _prompts(data.query_languages, True), exits, progress)
-        report["sets"][data.name] = {
-            "queries": len(data.queries),
-            "documents": len(data.documents),
-            "exits": {str(k): score(data, metrics.score_blocks(queries[k], documents[k])) for k in exits},
-            "peers": {peer.name: score(data, peer.scores(data, progress)) for peer in peers},
-        }
+    report: dict[str, Any] = {"sets": {}, "speed": {}, "costs": {}}
+    with _embedder(cache, devices, progress) as embed:
+        for data in sets:
+            judgements = Judgements(data)
+            rows: dict[str, dict[str, Any]] = {"exits": {}, "peers": {}}
+            across: dict[str, Any] = {}
+            for peer in [main, *peers]:
+                if isinstance(peer, BM25Peer):
+                    rows["peers"][peer.name] = judgements.ranks(peer.scores(data))
+                    continue
+                documents, queries = embed(peer, data, False), embed(peer, data, True)
+                for key, row in _rows(peer, main).items():
+                    ranks = judgements.vector_ranks(queries[key], documents[key])
+                    rows["exits" if peer is main else "peers"][row] = ranks
+                if peer is main:
+                    across = across_exits(judgements, queries, documents)
+            report["sets"][data.name] = {
+                "queries": len(data.queries),
+                "documents": len(data.documents),
+                **figures(judgements, rows, certainty),
+                "across_exits": across,
+            }
+    for encoder in encoders:
+        names = _rows(encoder, main)
+        report["costs"] |= {names[key]: of for key, of in costs(encoder).items()}
     if measure_speed:
         first = sets[0]
-        # One prompt for the whole sample: prompts of two languages differ by a token at most.
-        of_documents = prompt_for(first.document_languages[0], query=False)
-        of_queries = prompt_for(first.query_languages[0], query=True)
-        encoders: dict[str, tuple[Callable[[list[str]], Any], Callable[[list[str]], Any]]] = {
-            str(k): (partial(embed, prompts=of_documents, at=[k]), partial(embed, prompts=of_queries, at=[k]))
-            for k in exits
+        timed = {
+            row: _timed(peer, key, first) for peer in [main, *peers] for key, row in _rows(peer, main).items()
         }
-        encoders |= {
-            peer.name: (peer.encode_documents, peer.encode_queries)
-            for peer in peers
-            if isinstance(peer, SentenceTransformerPeer)
-        }
-        for name, (of_document, of_query) in encoders.items():
-            report["speed"][name] = speed.measure(of_document, of_query, first.documents, first.queries)
+        for row, (of_documents, of_queries) in timed.items():
+            report["speed"][row] = speed.measure(of_documents, of_queries, first.documents, first.queries)
+    report["settings"] = {
+        "model": main.name,
+        "dtype": str(dtype or next(model.parameters()).dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "threads": torch.get_num_threads(),
+        "max_length": max_length,
+        "speed_on": sets[0].name if measure_speed else None,
+    }
     return report
 
 
@@ -159,21 +122,59 @@ def score(data: RetrievalSet, blocks: Iterable[np.ndarray]) -> dict[str, float]:
     return metrics.summary(found, grades, data.measures)
 
 
-def judged_ranks(
-    data: RetrievalSet, blocks: Iterable[np.ndarray]
-) -> tuple[list[np.ndarray], list[list[int]]]:
+def judged_ranks(data: RetrievalSet, blocks: Iterable[np.ndarray]) -> tuple[list[np.ndarray], list[list[int]]]:
     """Per query, the ranks and the grades of its relevant documents, in the same order."""
-    column = {document: at for at, document in enumerate(data.document_ids)}
-    judged = [data.qrels[query] for query in data.query_ids]
-    if data.exclude_own:
-        blocks = metrics.without_own(blocks, [column.get(query) for query in data.query_ids])
-        judged = [
-            {document: grade for document, grade in grades.items() if document != query}
-            for query, grades in zip(data.query_ids, judged, strict=True)
-        ]
-    relevant = [[column[document] for document in grades] for grades in judged]
-    found = metrics.ranks(blocks, relevant, data.document_ids)
-    return found, [list(grades.values()) for grades in judged]
+    judgements = Judgements(data)
+    return judgements.ranks(blocks), judgements.grades
+
+
+def _rows(peer: Peer, main: Peer) -> dict[str, str]:
+    """Key → row: an exit's number for the model itself, names for the others."""
+    return {key: key for key in peer.keys} if peer is main else row_names(peer)
+
+
+Embed = Callable[[Encoder, RetrievalSet, bool], Embeddings]
+
+
+@contextmanager
+def _embedder(cache: str | Path | None, devices: Sequence[str], progress: bool) -> Iterator[Embed]:
+    """What embeds the documents or the queries of a set: in memory, or in shards where that is asked for."""
+    if not cache and not devices:
+        yield lambda encoder, data, query: encoder.encode(*_texts(data, query), query, progress=progress)
+        return
+    with TemporaryDirectory(prefix="mose-eval-") as scratch:
+        fingerprints: dict[Encoder, str] = {}
+
+        def embed(encoder: Encoder, data: RetrievalSet, query: bool) -> Embeddings:
+            if encoder not in fingerprints:
+                fingerprints[encoder] = encoder.fingerprint()[:12]
+            name = f"{encoder.name}-{fingerprints[encoder]}"
+            folder = Path(cache or scratch) / data.name / name / ("queries" if query else "documents")
+            texts, languages = _texts(data, query)
+            processes = () if query else devices  # queries are few
+            store = encode_corpus(encoder, texts, folder, languages, query, processes, progress=progress)
+            return {key: store[key] for key in encoder.keys}
+
+        yield embed
+
+
+def _texts(data: RetrievalSet, query: bool) -> tuple[Sequence[str], Sequence[str]]:
+    return (data.queries, data.query_languages) if query else (data.documents, data.document_languages)
+
+
+def _timed(
+    peer: Peer, key: str, data: RetrievalSet
+) -> tuple[Callable[[list[str]], Any], Callable[[list[str]], Any]]:
+    """What encodes documents and queries under one key, for the clock."""
+    if isinstance(peer, BM25Peer):
+        return peer.timed(data)
+    # One language for the whole sample: prompts of two languages differ by a token at most.
+    languages = data.document_languages[0], data.query_languages[0]
+
+    def of(query: bool) -> Callable[[list[str]], Any]:
+        return lambda texts: peer.encode(texts, [languages[query]] * len(texts), query, [key])
+
+    return of(False), of(True)
 
 
 def _check_distinct(what: str, names: Sequence[str]) -> None:

@@ -137,6 +137,7 @@ def test_what_is_saved_names_the_class_of_every_task(tmp_path):
     assert set(auto_map) == {
         "AutoConfig",
         "AutoModel",
+        "AutoModelForMaskedLM",
         "AutoModelForPreTraining",
         "AutoModelForSequenceClassification",
     }

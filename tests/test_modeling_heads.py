@@ -126,23 +126,6 @@ def test_nothing_masked_is_no_loss_and_no_gradient(pretraining, tiny_batch):
     assert all(p.grad is None or not p.grad.any() for p in pretraining.parameters())
 
 
-def test_only_masked_tokens_reach_the_vocabulary_and_no_logits_are_kept(pretraining, tiny_batch, monkeypatch):
-    monkeypatch.setattr(modeling_mose, "LOGIT_ROWS", 4)
-    labels = masked_labels(tiny_batch)
-    masked = int((labels != -100).sum())
-    rows: list[int] = []
-    pretraining.predictions.decoder.register_forward_hook(lambda _, args, out: rows.append(len(out)))
-    kept: list[torch.Size] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
-        loss = pretraining(**tiny_batch, labels=labels).loss
-    pieces = [4] * (masked // 4) + [masked % 4] * (masked % 4 > 0)
-    assert rows == pieces * 3
-    loss.backward()
-    assert sorted(rows) == sorted(pieces * 6)  # computed again on the way back
-    assert kept
-    assert not [shape for shape in kept if len(shape) and shape[-1] == 320]
-
-
 def test_without_labels_the_logits_of_the_exit_are_given(pretraining, tiny_batch):
     for exit_layer in (0, 1, 3):
         out = pretraining(**tiny_batch, exit_layer=exit_layer)

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mose.eval.commands.shared import DTYPES, ArgumentError, check_output, exit_layers, positive
+from mose.disk import replacing
+from mose.eval.commands.shared import DTYPES, ArgumentError, check_output, devices, exit_layers, positive
 
 
 def add(commands: Any) -> None:
@@ -52,8 +53,8 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="PEER",
-        help="what to measure beside it: bm25, all-MiniLM-L6-v2, or any folder or Hub id of a "
-        "sentence-transformers model",
+        help="what to measure beside it: bm25, all-MiniLM-L6-v2, any folder or Hub id of a sentence-transformers "
+        "model, or another MoSE, at all its exits or with @K behind it at exit K",
     )
     parser.add_argument(
         "--trust-remote-code",
@@ -71,10 +72,27 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=DTYPES, default="fp32", help="compute type of all models (default: fp32)"
     )
-    parser.add_argument(
-        "--device", help="where models run, such as cpu or cuda (default: a GPU if there is one)"
-    )
+    parser.add_argument("--device", help="where models run, such as cpu or cuda (default: a GPU if there is one)")
     parser.add_argument("--no-speed", action="store_true", help="measure quality alone")
+    parser.add_argument(
+        "--no-intervals",
+        action="store_true",
+        help="leave out bootstrap intervals and the permutation tests between exits",
+    )
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="keep embeddings there: a run that was killed goes on from them, and the next one uses them "
+        "where model, texts and settings are the same",
+    )
+    parser.add_argument(
+        "--num-proc",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="encode corpora in N processes: on a GPU each, where there are GPUs, or sharing the CPU's threads "
+        "(default: 1, and none beside this one)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -133,6 +151,9 @@ def measure(options: argparse.Namespace, sets: list[Any]) -> dict[str, Any]:
         dtype,
         measure_speed=not options.no_speed,
         progress=sys.stderr.isatty(),
+        certainty=not options.no_intervals,
+        cache=options.cache,
+        devices=devices(device, options.num_proc),
     )
 
 
@@ -146,7 +167,8 @@ def write(options: argparse.Namespace, report: dict[str, Any]) -> None:
     if options.json == "-":
         sys.stdout.write(document)
     elif options.json:
-        Path(options.json).write_text(document, encoding="utf-8")
+        with replacing(Path(options.json)) as file:
+            file.write(document.encode())
     out = sys.stderr if options.json == "-" else sys.stdout
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{options.model}: {options.dtype} on {device}, {torch.get_num_threads()} threads\n", file=out)

@@ -39,3 +39,22 @@ def check_output(option: str, file: str | None) -> None:
     """
     if file not in (None, "-") and not Path(file).absolute().parent.is_dir():
         raise ArgumentError(f"{option} {file}: there is no folder {Path(file).parent}")
+
+
+def devices(device: str, processes: int) -> list[str]:
+    """Where so many encoding processes run; none for a single one, which needs no process beside this one.
+
+    Raises:
+        ArgumentError: there are fewer GPUs.
+    """
+    if processes == 1:
+        return []
+    kind = device.partition(":")[0]
+    if kind == "cpu":
+        return [device] * processes
+    import torch
+
+    count = torch.accelerator.device_count()
+    if processes > count:
+        raise ArgumentError(f"--num-proc {processes}: there are {count} devices of the kind {kind!r}")
+    return [f"{kind}:{at}" for at in range(processes)]

@@ -39,11 +39,22 @@ def test_minilm_comes_from_the_installed_package(minilm):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
 
 
-def test_minilm_scores_are_cosines(minilm):
-    found = np.concatenate(list(minilm.scores(DATA)))
-    expected = minilm.encode_queries(DATA.queries) @ minilm.encode_documents(DOCUMENTS).T
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert found.argmax(axis=1).tolist() == [0, 1]
+def test_minilm_as_an_encoder(minilm):
+    queries = minilm.encode(DATA.queries, DATA.query_languages, True)["all-MiniLM-L6-v2"]
+    heard = []
+
+    class Listener:
+        def tokenized(self, characters, tokens):
+            heard.append((characters, tokens))
+
+        def encoded(self, tokens):
+            heard.append(tokens)
+
+    documents = minilm.encode(DOCUMENTS, DATA.document_languages, False, progress=Listener())["all-MiniLM-L6-v2"]
+    np.testing.assert_allclose(queries, minilm.encode_queries(DATA.queries), atol=1e-6)
+    np.testing.assert_allclose(documents, minilm.encode_documents(DOCUMENTS), atol=1e-6)
+    assert (queries @ documents.T).argmax(axis=1).tolist() == [0, 1]
+    assert heard[0] == (sum(map(len, DOCUMENTS)), sum(heard[1:]))
 
 
 def test_limits_and_compute_type_reach_the_model():

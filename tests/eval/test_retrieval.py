@@ -125,26 +125,30 @@ def test_a_set_may_name_its_measures_and_leave_each_query_out_of_its_candidates(
     assert [found.tolist() for found in ranks[:2]] == [[6], [5]] and grades == [[1]] * 12
 
 
-def test_speed_is_measured_per_exit_and_for_encoders_alone(model, tokenizer, quick):
+def test_speed_is_measured_per_exit_and_peer(model, tokenizer, quick):
     class Fake(SentenceTransformerPeer):
         name = "fake"
+        keys = (name,)
 
         def __init__(self):
             self.asked: list[list[str]] = []
+            self.model = torch.nn.ModuleList([torch.nn.Linear(3, 5)])
 
-        def encode_documents(self, texts, progress=False):
+        def encode_documents(self, texts):
             self.asked.append(list(texts))
             return np.eye(12, dtype=np.float32)[[CODE.index(text) for text in texts]]
 
-        def encode_queries(self, texts, progress=False):
+        def encode_queries(self, texts):
             return np.eye(12, dtype=np.float32)[[SEARCH.queries.index(text) for text in texts]]
 
     peer = Fake()
     report = evaluate(model, tokenizer, [SEARCH], [0, 3], [BM25Peer(), peer])
-    assert list(report["speed"]) == ["0", "3", "fake"]
+    assert list(report["speed"]) == ["0", "3", "bm25", "fake"]
     for figures in report["speed"].values():
-        assert set(figures) == {"snippets_per_second", "query_ms_p50"}
+        assert set(figures) == {"snippets_per_second", "query_ms_p50", "query_ms_p95"}
         assert min(figures.values()) > 0
+    assert list(report["costs"]) == ["0", "3", "fake"]
+    assert report["costs"]["fake"] == {"parameters": 20, "memory_mb": 80e-6}
     assert peer.asked == [list(CODE), [CODE[0]], [CODE[0], CODE[3], CODE[6], CODE[9]]]
     assert set(report["sets"]["search"]["peers"]) == {"bm25", "fake"}
 
@@ -168,7 +172,11 @@ def test_the_command_writes_the_report(model, tokenizer, model_folder, folders, 
     table = capsys.readouterr().out
     report = json.loads((folders / "report.json").read_text())
     expected = evaluate(model, tokenizer, [SEARCH, CLONES], peers=[BM25Peer()], measure_speed=False)
-    assert list(report) == ["sets", "speed"]
+    across = report["sets"]["search"]["across_exits"]
+    assert {k: across[k][k] for k in across} == {
+        k: pytest.approx(of["mrr"]) for k, of in report["sets"]["search"]["exits"].items()
+    }
+    assert list(report) == ["sets", "speed", "costs", "settings"]
     for name, found in report["sets"].items():
         assert found["peers"] == expected["sets"][name]["peers"]
         for exit_layer, figures in found["exits"].items():
@@ -191,9 +199,33 @@ def test_json_on_stdout_is_one_document(model_folder, folders, capsys):
     assert "exit 1" in captured.err
 
 
+def test_a_cache_and_an_earlier_mose_beside_it(model, tokenizer, model_folder, folders, monkeypatch, capsys):
+    """The same figures with embeddings on the disk, and nothing is encoded the second time."""
+    plain = evaluate(model, tokenizer, [CLONES, SEARCH], measure_speed=False)
+    command = ["retrieval", "--model", str(model_folder)]
+    command += ["--data", str(folders / "clones"), "--data", str(folders / "search")]
+    command += ["--peers", f"{model_folder}@1", "--no-speed", "--no-intervals"]
+    command += ["--cache", str(folders / "cache"), "--json", str(folders / "report.json")]
+    for _ in range(2):
+        assert main(command) == 0
+        report = json.loads((folders / "report.json").read_text())
+        for name, expected in plain["sets"].items():
+            found = report["sets"][name]
+            for exit_layer, figures in expected["exits"].items():
+                assert found["exits"][exit_layer] == pytest.approx(figures)
+            assert found["peers"] == {f"{model_folder.name}@1": pytest.approx(found["exits"]["1"])}
+            for exit_layer, figures in expected["across_exits"].items():
+                assert found["across_exits"][exit_layer] == pytest.approx(figures)
+            assert "intervals" not in found and "intervals" in expected
+        assert report["costs"][f"{model_folder.name}@1"] == report["costs"]["1"]
+        monkeypatch.setattr("mose.eval.encoders.encode", None)  # whoever calls it fails
+
+
 @pytest.mark.parametrize(
     ("changed", "code", "message"),
     [
+        ({"--num-proc": "9", "--device": "meta"}, 2, "--num-proc 9: there are 0 devices of the kind 'meta'"),
+        ({"--peers": "./nowhere@1"}, 1, "peer ./nowhere@1: cannot be loaded: no such folder"),
         ({"--exit-layers": "2"}, 2, "exit_layer=2: this model exits at 0, 1, 3"),
         ({"--exit-layers": "deep"}, 2, "--exit-layers deep: give whole numbers"),
         ({"--data": "./nowhere"}, 2, "./nowhere: no such folder"),

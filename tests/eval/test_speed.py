@@ -25,5 +25,21 @@ def test_figures_leave_out_the_warm_up(monkeypatch):
 
     monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
     found = speed.measure(documents, queries, ["d"] * 5000, ["q"] * 200)
-    assert found == {"snippets_per_second": pytest.approx(1), "query_ms_p50": pytest.approx(20)}
+    assert found == pytest.approx({"snippets_per_second": 1, "query_ms_p50": 20, "query_ms_p95": 20})
     assert calls == {"documents": 1 + speed.PASSES, "queries": 5 + speed.QUERIES}
+
+
+def test_the_95th_percentile_sees_the_slow_queries(monkeypatch):
+    """Ten queries in a hundred take a second, the others a millisecond."""
+    now, asked = [0.0], [0]
+
+    def queries(texts):
+        asked[0] += 1
+        now[0] += 1 if asked[0] > 5 and asked[0] % 10 == 0 else 0.001
+
+    def documents(texts):
+        now[0] += 1
+
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
+    found = speed.measure(documents, queries, ["d"], ["q"] * 100)
+    assert found == pytest.approx({"snippets_per_second": 1, "query_ms_p50": 1, "query_ms_p95": 1000})

@@ -14,16 +14,17 @@ from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 import mose.search_index
-from mose.eval.retrieval import load_model
+from mose.eval.encoders import load_model
+from mose.eval.encoding import fingerprint
 from mose.search_index import Index
-from mose.search_store import FORMAT, Entry, Meta, SearchIndexError, fingerprint, read, writing
+from mose.search_store import FORMAT, Entry, Meta, SearchIndexError, read, writing
 from mose.tokenization.prompts import code_prompt
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 import mose.search_index
-from mose.eval.retrieval import load_model
+from mose.eval.encoders import load_model
 from mose.search import Index
 from mose.search_index import Encoder
 mose.search_index.CHUNK = 10

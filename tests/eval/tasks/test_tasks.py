@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from mose.eval.beir import RetrievalSet, RetrievalSetError
-from mose.eval.retrieval import prompt_for
+from mose.eval.encoders import prompt_for
 from mose.eval.tasks import TASKS, get_task, load_task, summarize
 from mose.eval.tasks.base import merge_identical
 from mose.tokenization.prompts import code_prompt, text_prompt

@@ -1,0 +1,59 @@
+"""The closed form of the FLOPs against torch's own counter; parameters against a model that is built."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mose.configuration_mose import MoSEConfig
+from mose.eval.costs import costs, counted_flops_per_token, flops_per_token, parameters
+from mose.eval.encoders import MoSEEncoder
+from mose.eval.peers import load_peer
+from mose.modeling_mose import MoSEModel
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"pooling": "gated"},
+        {"pooling": "mean", "num_key_value_heads": 4},
+        {"pooling": "cls", "exit_norm": "final", "use_bias": False},
+        {"pooling": "mean", "projection_sizes": (24, 16)},
+        {"pooling": "mean", "projection_sizes": (24, 16), "projection_input": "tokens"},
+        {"pooling": "cls", "projection_sizes": (24, 16), "projection_input": "tokens"},
+    ],
+)
+@pytest.mark.parametrize("tokens", [1, 37])
+def test_flops_equal_those_that_torch_counts(tiny_config, overrides, tokens):
+    model = MoSEModel(tiny_config(**overrides)).eval()
+    model.set_attn_implementation("eager")  # torch does not count the fused kernels of a CPU
+    for exit_layer in model.exit_layers:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(input_ids=torch.ones(3, tokens, dtype=torch.long), exit_layer=exit_layer)
+        expected = counter.get_total_flops() / (3 * tokens)
+        assert flops_per_token(model.config, exit_layer, tokens) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_paper_s_claim_of_exit_4():
+    """About 90 % fewer FLOPs than all 36 blocks, and the sizes that the model cards name."""
+    config = MoSEConfig()
+    share = flops_per_token(config, 4, 2048) / flops_per_token(config, 36, 2048)
+    assert 0.10 < share < 0.12
+
+
+def test_parameters_are_those_of_a_model_loaded_at_the_exit(model, model_folder, tokenizer):
+    found = costs(MoSEEncoder(model, tokenizer))
+    for exit_layer in model.exit_layers:
+        loaded = MoSEModel.from_pretrained(model_folder, exit_layer=exit_layer)
+        count = sum(parameter.numel() for parameter in loaded.parameters())
+        assert parameters(model, exit_layer) == found[str(exit_layer)]["parameters"] == count
+        assert found[str(exit_layer)]["memory_mb"] == pytest.approx(4 * count / 1e6)
+
+
+def test_flops_of_a_peer(tiny_teacher):
+    """One BERT block, by hand: four projections, scores and mixing, an MLP of 64; its pooler reads one token."""
+    peer = load_peer(tiny_teacher, device="cpu")
+    hidden, mlp, tokens = 48, 64, 20
+    block = 2 * hidden * 4 * hidden + 4 * hidden * tokens + 4 * hidden * mlp
+    found = counted_flops_per_token(peer, tokens)
+    assert found in (pytest.approx(block), pytest.approx(block + 2 * hidden * hidden / tokens))
+    assert costs(peer)[peer.name]["parameters"] == sum(p.numel() for p in peer.model.parameters())
