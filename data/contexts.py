@@ -36,7 +36,7 @@ class Layout:
     """What an example is made of before labels are drawn.
 
     Attributes:
-        group: Repository (icc) or file (nsp) whose example it is.
+        group: The file whose example it is; of a repository (icc), the first in its block.
         snippets: In their order.
         candidates: The places among them that an intruder could take.
     """
@@ -173,7 +173,7 @@ class ContextBuilder:
         longest = {repository: max(len(tokens[file]) for file in own) for repository, own in files.items()}
         ranked = sorted(longest, key=lambda repository: -longest[repository])
         layouts = []
-        for group, (repository, own) in enumerate(files.items()):
+        for repository, own in files.items():
             others = [longest[other] for other in ranked[:2] if other != repository]
             if not others:
                 self.counts["layouts without intruder"] += 1
@@ -185,7 +185,7 @@ class ContextBuilder:
                 for snippet in self._cut(file, len(tokens[file]), self._drawn_size(rng, limit))
             ]
             for packed in self._packed(snippets, rng):
-                layouts.append(Layout(group, packed, list(range(len(packed)))))
+                layouts.append(Layout(own[0], packed, list(range(len(packed)))))
         return layouts
 
     def _packed(self, snippets: list[Snippet], rng: np.random.Generator) -> list[list[Snippet]]:
@@ -298,7 +298,7 @@ class BlockExamples(Sequence[dict]):
     """The examples of a block, each put together when it is asked for.
 
     An example holds `input_ids` (a list), `context_label` (1: all of one repository, or a true continuation;
-    0: not; absent without a context objective), `language` and `repository` of the file that it begins with.
+    0: not; absent without a context objective), `language` and `repository` (intruders aside).
     """
 
     def __init__(
@@ -325,7 +325,7 @@ class BlockExamples(Sequence[dict]):
             ids.append(self._sep)
             ids += self._tokens[file][start : start + length].tolist()
         ids.append(self._cls)
-        language, repository = self._of_file[layout.snippets[0][0]]
+        language, repository = self._of_file[layout.group]
         example = {"input_ids": ids, "language": language, "repository": repository}
         return example if label is None else {**example, "context_label": label}
 

@@ -275,10 +275,14 @@ class DatasetSource:
                 counts["too large"] += 1
             else:
                 try:
-                    # A lone surrogate comes from a broken escape in JSON: no tokenizer takes it.
-                    text = text.decode() if isinstance(text, bytes) else text.encode().decode()
-                except UnicodeError as error:
-                    _skip(counts, "undecodable", f"{repository}: {path or 'a file'}", str(error))
+                    text = text.decode() if isinstance(text, bytes) else text
+                except UnicodeDecodeError as error:
+                    _skip(
+                        counts,
+                        "undecodable",
+                        f"{repository}: {path or 'a file'}",
+                        f"not UTF-8 at byte {error.start}",
+                    )
                     continue
                 language = file.get("language") or (language_of(str(path)) if path else "") or ""
                 rows.append(
@@ -313,7 +317,8 @@ class _DatasetReader:
         self._table = table.shard(num_shards=table.num_shards, index=self._shards[self._at])
         if state is not None:
             self._table.load_state_dict(state)
-        self._rows = iter(self._table)
+        # Row by row in batches of one: iterated directly, a dataset would deal itself out to a loader's workers.
+        self._rows = iter(self._table.iter(batch_size=1))
 
     def _keep(self, repository: str) -> bool:
         lane, lanes = self._share
@@ -321,7 +326,8 @@ class _DatasetReader:
 
     def read(self) -> list[Row] | None:
         while self._at < len(self._shards):
-            for raw in self._rows:
+            for batch in self._rows:
+                raw = {name: values[0] for name, values in batch.items()}
                 return self._source.rows_of(raw, self._keep, self._counts)
             self._at += 1
             if self._at < len(self._shards):

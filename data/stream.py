@@ -175,14 +175,14 @@ class PreTrainingStream(IterableDataset):
         number, epoch, block, state = mark["examples"], mark["epoch"], mark["block"], mark["state"]
         last = None if self.epochs is None else self._first_epoch + self.epochs
         while last is None or epoch < last:
-            before = number
+            before, whole = number, block == 0
             for rows, after in self.corpus.blocks(epoch, lane, self.lanes, state):
                 kept.append({"examples": number, "epoch": epoch, "block": block, "state": state})
                 examples = self.builder(rows, (self.seed, epoch, lane, block))
                 for at in range(max(0, min(start - number, len(examples))), len(examples)):
                     yield examples[at]
                 number, block, state = number + len(examples), block + 1, after
-            if number == before and block == 0 and last is None:
+            if number == before and whole and last is None:
                 raise ValueError(
                     f"a pass over the corpus (lane {lane} of {self.lanes}) gives no example: "
                     f"{dict(self.corpus.counts)}, {dict(self.builder.counts)}"

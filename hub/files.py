@@ -35,7 +35,7 @@ PUBLISHED = (
     "training_summary.json",
     *CODE,
     "onnx/*.onnx",
-    "onnx/*.onnx_data",
+    "onnx/*.onnx.data",
     "onnx/*.json",
 )
 #: What is never published, whoever asks: pickles, states of a run, caches, secrets.

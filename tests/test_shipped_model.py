@@ -19,7 +19,7 @@ ROOT = Path(mose.__file__).parent
 
 #: Run where `import mose` fails; prints what the assertions below look at.
 NEWCOMER = """
-import json, sys
+import importlib.util, json, sys
 sys.modules["mose"] = None  # as if it were not installed
 import torch
 from sentence_transformers import SentenceTransformer
@@ -46,6 +46,13 @@ for head in (AutoModelForPreTraining, AutoModelForSequenceClassification):
     loaded = head.from_pretrained(root, **options).eval()
     same = (loaded.model.embed_tokens.weight == model.embed_tokens.weight).all().item()
     found[head.__name__] = [type(loaded).__name__, same]
+# As huggingface's inference toolkit loads it.
+spec = importlib.util.spec_from_file_location("handler", f"{root}/handler.py")
+sys.modules["handler"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["handler"])
+serve = sys.modules["handler"].EndpointHandler(root, device="cpu")
+answer = torch.tensor(serve({"inputs": text, "parameters": {"prompt_name": "query"}}))
+found["handler"] = (answer - torch.as_tensor(st.encode_query(text))).abs().max().item()
 print(json.dumps(found))
 """
 
@@ -71,6 +78,10 @@ def test_sentence_transformers_gives_our_vectors_at_every_exit(newcomer):
 
 def test_pipeline_gives_the_deepest_exits_states(newcomer):
     assert newcomer["pipeline"] <= 1e-5
+
+
+def test_the_inference_entry_point_gives_the_same_vectors(newcomer):
+    assert newcomer["handler"] <= 1e-5
 
 
 def test_every_head_loads_on_the_shipped_trunk(newcomer):

@@ -62,7 +62,7 @@ def build_tokenizer(
             f"vocab_size={vocab_size}: the corpus yields {tokenizer.get_vocab_size()} tokens; "
             "give more text or ask for fewer"
         )
-    return _finish(tokenizer, PAD, model_max_length)
+    return framed(tokenizer, PAD, model_max_length)
 
 
 def extend_starcoder2(
@@ -81,10 +81,17 @@ def extend_starcoder2(
         raise ValueError(f"a tokenizer of {len(tokenizer)} tokens: StarCoder-2's has {STARCODER2_SIZE}")
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.add_special_tokens([SEP, CLS, MASK])
-    return _finish(backend, str(backend.id_to_token(0)), model_max_length)
+    return framed(backend, str(backend.id_to_token(0)), model_max_length)
 
 
-def _finish(tokenizer: Tokenizer, pad_token: str, model_max_length: int) -> PreTrainedTokenizerFast:
+def framed(tokenizer: Tokenizer, pad_token: str, model_max_length: int) -> PreTrainedTokenizerFast:
+    """A tokenizer that writes `<sep> … <cls>` around its input, where truncation cannot cut it off.
+
+    Args:
+        tokenizer: has the special tokens already; its post-processor is replaced.
+        pad_token: what pads on the left.
+        model_max_length: Longest input in tokens.
+    """
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{SEP} $A {CLS}",
         pair=f"{SEP} $A {SEP} $B {CLS}",
