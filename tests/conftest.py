@@ -175,6 +175,7 @@ def online(hub, monkeypatch, tmp_path_factory) -> LoopbackHub:
     monkeypatch.setattr(f"{constants}.HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(f"{constants}.ENDPOINT", hub.url)
     monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # or it keeps the address of the first
     template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
     return hub
