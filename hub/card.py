@@ -169,6 +169,24 @@ def model_card(
     return re.sub(r"\n{3,}", "\n\n", content).rstrip() + "\n"
 
 
+def adapter_base(folder: Path) -> str:
+    """The Hub's id of the model that an adapter belongs to.
+
+    Raises:
+        ValueError: it names none, or a folder, which nobody else has.
+    """
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: adapter_config.json names no base model") from error
+    if _hub_id(base) is None or Path(base).exists():
+        raise ValueError(
+            f"{folder}: its base_model_name_or_path is {base!r}, which others cannot load; publish the base, and "
+            "write its id there"
+        )
+    return base
+
+
 def adapter_card(
     folder: Path,
     *,
@@ -179,13 +197,10 @@ def adapter_card(
     """The text of README.md for a folder that holds a LoRA adapter; arguments as in `model_card`.
 
     Raises:
-        ValueError: `adapter_config.json` is none, or names no model.
+        ValueError: as in `adapter_base`.
     """
-    try:
-        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base = adapter["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: adapter_config.json names no base model") from error
+    adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = adapter_base(folder)
     repo_id = repo_id or folder.absolute().name
     modules = adapter.get("target_modules") or []
     data = ModelCardData(
@@ -193,14 +208,14 @@ def adapter_card(
         library_name="peft",
         pipeline_tag="feature-extraction",
         tags=[*TAGS, "lora"],
-        base_model=_hub_id(base),
+        base_model=base,
     )
     return ModelCard.from_template(
         data,
         template_path=str(ADAPTER_TEMPLATE),
         name=repo_id.rpartition("/")[2],
         repo_id=repo_id,
-        base=_hub_id(base) or Path(str(base)).name,
+        base=base,
         modules=modules if isinstance(modules, str) else ", ".join(sorted(modules)) or "its default modules",
         rank=adapter.get("r", "not given"),
         recipe_table=_recipe_table(training_summary(folder) if summary is None else summary),
