@@ -65,7 +65,7 @@ def trained(given: dict, work: Path, world: int) -> tuple[dict[str, torch.Tensor
         save_strategy="no",
         disable_tqdm=True,
         distillation="cosine",
-        ddp_backend="gloo",
+        ddp_backend="gloo" if world > 1 else None,
     )
     tokenizer = load_tokenizer(given["model"])
     trainer = FineTuningTrainer(
