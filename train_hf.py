@@ -12,11 +12,24 @@ from transformers import HfArgumentParser
 from transformers.utils import logging as transformers_logging
 
 from mose.training.arguments import DataArguments, FineTuningArguments, ModelArguments
+from mose.training.classify import classify
+from mose.training.classify_arguments import (
+    ClassificationArguments,
+    ClassificationDataArguments,
+    ClassificationModelArguments,
+)
 from mose.training.finetune import finetune
+from mose.training.lora_arguments import MergeArguments
+from mose.training.merge import merge
 
 #: Of each command what it runs, and the dataclasses whose fields are its flags and its arguments.
 COMMANDS: dict[str, tuple[Callable[..., None], list]] = {
-    "finetune": (finetune, [ModelArguments, DataArguments, FineTuningArguments])
+    "finetune": (finetune, [ModelArguments, DataArguments, FineTuningArguments]),
+    "classify": (
+        classify,
+        [ClassificationModelArguments, ClassificationDataArguments, ClassificationArguments],
+    ),
+    "merge": (merge, [MergeArguments]),
 }
 
 
