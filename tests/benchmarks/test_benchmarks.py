@@ -6,10 +6,13 @@ import sys
 
 import encode
 import exits
+import export
 import hybrid
 import loading
+import numpy as np
 import pytest
 import query
+import serving
 import torch
 from command import table
 from timing import Timing, interleave
@@ -187,6 +190,42 @@ def test_hybrid(report_of, model_folder, toy_set):
         assert row["0"] == pytest.approx(figures["bm25"])
         assert row["1"] == pytest.approx(row["dense"], abs=1e-6)
     assert "fused, 0.5" in text
+
+
+def test_export(report_of, model_folder, toy_set):
+    small = ("--documents", 4, "--queries", 2, "--rounds", 1, "--exit-layers", 0)
+    report, text = report_of(export, "--model", model_folder, "--data", toy_set, *small)
+    kinds = ("torch fp32", "torch bf16", "ONNX", "ONNX int8")
+    assert list(report["encoders"]) == [f"exit 0, {kind}" for kind in kinds]
+    rows = [report["encoders"][f"exit 0, {kind}"] for kind in kinds]
+    assert rows[0]["mrr"] == rows[2]["mrr"] and all(0 < mrr <= 1 for row in rows for mrr in row["mrr"].values())
+    assert rows[0]["bytes"] is None and rows[3]["bytes"] > 0
+    assert all(row["snippets_per_second"] > 0 and row["query_ms_p50"] > 0 for row in rows)
+    assert "int8" in text
+
+
+def test_serving(report_of, model_folder):
+    report, _ = report_of(serving, "--model", model_folder, "--clients", 1, 3, "--requests", 40, "--words", 20)
+    assert list(report["clients"]) == ["1", "3"]
+    for row in report["clients"].values():
+        assert row["answered"] + row["refused"] == 40 and row["answered"] > 20 and row["refused"] > 0
+        assert row["wrong"] == row["lost"] == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "expected", "kind"),
+    [
+        (200, b"[[1.0]]", [[1.0]], "answered"),
+        (200, b"[[1.1]]", [[1.0]], "wrong"),
+        (200, b"[1.0]", [[1.0]], "wrong"),
+        (500, b"{}", [[1.0]], "wrong"),
+        (413, b"{}", None, "refused"),
+        (200, b"[[1.0]]", None, "wrong"),
+        (500, b"{}", None, "wrong"),
+    ],
+)
+def test_outcomes_of_requests(status, answer, expected, kind):
+    assert serving.outcome(status, answer, None if expected is None else np.array(expected)) == kind
 
 
 def test_query(report_of, model_folder, tmp_path):
