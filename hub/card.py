@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from mose.disk import replacing
 from mose.hub.commands import ArgumentError
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -127,6 +128,7 @@ def model_card(
     tag, what, auto_class, output = KINDS[kind]
     repo_id = repo_id or folder.absolute().name
     summary = training_summary(folder) if summary is None else summary
+    datasets = [name for name in summary.get("datasets", []) if _hub_id(name)]
     data = ModelCardData(
         language=["code", language],
         license=license,
@@ -134,7 +136,7 @@ def model_card(
         pipeline_tag=tag,
         tags=[*TAGS, *(["sentence-transformers"] if kind == "MoSEModel" else [])],
         base_model=_hub_id(sliced_from or summary.get("base_model")),
-        datasets=[name for name in summary.get("datasets", []) if _hub_id(name)] or None,
+        datasets=datasets or None,
         model_name=repo_id.rpartition("/")[2],
         eval_results=(eval_results(report) or None) if report else None,
         widget=_widget(kind),
@@ -158,6 +160,7 @@ def model_card(
         ),
         report_tables=_report_tables(report) if report else "",
         summary=summary,
+        datasets=datasets,
         sliced_from=sliced_from and (_hub_id(sliced_from) or Path(sliced_from).absolute().name),
         recipe_table=_recipe_table(summary),
         max_length=config.max_position_embeddings,
@@ -366,7 +369,6 @@ def run(options: argparse.Namespace) -> None:
     if str(output) == "-":
         print(content, end="")
         return
-    temporary = output.with_name(f".{output.name}.new")
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(output)
+    with replacing(output) as stream:
+        stream.write(content.encode())
     print(output)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,9 @@ class HubTrainer(Trainer):
         ValueError: `args.hub_strategy` asks to push checkpoints with their optimizer states.
     """
 
-    #: What the run trains for, in the card's words.
+    #: What the run trains for, in the card's words; the data sets that it read, of which a card names the Hub's.
     task = "training"
+    datasets: Sequence[str] = ()
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -58,7 +59,8 @@ class HubTrainer(Trainer):
 
     def summary(self) -> dict[str, Any]:
         """What a card says of the run, as `training_summary.json` keeps it: no paths of this machine."""
-        return training_summary(self, self.task)
+        names = [name for name in self.datasets if not Path(name).exists()]
+        return training_summary(self, self.task) | {"datasets": names}
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)

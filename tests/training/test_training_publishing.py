@@ -77,11 +77,12 @@ def test_pushing_while_training_gives_whole_repositories_without_pickles(online,
 
 def test_a_trainer_pushes_when_told_to_and_names_no_path_of_this_machine(online, build, tmp_path):
     trainer = build(save_strategy="no", hub_model_id="tester/later")
+    trainer.datasets = ("tester/pairs", str(tmp_path))
     trainer.train()
     done = trainer.push_to_hub(commit_message="done", license="mit")
     assert done.changed and online.repository("tester/later").history()[0].title == "done"
     files = online.repository("tester/later").files()
-    assert "license: mit" in files["README.md"].decode()
+    assert "license: mit" in files["README.md"].decode() and "- tester/pairs\n" in files["README.md"].decode()
     for name in ("README.md", "training_summary.json", "config.json"):
         assert str(tmp_path) not in files[name].decode() and "/tmp" not in files[name].decode()
     summary = json.loads(files["training_summary.json"])
