@@ -25,6 +25,7 @@ class ClassificationTrainer(FigureTrainer):
     """
 
     model: MoSEForSequenceClassification
+    task = "classification"
 
     def __init__(self, *args, exit_layer: int | None = None, positive: int = 1, **kwargs):
         super().__init__(*args, compute_metrics=self._metrics, **kwargs)

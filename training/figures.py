@@ -4,10 +4,11 @@ from collections import defaultdict
 
 import torch
 from torch import Tensor
-from transformers import Trainer
+
+from mose.training.publishing import HubTrainer
 
 
-class FigureTrainer(Trainer):
+class FigureTrainer(HubTrainer):
     """A `Trainer` whose log takes up what was noted since its last line, those of an evaluation with `eval_`."""
 
     model: torch.nn.Module

@@ -145,6 +145,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: FineTun
             seed=args.seed,
         ),
     )
+    trainer.datasets = tuple(data_args.dataset or ())
     held_out = None
     if searched is not None:
         held_out = HeldOut(

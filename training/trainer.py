@@ -1,13 +1,11 @@
 """Thin subclasses of `Trainer`: they wire model, losses and logging."""
 
 from collections import defaultdict
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from mose.hub.files import write_sentence_transformers_files
 from mose.modeling_mose import SIMILARITY_SCALE_RANGE, MoSEModel
 from mose.training.arguments import FineTuningArguments
 from mose.training.figures import FigureTrainer
@@ -51,6 +49,7 @@ class FineTuningTrainer(FigureTrainer):
 
     args: FineTuningArguments
     model: MoSEModel
+    task = "fine-tuning for retrieval"
 
     def __init__(self, *args, teacher_vectors: Tensor | None = None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -157,8 +156,3 @@ class FineTuningTrainer(FigureTrainer):
 
     def _multiplier(self, name: str) -> float:
         return next((value for part, value in self.args.multipliers.items() if part in name), 1.0)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            write_sentence_transformers_files(Path(str(output_dir or self.args.output_dir)))
