@@ -10,6 +10,8 @@ _HOMES = {
     "RetrievalSet": "beir",
     "load_retrieval_set": "beir",
     "MoSEEncoder": "encoders",
+    "NoExitFits": "choose",
+    "choose_exit": "choose",
     "encode": "encoding",
     "encode_corpus": "corpus",
     "evaluate": "retrieval",
@@ -19,10 +21,12 @@ _HOMES = {
     "load_peer": "peers",
     "markdown": "report",
     "open_store": "store",
+    "plot_report": "plots",
     "parameters": "costs",
     "permutation_p_value": "significance",
     "terminal": "report",
     "top_k": "topk",
+    "write_card": "card",
 }
 __all__ = sorted(_HOMES)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ class Source:
 
     Attributes:
         repo: its id.
-        revision: the commit that the task's figures are for; "main" where none is known.
+        revision: the commit that is read; "main" where none is known that holds the data as files (current
+            versions of `datasets` refuse commits with a loading script).
         split: the split that is measured.
         columns: what the task reads → the column that holds it, or several, of which the first is taken that is
             there: published copies differ. Empty for the BEIR layout, which has columns of its own.
@@ -247,5 +247,5 @@ def head(data: RetrievalSet | PairSet, limit: int) -> RetrievalSet | PairSet:
         query_ids=kept,
         queries=data.queries[:limit],
         query_languages=data.query_languages[:limit],
-        qrels=dict(islice(((key, data.qrels[key]) for key in kept), limit)),
+        qrels={key: data.qrels[key] for key in kept},
     )
