@@ -90,5 +90,6 @@ TASK = Task(
         "mrr php": {"best": 0.845},
     },
     hub_note="The published candidates need a local folder with codebase.jsonl. From the Hub the candidates are "
-    "the cleaned functions of the validation and test splits, 97,250 in place of 183,295: figures come out higher.",
+    "the cleaned functions of the validation and test splits, 97,250 in place of 183,295: figures come out "
+    "higher.",
 )
