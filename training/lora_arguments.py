@@ -13,7 +13,7 @@ def multiplies_bf16() -> bool:
     """Whether what training runs on has instructions for bfloat16, without which it is slower than float32."""
     if torch.accelerator.is_available():
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # unknown to older versions of torch
+    capabilities: dict = getattr(torch.cpu, "get_capabilities", dict)()  # unknown to older versions of torch
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16"))
 
 

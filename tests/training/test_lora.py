@@ -33,7 +33,8 @@ def tree(tmp_path_factory) -> Path:
     return folder
 
 
-RUN = "--use-cpu --max-steps 4 --save-steps 2 --per-device-train-batch-size 4 --logging-steps 1 --bf16 false --lora --lora-r 4"
+RUN = """--use-cpu --max-steps 4 --save-steps 2 --per-device-train-batch-size 4 --logging-steps 1 --bf16 false
+    --lora --lora-r 4"""
 
 
 @pytest.fixture(scope="module")
