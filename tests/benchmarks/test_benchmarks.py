@@ -8,6 +8,7 @@ import encode
 import exits
 import export
 import hybrid
+import importing
 import loading
 import numpy as np
 import pytest
@@ -218,6 +219,34 @@ def test_export(report_of, model_folder, toy_set):
     assert rows[0]["bytes"] is None and rows[3]["bytes"] > 0
     assert all(row["snippets_per_second"] > 0 and row["query_ms_p50"] > 0 for row in rows)
     assert "int8" in text
+
+
+def test_importing(report_of, tmp_path, monkeypatch):
+    if sys.platform != "linux":
+        pytest.skip("needs /proc")
+    # Two processes less: the command itself is tested elsewhere.
+    commands = []
+
+    def run_here(command):
+        commands.append(command)
+        if command[1] == "-m":
+            from mose.hub.commands import main
+
+            assert main(command[3:]) == 0
+        return 1.0, 2
+
+    monkeypatch.setattr(importing, "watched", run_here)
+    report, text = report_of(importing, "--hidden-size", 16, "--folder", tmp_path)
+    assert len(commands) == 2 and report["embedding_norm"] <= 1 + 1e-2
+    assert report["checkpoint_bytes"] == 2 * report["parameters"] > 36 * 2 * 12 * 16 * 16
+    assert list(tmp_path.iterdir()) == [tmp_path / "report.json"] and "private memory" in text
+
+
+def test_memory_of_a_process_is_read_while_it_runs():
+    hold = "import time; held = bytearray(b'x' * 50_000_000); time.sleep(0.2)"
+    assert 50e6 < importing.watched([sys.executable, "-c", hold])[1] < 200e6
+    with pytest.raises(RuntimeError, match="told"):
+        importing.watched([sys.executable, "-c", "raise SystemExit('told')"])
 
 
 def test_serving(report_of, model_folder):
