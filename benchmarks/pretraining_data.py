@@ -1,9 +1,9 @@
 """How fast do pre-training examples come, how long are they, and do their lengths give the labels away?
 
 For each context objective: the mean length of an input (the paper: 630 tokens without ICC, 1,300 with it, at a
-context of 2,048); examples and tokens per second of processor time, reading and tokenizing included: what one core
-gives, other processes hardly matter; and how often a classifier that sees only the lengths of an example's snippets
-guesses its label right on examples that it has not seen: 0.5 is chance.
+context of 2,048); examples and tokens per second of processor time, reading and tokenizing included: what one
+core gives, whatever else it has to do; and how often a classifier that sees only the lengths of an example's
+snippets guesses its label right on examples that it has not seen: 0.5 is chance.
 """
 
 import argparse
