@@ -9,7 +9,7 @@ gathers the runs in `results.json` beside this file and writes `docs/finetuning-
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,6 @@ def collect(folder: Path) -> list[Run]:
     if not runs:
         raise SystemExit(f"{folder}: no runs; recipes/ablations/ablate.py makes them")
     return sorted(runs, key=lambda run: (run["seed"], run["arm"]))
-
-
-def over_seeds(runs: Iterable[Run], figure: Callable[[Run], float]) -> np.ndarray:
-    return np.array([figure(run) for run in runs])
 
 
 def spread(values: np.ndarray, signed: bool = False) -> str:
@@ -59,9 +55,7 @@ def depth_tables(by_arm: dict[str, list[Run]], exits: Sequence[str], sets: Seque
         pairs = [(m, a) for m in by_arm["none"] for a in alone if m["seed"] == a["seed"]]
         if not pairs:
             continue
-        together, apart = (
-            over_seeds(side, lambda run, at=at: mean_mrr(run, at, at)) for side in zip(*pairs, strict=True)
-        )
+        together, apart = (np.array([mean_mrr(run, at, at) for run in side]) for side in zip(*pairs, strict=True))
         cells = [
             spread(np.array([m["mrr"][name][at][at] - a["mrr"][name][at][at] for m, a in pairs]), signed=True)
             for name in sets
@@ -82,7 +76,7 @@ def distillation_table(by_arm: dict[str, list[Run]], exits: Sequence[str], sets:
             continue
         cells = []
         for at in exits:
-            values = over_seeds(runs, lambda run, at=at: mean_mrr(run, at, at))
+            values = np.array([mean_mrr(run, at, at) for run in runs])
             change = np.array([mean_mrr(run, at, at) - mean_mrr(plain, at, at) for run, plain in pairs])
             cells.append(spread(values) + ("" if arm == "none" else f" ({spread(change, signed=True)})"))
         rows.append([TITLES[arm], *cells])
