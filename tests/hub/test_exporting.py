@@ -1,5 +1,6 @@
 """ONNX exports, run by onnxruntime, against the model; and the encoder that needs no torch."""
 
+import copy
 import sys
 from pathlib import Path
 
@@ -27,8 +28,9 @@ def source(shared_tiny_model, tiny_tokenizer, tmp_path_factory) -> Path:
     """Exits 0, 1 and 3, gated pooling, on disk."""
     folder = tmp_path_factory.mktemp("source")
     shared_tiny_model.save_pretrained(folder)
-    tiny_tokenizer.model_max_length = 64
-    tiny_tokenizer.save_pretrained(folder)
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.model_max_length = 64
+    tokenizer.save_pretrained(folder)
     write_sentence_transformers_files(folder)
     return folder
 
@@ -139,3 +141,16 @@ def test_what_cannot_be_had_is_named(source, exported, tmp_path, capsys, monkeyp
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main(["export", str(source), "--output-dir", str(tmp_path)]) == 2
     assert "mose[onnx]" in capsys.readouterr().err
+
+
+def test_the_documentations_snippets_run(exported):
+    """With onnxruntime and tokenizers alone, and with the encoder."""
+    text = (Path(exporting.__file__).parent.parent / "docs/deploy.md").read_text(encoding="utf-8")
+    snippets = [block.split("```")[0] for block in text.split("```python\n")[1:]]
+    assert len(snippets) == 2
+    for snippet, prompt in zip(snippets, ("query", "document"), strict=True):
+        names: dict = {}
+        exec(snippet.replace("OUT", str(exported)).replace("1024", "64"), names)
+        asked = "parse an ISO date" if prompt == "query" else "def add(a, b): return a + b"
+        expected = OnnxEncoder(exported, 3, int8=prompt == "query").encode([asked], prompt)
+        np.testing.assert_allclose(names["vectors"], expected, atol=1e-6, rtol=0)
