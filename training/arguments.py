@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
-from mose.training.lora_arguments import LORA_BATCH_SIZE, LORA_DEFAULTS, LoRAArguments
+from mose.training.lora_arguments import LORA_BATCH_SIZE, LORA_DEFAULTS, LoRAArguments, multiplies_bf16
 from mose.training.objective import DISTILLATIONS
 
 #: Pairs of a batch in the paper (section 3).
@@ -175,6 +175,13 @@ class FineTuningArguments(LoRAArguments, TrainingArguments):
     warmup_steps: float | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Steps of warm-up, or below 1 their share of all; by default 0."}
     )
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Compute in bfloat16; by default with --lora where the processor multiplies it in hardware. "
+            "Say --bf16 false against that."
+        },
+    )
     logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
     per_device_train_batch_size: int = field(
         default=0,
@@ -318,4 +325,6 @@ class FineTuningArguments(LoRAArguments, TrainingArguments):
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
+        if self.bf16 is None:
+            self.bf16 = self.lora and not self.fp16 and multiplies_bf16()
         self.output_dir = self.output_dir or ("runs/lora" if self.lora else "runs/finetune")

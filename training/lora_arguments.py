@@ -2,9 +2,19 @@
 
 from dataclasses import dataclass, field
 
+import torch
+
 #: What an adapter run on a source tree begins with where nothing else is said: docs/lora.md has the measurements.
 LORA_DEFAULTS = {"learning_rate": 1e-3, "num_train_epochs": 8.0, "warmup_steps": 0.05}
 LORA_BATCH_SIZE = 64
+
+
+def multiplies_bf16() -> bool:
+    """Whether what training runs on has instructions for bfloat16, without which it is slower than float32."""
+    if torch.accelerator.is_available():
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: dict = getattr(torch.cpu, "get_capabilities", dict)()  # unknown to older versions of torch
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16"))
 
 
 @dataclass

@@ -4,9 +4,11 @@ import json
 import mmap
 import sys
 
+import download
 import encode
 import exits
 import export
+import gradcache
 import hybrid
 import importing
 import loading
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import query
 import serving
+import topk
 import torch
 from command import table
 from timing import Timing, interleave
@@ -170,7 +173,10 @@ def toy_set(tmp_path):
 def test_encode(report_of, model_folder, toy_set):
     small = ("--model", model_folder, "--data", toy_set, "--rounds", 1, "--documents", 4, "--peers")
     report, _ = report_of(encode, *small)
-    assert list(report["speed"]) == ["exit 0", "exit 1", "exit 2"]
+    assert list(report["speed"]) == ["exit 0", "exit 1", "exit 2", "all exits"]
+    assert report["all_exits_cost"] == pytest.approx(
+        report["speed"]["exit 2"]["snippets_per_second"] / report["speed"]["all exits"]["snippets_per_second"]
+    )
     assert (report["documents"], report["queries"]) == (4, 3)
     for row in report["speed"].values():
         assert row["snippets_per_second"] > 0 and 0 < row["query_ms_p50"] <= row["query_ms_p95"]
@@ -178,6 +184,18 @@ def test_encode(report_of, model_folder, toy_set):
     with pytest.raises(SystemExit) as exit_:
         encode.main([*map(str, small), "bm25"])
     assert exit_.value.code == 2
+
+
+def test_topk(report_of, tmp_path):
+    if sys.platform != "linux":
+        pytest.skip("needs Linux's /proc")
+    sizes = ("--vectors", 1000, "--dim", 8, "--queries", 7, "--k", 5, "--shard-rows", 300, "--rounds", 1)
+    report, text = report_of(topk, *sizes, "--folder", tmp_path)
+    assert report["results"] == 7 * 5 and report["largest_error"] < 1e-6
+    assert report["seconds"] > 0 and report["memory_bytes"] >= 0
+    assert (report["vectors_bytes"], report["scores_bytes"]) == (4 * 1000 * 8, 4 * 1000 * 7)
+    assert "1,000 vectors of 8" in text
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
 def test_hybrid(report_of, model_folder, toy_set):
@@ -203,6 +221,18 @@ def test_export(report_of, model_folder, toy_set):
     assert rows[0]["bytes"] is None and rows[3]["bytes"] > 0
     assert all(row["snippets_per_second"] > 0 and row["query_ms_p50"] > 0 for row in rows)
     assert "int8" in text
+
+
+def test_download(report_of, model_folder, monkeypatch):
+    """tests/hub counts the bytes of every exit; here, that the command does."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # and be put back
+    report, text = report_of(download, "--model", model_folder, "--exit-layers", 1)
+    ((exit_layer, row),) = report["exits"].items()
+    held = sum(p.numel() for p in MoSEModel.from_pretrained(model_folder, exit_layer=1).parameters())
+    assert (exit_layer, row["parameters"]) == ("1", held)
+    assert 4 * held < row["weights"] < row["all"]  # float32, the files' headers, code
+    assert "100.0 %" in text
 
 
 def test_importing(report_of, tmp_path, monkeypatch):
@@ -269,6 +299,14 @@ def test_query(report_of, model_folder, tmp_path):
         assert 0 < row["ms_p50"] <= row["ms_p95"] <= row["ms_max"]
     again, _ = report_of(query, *arguments, "--queries", 5)
     assert again["embedded_now"] == 0
+
+
+def test_gradcache(report_of):
+    small = ("--batches", 3, "--mini-batch", 2, "--timed-batch", 3, "--tokens", 6, "--rounds", 1, "--threads", 1)
+    report, text = report_of(gradcache, *small)
+    (row,) = report["memory"].values()
+    assert 0 < row["before_bytes"] <= row["peak_bytes"]
+    assert set(report["time"]) == {"cached", "whole"} and "cached over whole" in text
 
 
 @pytest.mark.parametrize(("name", "words"), [("parse_iso_date", "parse iso date"), ("__readFile2", "read file2")])
