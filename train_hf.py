@@ -13,10 +13,17 @@ from transformers.utils import logging as transformers_logging
 
 from mose.training.arguments import DataArguments, FineTuningArguments, ModelArguments
 from mose.training.finetune import finetune
+from mose.training.pretrain import pretrain
+from mose.training.pretrain_arguments import (
+    PreTrainingArguments,
+    PreTrainingDataArguments,
+    PreTrainingModelArguments,
+)
 
 #: Of each command what it runs, and the dataclasses whose fields are its flags and its arguments.
 COMMANDS: dict[str, tuple[Callable[..., None], list]] = {
-    "finetune": (finetune, [ModelArguments, DataArguments, FineTuningArguments])
+    "pretrain": (pretrain, [PreTrainingModelArguments, PreTrainingDataArguments, PreTrainingArguments]),
+    "finetune": (finetune, [ModelArguments, DataArguments, FineTuningArguments]),
 }
 
 

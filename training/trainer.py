@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from mose.hub.files import write_sentence_transformers_files
 from mose.modeling_mose import SIMILARITY_SCALE_RANGE, MoSEModel
 from mose.training.arguments import FineTuningArguments
+from mose.training.checkpoints import WholeCheckpoints
 from mose.training.gradcache import embed, gather, ranks
 from mose.training.objective import Batch, Objective
 
@@ -31,7 +32,7 @@ class BoundSimilarityScale(TrainerCallback):
     on_train_begin = on_optimizer_step
 
 
-class FineTuningTrainer(Trainer):
+class FineTuningTrainer(WholeCheckpoints):
     """Fine-tunes a `MoSEModel` on pairs, at every exit; `mose.training.objective.Objective` is what it minimises.
 
     The batch is embedded in mini-batches (`mose.training.gradcache`), so that any size fits; the pairs of all

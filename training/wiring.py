@@ -29,6 +29,16 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def check_model_type(name: str) -> None:
+    """Raises ValueError where a folder or Hub repository holds no MoSE, OSError where it can't be read."""
+    try:
+        kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    except OSError as error:
+        raise OSError(f"--model {name}: {error}") from error
+    if kind != MoSEConfig.model_type:
+        raise ValueError(f"--model {name}: its model_type is {kind!r}, not {MoSEConfig.model_type!r}")
+
+
 def load_model(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTrainedTokenizerBase]:
     """The model, in float32, and the tokenizer that the arguments ask for.
 
@@ -47,12 +57,7 @@ def load_model(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTra
         model = MoSEModel(MoSEConfig.from_preset(args.preset, exit_layer=args.exit_layer, **ids))
     else:
         name = str(args.model)
-        try:
-            kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
-        except OSError as error:
-            raise OSError(f"--model {name}: {error}") from error
-        if kind != MoSEConfig.model_type:
-            raise ValueError(f"--model {name}: its model_type is {kind!r}, not {MoSEConfig.model_type!r}")
+        check_model_type(name)
         tokenizer = load_tokenizer(args.tokenizer or name)
         options = {} if args.exit_layer is None else {"exit_layer": args.exit_layer}
         # Trained in float32, whatever the checkpoint is stored in: autocast does the rest.
