@@ -350,14 +350,26 @@ class MoSEPreTrainedModel(PreTrainedModel):
         self._keys_to_ignore_on_load_unexpected += self._heads_left_out
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
-        """As in transformers; a checkpoint that lacks blocks or exits of the depth asked for is refused.
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *args,
+        output_loading_info=False,
+        use_safetensors: bool | None = None,
+        **kwargs,
+    ):
+        """As in transformers; but weights come from safetensors alone, and a checkpoint that lacks blocks or
+        exits of the depth asked for is refused.
 
         Raises:
-            ValueError: the checkpoint is less deep than `exit_layer`, or holds no MoSE trunk at all.
+            ValueError: `use_safetensors` is False, the checkpoint is less deep than `exit_layer`, or holds no
+                MoSE trunk at all.
+            OSError: there are no safetensors weights.
         """
+        if use_safetensors is False:
+            raise ValueError("use_safetensors=False: a pickle can run any code and is never loaded")
         loaded: Any = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            pretrained_model_name_or_path, *args, output_loading_info=True, use_safetensors=True, **kwargs
         )
         model, info = loaded
         trunk = {f"{prefix}{name}" for prefix in ("", "model.") for name in model.base_model.state_dict()}

@@ -104,6 +104,7 @@ def _answer(args: argparse.Namespace, index: Index, path: Path, clock: _Clock) -
     meta = index.meta
     if args.json:
         facts = {"query": args.query, "index": str(path), "root": meta.root, "exit_layer": meta.exit_layer}
+        facts |= {"query_exit_layer": index.query_exit_layer}
         rows = [dataclasses.asdict(hit) for hit in hits]
         print(json.dumps({**facts, "hybrid": hybrid, "seconds": clock, "hits": rows}, indent=2))
         return
@@ -111,7 +112,8 @@ def _answer(args: argparse.Namespace, index: Index, path: Path, clock: _Clock) -
     width = shutil.get_terminal_size().columns if terminal else 110
     print(f"\n{_printable(args.query)}  in  {_printable(meta.root)}\n")
     print(render(hits, terminal and "NO_COLOR" not in os.environ, width))
-    print(f"{_summary(index)}, {'embeddings fused with BM25' if hybrid else 'embeddings alone'}\n{clock}")
+    asked = f", asked at exit {index.query_exit_layer}" if index.query_exit_layer != meta.exit_layer else ""
+    print(f"{_summary(index)}{asked}, {'embeddings fused with BM25' if hybrid else 'embeddings alone'}\n{clock}")
 
 
 def _summary(index: Index) -> str:
@@ -137,16 +139,11 @@ def _index_command(args: argparse.Namespace) -> None:
 def _query_command(args: argparse.Namespace) -> None:
     _require_query(args.query)
     _, meta = read_meta(args.index)
-    if args.exit_layer not in (None, meta.exit_layer):
-        raise ValueError(
-            f"--exit-layer {args.exit_layer}: this index was made at exit {meta.exit_layer}, and the "
-            f"embeddings of two exits cannot be compared; leave the flag out, or index {meta.root} at exit "
-            f"{args.exit_layer} too, at another path"
-        )
     clock = _Clock()
-    model, tokenizer = _load(args.model, meta.exit_layer, clock)
+    # As deep as the index, whose embeddings are compared with those of these weights; and as the query.
+    model, tokenizer = _load(args.model, max(meta.exit_layer, args.exit_layer or 0), clock)
     with clock("opening"):
-        index = Index.load(args.index, model, tokenizer)
+        index = Index.load(args.index, model, tokenizer, args.exit_layer)
     _answer(args, index, args.index, clock)
 
 
@@ -225,7 +222,11 @@ def _parser() -> argparse.ArgumentParser:
     query = add("query", _query_command, (asking, model), "Search an index.")
     query.add_argument("--index", type=Path, required=True, metavar="PATH", help="folder of the index")
     query.add_argument(
-        "--exit-layer", type=int, metavar="K", help=f"{exit_help}: the index's, which is the default"
+        "--exit-layer",
+        type=int,
+        metavar="K",
+        help=f"{exit_help}: the index's, which is the default; with a model whose exits were trained to share "
+        "one space (train_hf.py finetune --align-exits) any that the model has",
     )
     demo = add("demo", _demo_command, (asking, model, making), "Index a source tree if need be, and search it.")
     demo.add_argument("--source-tree", type=Path, metavar="DIR", help="default: this Python's standard library")

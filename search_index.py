@@ -127,21 +127,36 @@ def _quick_dtype(device: str) -> Any:
 class Index:
     """The functions of a source tree, ready to be searched. Made by `Index.build` or `Index.load`."""
 
-    def __init__(self, generation: Generation, encoder: Encoder, report: BuildReport | None = None):
+    def __init__(
+        self,
+        generation: Generation,
+        encoder: Encoder,
+        report: BuildReport | None = None,
+        query_exit_layer: int | None = None,
+    ):
         self.meta = generation.meta
         self.functions = generation.functions  #: `datasets.Dataset`, a FAISS index attached to `embedding`
         self.report = report  #: what `build` had to do; None where the index was loaded
-        self._generation, self._encoder = generation, encoder
+        self.query_exit_layer = encoder.exit_layer if query_exit_layer is None else query_exit_layer
+        self._generation = generation
+        self._encoder = dataclasses.replace(encoder, exit_layer=self.query_exit_layer)  # of queries
 
     def __len__(self) -> int:
         return len(self.functions)
 
     @classmethod
-    def load(cls, path: str | Path, model: Any, tokenizer: Any) -> "Index":
+    def load(cls, path: str | Path, model: Any, tokenizer: Any, exit_layer: int | None = None) -> "Index":
         """Opens the index at `path`, which must have been made by this very model.
 
+        Args:
+            path: the index's folder.
+            model, tokenizer: as for `build`; the model built as deep as the index was made at, or deeper.
+            exit_layer: the exit to embed queries at. None means the index's; another one needs a model whose
+                exits share one space (`config.aligned_exits`).
+
         Raises:
-            ValueError: the model has no such exit as the index was made at, or was not loaded so deep.
+            ValueError: the model has no such exit as the index was made at, was not loaded so deep, or its exits
+                cannot be compared with each other.
             SearchIndexError: there is no whole index, or other weights or another tokenizer made it.
         """
         generation = read(Path(path))
@@ -152,7 +167,15 @@ class Index:
                 f"{path}: the index was made with other weights or another tokenizer ({meta.model}, as it was "
                 f"then) than those loaded ({encoder.name}); load those, or index {meta.root} again"
             )
-        return cls(generation, encoder)
+        if exit_layer is None or model.config.resolve_exit_layer(exit_layer) == meta.exit_layer:
+            return cls(generation, encoder)
+        if not getattr(model.config, "aligned_exits", False):
+            raise ValueError(
+                f"exit_layer={exit_layer}: this index was made at exit {meta.exit_layer}, and two exits of this "
+                "model cannot be compared, as it was not trained with --align-exits; ask at exit "
+                f"{meta.exit_layer}, or index {meta.root} at exit {exit_layer} too, at another path"
+            )
+        return cls(generation, encoder, query_exit_layer=exit_layer)
 
     @classmethod
     def build(

@@ -12,7 +12,15 @@ from transformers import HfArgumentParser
 from transformers.utils import logging as transformers_logging
 
 from mose.training.arguments import DataArguments, FineTuningArguments, ModelArguments
+from mose.training.classify import classify
+from mose.training.classify_arguments import (
+    ClassificationArguments,
+    ClassificationDataArguments,
+    ClassificationModelArguments,
+)
 from mose.training.finetune import finetune
+from mose.training.lora_arguments import MergeArguments
+from mose.training.merge import merge
 from mose.training.pretrain import pretrain
 from mose.training.pretrain_arguments import (
     PreTrainingArguments,
@@ -24,6 +32,11 @@ from mose.training.pretrain_arguments import (
 COMMANDS: dict[str, tuple[Callable[..., None], list]] = {
     "pretrain": (pretrain, [PreTrainingModelArguments, PreTrainingDataArguments, PreTrainingArguments]),
     "finetune": (finetune, [ModelArguments, DataArguments, FineTuningArguments]),
+    "classify": (
+        classify,
+        [ClassificationModelArguments, ClassificationDataArguments, ClassificationArguments],
+    ),
+    "merge": (merge, [MergeArguments]),
 }
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,16 @@ def _side(held_out: float | Collection[str], part: str) -> Callable[[str], bool]
     if isinstance(held_out, int | float):
         if not 0 <= held_out < 1:
             raise ValueError(f"held_out={held_out}: a share from 0 to below 1, or names of repositories")
-        limit = int(held_out * 2**64)
-        return lambda repository: (digest("held out", repository) < limit) == (part == "held_out")
-    names = frozenset(held_out)
-    return lambda repository: (repository in names) == (part == "held_out")
+        return partial(_is_below, int(held_out * 2**64), part == "held_out")
+    return partial(_is_among, frozenset(held_out), part == "held_out")
+
+
+def _is_below(limit: int, wanted: bool, repository: str) -> bool:
+    return (digest("held out", repository) < limit) == wanted
+
+
+def _is_among(names: frozenset[str], wanted: bool, repository: str) -> bool:
+    return (repository in names) == wanted
 
 
 class Corpus:

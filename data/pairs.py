@@ -32,7 +32,7 @@ _OPTIONAL = (
     *("language", "language_a", "language_b", "query_language", "document_language", "repository"),
     "negative",
 )
-_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 _COLUMNS = (*PAIR_COLUMNS, "negative")
 _FEATURES = Features({name: Value("string") for name in _COLUMNS})
 
@@ -55,8 +55,8 @@ def load_pairs(
 
     Args:
         source_trees: Folders to mine (`mose.data.mining.mine`) for texts and codes.
-        datasets: Hub ids, local `.jsonl`, `.json` or `.parquet` files, folders that `datasets` can read or
-            has saved, or datasets.
+        datasets: Hub ids, local `.jsonl`, `.json`, `.parquet` or `.csv` files, folders that `datasets` can read
+            or has saved, or datasets.
         column_mapping: From the names that datasets use to the names above, `{"docstring": "text"}`; a name
             that a dataset lacks is passed over there.
         split: The split to read of datasets that have several.

@@ -1,9 +1,11 @@
 """The stream of pre-training examples: the same for any number of processes, and after any interruption."""
 
+import copy
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
@@ -11,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from mose.data.contexts import ContextBuilder
 from mose.data.corpora import Corpus
 from mose.data.hashing import digest
+
+T = TypeVar("T")
 
 #: How many places to go on from are remembered per lane, for a loader that has read ahead of training.
 MARKS = 64
@@ -21,7 +25,8 @@ class PreTrainingStream(IterableDataset):
 
     There is one stream of examples, numbered from 0; process r of n gives numbers r, r + n, r + 2n, …, so that n
     processes together see at every step what one process with n times the batch sees. A loader's workers share
-    a process's batches in turn, as `DataLoader` asks for them, and each does all the reading: use one, or none.
+    a process's batches in turn, as `DataLoader` asks for them, and each does all the reading. None are needed:
+    the next block of files is read and tokenized in a thread while the examples of one are used.
 
     Example i comes from lane i mod `lanes`, and a lane is read by the processes that need one of its examples.
     With `lanes` a multiple of `world_size` each process reads and tokenizes its own part only; with one lane each
@@ -68,7 +73,8 @@ class PreTrainingStream(IterableDataset):
             raise ValueError(
                 f"epochs={epochs}, lanes={lanes}: lanes end at different times; a pass needs one lane"
             )
-        self.builder = ContextBuilder(tokenizer, max_length, objective)
+        # A copy: it is used in a thread, and a fast tokenizer is not to be used by two at a time.
+        self.builder = ContextBuilder(copy.deepcopy(tokenizer), max_length, objective)
         corpus.check(repositories=2 if objective == "icc" else 1)
         self.corpus, self.seed, self.rank, self.world_size = corpus, seed, rank, world_size
         self.lanes, self.epochs, self.batch_size = lanes, epochs, batch_size
@@ -176,9 +182,8 @@ class PreTrainingStream(IterableDataset):
         last = None if self.epochs is None else self._first_epoch + self.epochs
         while last is None or epoch < last:
             before, whole = number, block == 0
-            for rows, after in self.corpus.blocks(epoch, lane, self.lanes, state):
+            for examples, after in _one_ahead(self._blocks(epoch, lane, block, state)):
                 kept.append({"examples": number, "epoch": epoch, "block": block, "state": state})
-                examples = self.builder(rows, (self.seed, epoch, lane, block))
                 for at in range(max(0, min(start - number, len(examples))), len(examples)):
                     yield examples[at]
                 number, block, state = number + len(examples), block + 1, after
@@ -188,6 +193,22 @@ class PreTrainingStream(IterableDataset):
                     f"{dict(self.corpus.counts)}, {dict(self.builder.counts)}"
                 )
             epoch, block, state = epoch + 1, 0, None
+
+    def _blocks(
+        self, epoch: int, lane: int, block: int, state: Mapping[str, Any] | None
+    ) -> Iterator[tuple[Sequence[dict], dict[str, Any]]]:
+        """The examples of each block of a lane's pass from number `block` on, and the corpus' state after it."""
+        for number, (rows, after) in enumerate(self.corpus.blocks(epoch, lane, self.lanes, state), block):
+            yield self.builder(rows, (self.seed, epoch, lane, number)), after
+
+
+def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, the next of which is made in a thread while one is used: tokenizers leave Python's lock free."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(next, items, None)
+        while (item := pending.result()) is not None:
+            pending = pool.submit(next, items, None)
+            yield item
 
 
 def _in_lane(number: int, lane: int, lanes: int) -> int:

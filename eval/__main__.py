@@ -7,10 +7,10 @@ command is a file of `mose.eval.commands`.
 import argparse
 import sys
 
-from mose.eval.commands import codexglue, retrieval, run, table, tasks
+from mose.eval.commands import card, choose, codexglue, encode, plot, retrieval, run, table, tasks
 from mose.eval.commands.shared import ArgumentError
 
-COMMANDS = (retrieval, run, tasks, table, codexglue)
+COMMANDS = (retrieval, run, tasks, table, plot, choose, card, encode, codexglue)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -101,9 +101,9 @@ def encode(
     if token_budget < 1:
         raise ValueError(f"token_budget={token_budget}: must be at least 1")
     exits = wanted_exits(model.config, exit_layers)
-    limit = _limit(model, tokenizer, max_length)
+    limit = token_limit(model, tokenizer, max_length)
     result: dict[int, np.ndarray] = {}
-    with _inference(model, dtype), _hearing(texts, progress) as listener:
+    with inference(model, dtype), _hearing(texts, progress) as listener:
         for rows, batch in _batches(tokenizer, texts, prompts, limit, token_budget, listener):
             tokens = int(batch["attention_mask"].sum())
             batch = {key: tensor.to(model.device, non_blocking=True) for key, tensor in batch.items()}
@@ -157,7 +157,7 @@ def wanted_exits(config: Any, exit_layers: Sequence[int] | None) -> tuple[int, .
     return tuple(sorted({config.resolve_exit_layer(exit_layer) for exit_layer in exit_layers}))
 
 
-def _limit(model: Any, tokenizer: Any, max_length: int | None) -> int:
+def token_limit(model: Any, tokenizer: Any, max_length: int | None) -> int:
     special = tokenizer.num_special_tokens_to_add()  # below that, tokenizers would not truncate at all
     if max_length is not None and max_length < special:
         raise ValueError(f"max_length={max_length}: must be at least {special}, the special tokens")
@@ -175,7 +175,7 @@ def _hearing(texts: Sequence[str], progress: bool | Progress) -> Iterator[Progre
 
 
 @contextmanager
-def _inference(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
+def inference(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
     """Evaluation mode, no autograd and, where asked for, autocast.
 
     One autocast region for all batches, because weights that it has cast are kept until it ends.

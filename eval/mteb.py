@@ -152,7 +152,7 @@ def _meta(name: str, revision: str | None, model: Any, exit_layer: int) -> Model
         n_parameters=sum(parameter.numel() for parameter in model.parameters()),
         memory_usage_mb=None,
         max_tokens=model.config.max_position_embeddings,
-        embed_dim=model.config.hidden_size,
+        embed_dim=model.config.resolve_truncate_dim(),
         license=None,
         open_weights=True,
         public_training_code=None,

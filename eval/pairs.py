@@ -10,9 +10,12 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from mose.eval.encoders import default_device, find_exits
-from mose.eval.encoding import TOKEN_BUDGETS, _inference, _limit, wanted_exits
+from mose.eval.encoding import TOKEN_BUDGETS, inference, token_limit, wanted_exits
 from mose.eval.tasks.base import PairSet
 from mose.tokenization.pairs import join_pair
+
+#: What a classifier may call the clones, in lower case; the first is what `train_hf.py classify` calls them.
+CLONE_LABELS = ("1", "true", "clone", "label_1")
 
 
 def load_classifier(
@@ -43,10 +46,25 @@ def load_classifier(
             f"it has no trained classifier at exit {', '.join(map(str, untrained))}; "
             "`train_hf.py classify` makes a model that has one"
         )
-    if model.config.num_labels != 2:
-        raise ValueError(f"its classifier tells {model.config.num_labels} classes apart, not 2 (other, clone)")
+    clone_class(model.config)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
     return model.to(device or default_device()).eval(), tokenizer, wanted
+
+
+def clone_class(config: Any) -> int:
+    """The class of a classifier that means clone, by its label.
+
+    Raises:
+        ValueError: more than two classes, or none with such a label.
+    """
+    classes = {str(name).lower(): int(number) for number, name in config.id2label.items()}
+    found = [classes[label] for label in CLONE_LABELS if label in classes]
+    if len(classes) != 2 or not found:
+        raise ValueError(
+            f"its classes are {', '.join(map(str, config.id2label.values()))}: there must be two, one of them "
+            f"called {', '.join(CLONE_LABELS)}"
+        )
+    return found[0]
 
 
 def classify(
@@ -59,7 +77,7 @@ def classify(
     dtype: torch.dtype | None = None,
     progress: bool = False,
 ) -> dict[int, np.ndarray]:
-    """The class that each exit gives to each pair, all exits from one pass.
+    """Which pairs each exit takes for clones, all exits from one pass.
 
     Args:
         model, tokenizer: as `load_classifier` gives them.
@@ -70,15 +88,15 @@ def classify(
         token_budget, dtype, progress: as for `mose.eval.encoding.encode`.
 
     Returns:
-        exit → (pairs,) int64, the class of the greatest logit, in the order of the pairs.
+        exit → (pairs,) int64, 1 where the greatest logit is that of the clones, in the order of the pairs.
 
     Raises:
         ValueError: an exit that the model does not have, a `max_length` without room for a pair.
         FloatingPointError: a logit is NaN: the weights are broken.
     """
-    exits = wanted_exits(model.config, exit_layers)
+    exits, clone = wanted_exits(model.config, exit_layers), clone_class(model.config)
     reached = [k for k in model.config.built_exit_layers if k <= exits[-1]]
-    limit = _limit(model, tokenizer, max_length)
+    limit = token_limit(model, tokenizer, max_length)
     budget = token_budget or TOKEN_BUDGETS[model.device.type != "cpu"]
     # Functions recur in many pairs: each is tokenized once. None can fill more than the whole input.
     functions = list(data.functions)
@@ -86,7 +104,7 @@ def classify(
     lengths = [min(len(ids[first]) + len(ids[second]), limit) for first, second in data.pairs]
     order = sorted(range(len(lengths)), key=lambda at: -lengths[at])
     result = {k: np.empty(len(data.pairs), dtype=np.int64) for k in exits}
-    with _inference(model, dtype), tqdm(total=len(order), unit=" pairs", disable=not progress) as bar:
+    with inference(model, dtype), tqdm(total=len(order), unit=" pairs", disable=not progress) as bar:
         start = 0
         while start < len(order):
             rows = order[start : start + max(1, budget // (lengths[order[start]] + 3))]
@@ -96,7 +114,7 @@ def classify(
                 if k in result:
                     if bool(logits.isnan().any()):
                         raise FloatingPointError(f"{model.name_or_path}: NaN at exit {k}; its weights are broken")
-                    result[k][rows] = logits.argmax(dim=-1).cpu().numpy()
+                    result[k][rows] = (logits.argmax(dim=-1) == clone).long().cpu().numpy()
             bar.update(len(rows))
     return result
 

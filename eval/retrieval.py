@@ -33,6 +33,7 @@ def evaluate(
     certainty: bool = True,
     cache: str | Path | None = None,
     devices: Sequence[str] = (),
+    name: str | None = None,
 ) -> dict[str, Any]:
     """Quality per set and exit, speed and costs per exit.
 
@@ -52,6 +53,7 @@ def evaluate(
         cache: a folder in which embeddings are kept, in shards. A run that was killed goes on from there, and
             one with other peers or sets computes only what is new.
         devices: encode in one process for each, such as `["cpu", "cpu"]` or `["cuda:0", "cuda:1"]`.
+        name: what the report calls the model; None means the last part of its folder or Hub id.
 
     Returns:
         keys all strings, ready for JSON:
@@ -106,7 +108,7 @@ def evaluate(
         for row, (of_documents, of_queries) in timed.items():
             report["speed"][row] = speed.measure(of_documents, of_queries, first.documents, first.queries)
     report["settings"] = {
-        "model": main.name,
+        "model": name or main.name,
         "dtype": str(dtype or next(model.parameters()).dtype).removeprefix("torch."),
         "device": model.device.type,
         "threads": torch.get_num_threads(),

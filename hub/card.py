@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from mose.disk import replacing
 from mose.hub.commands import ArgumentError
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -127,6 +128,7 @@ def model_card(
     tag, what, auto_class, output = KINDS[kind]
     repo_id = repo_id or folder.absolute().name
     summary = training_summary(folder) if summary is None else summary
+    datasets = [name for name in summary.get("datasets", []) if _hub_id(name)]
     data = ModelCardData(
         language=["code", language],
         license=license,
@@ -134,7 +136,7 @@ def model_card(
         pipeline_tag=tag,
         tags=[*TAGS, *(["sentence-transformers"] if kind == "MoSEModel" else [])],
         base_model=_hub_id(sliced_from or summary.get("base_model")),
-        datasets=[name for name in summary.get("datasets", []) if _hub_id(name)] or None,
+        datasets=datasets or None,
         model_name=repo_id.rpartition("/")[2],
         eval_results=(eval_results(report) or None) if report else None,
         widget=_widget(kind),
@@ -158,6 +160,7 @@ def model_card(
         ),
         report_tables=_report_tables(report) if report else "",
         summary=summary,
+        datasets=datasets,
         sliced_from=sliced_from and (_hub_id(sliced_from) or Path(sliced_from).absolute().name),
         recipe_table=_recipe_table(summary),
         max_length=config.max_position_embeddings,
@@ -167,6 +170,24 @@ def model_card(
         license=license,
     ).content
     return re.sub(r"\n{3,}", "\n\n", content).rstrip() + "\n"
+
+
+def adapter_base(folder: Path) -> str:
+    """The Hub's id of the model that an adapter belongs to.
+
+    Raises:
+        ValueError: it names none, or a folder, which nobody else has.
+    """
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: adapter_config.json names no base model") from error
+    if _hub_id(base) is None or Path(base).exists():
+        raise ValueError(
+            f"{folder}: its base_model_name_or_path is {base!r}, which others cannot load; publish the base, and "
+            "write its id there"
+        )
+    return base
 
 
 def adapter_card(
@@ -179,13 +200,10 @@ def adapter_card(
     """The text of README.md for a folder that holds a LoRA adapter; arguments as in `model_card`.
 
     Raises:
-        ValueError: `adapter_config.json` is none, or names no model.
+        ValueError: as in `adapter_base`.
     """
-    try:
-        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base = adapter["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: adapter_config.json names no base model") from error
+    adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = adapter_base(folder)
     repo_id = repo_id or folder.absolute().name
     modules = adapter.get("target_modules") or []
     data = ModelCardData(
@@ -193,14 +211,14 @@ def adapter_card(
         library_name="peft",
         pipeline_tag="feature-extraction",
         tags=[*TAGS, "lora"],
-        base_model=_hub_id(base),
+        base_model=base,
     )
     return ModelCard.from_template(
         data,
         template_path=str(ADAPTER_TEMPLATE),
         name=repo_id.rpartition("/")[2],
         repo_id=repo_id,
-        base=_hub_id(base) or Path(str(base)).name,
+        base=base,
         modules=modules if isinstance(modules, str) else ", ".join(sorted(modules)) or "its default modules",
         rank=adapter.get("r", "not given"),
         recipe_table=_recipe_table(training_summary(folder) if summary is None else summary),
@@ -351,7 +369,6 @@ def run(options: argparse.Namespace) -> None:
     if str(output) == "-":
         print(content, end="")
         return
-    temporary = output.with_name(f".{output.name}.new")
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(output)
+    with replacing(output) as stream:
+        stream.write(content.encode())
     print(output)

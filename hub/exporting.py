@@ -77,7 +77,7 @@ def export(
             quantized, cosine = None, None
             if int8:
                 quantized = model_file(Path(temporary), e, int8=True)
-                _quantize(path, quantized)
+                _quantize(path, quantized, large=_size(model) // 4 > INLINE_BYTES)
                 cosine = _compare(model, e, quantized)[1]
             done.append(
                 Exported(
@@ -97,7 +97,12 @@ def export(
     return done
 
 
+def _size(model: Any) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
 def _write(model: Any, exit_layer: int, path: Path) -> None:
+    import onnx_ir
     import torch
     from torch import nn
 
@@ -132,12 +137,12 @@ def _write(model: Any, exit_layer: int, path: Path) -> None:
             )
         finally:
             torch_logger.setLevel(level)
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
     assert program is not None  # only the older exporter gives None
-    program.save(path, external_data=size > INLINE_BYTES)
+    beside = f"{path.name}_data" if _size(model) > INLINE_BYTES else None
+    onnx_ir.save(program.model, path, external_data=beside)
 
 
-def _quantize(path: Path, quantized: Path) -> None:
+def _quantize(path: Path, quantized: Path, large: bool) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     root = logging.getLogger()
@@ -149,7 +154,7 @@ def _quantize(path: Path, quantized: Path) -> None:
             quantized,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            use_external_data_format=path.with_name(f"{path.name}.data").exists(),
+            use_external_data_format=large,
         )
     finally:
         root.setLevel(level)

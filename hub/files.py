@@ -35,7 +35,7 @@ PUBLISHED = (
     "training_summary.json",
     *CODE,
     "onnx/*.onnx",
-    "onnx/*.onnx.data",
+    "onnx/*.onnx_data",
     "onnx/*.json",
 )
 #: What is never published, whoever asks: pickles, states of a run, caches, secrets.

@@ -63,7 +63,7 @@ def stage(folder: Path, staging: Path, repo_id: str, include: Sequence[str] = ()
         ValueError: the folder holds no whole MoSE, or its card's metadata is not valid.
         FileNotFoundError: a file is missing.
     """
-    from mose.hub.card import adapter_card, model_card, training_summary, validate_card
+    from mose.hub.card import adapter_base, adapter_card, model_card, training_summary, validate_card
 
     found = publishable(folder, include)
     adapter = "adapter_config.json" in found
@@ -75,6 +75,7 @@ def stage(folder: Path, staging: Path, repo_id: str, include: Sequence[str] = ()
                 f"{folder}: adapter_config.json is there, adapter_model.safetensors is not; save the adapter as "
                 "safetensors (pickles are not published)"
             )
+        adapter_base(folder)
     else:
         retrieves = _stage_weights(folder, staging)
     # What the folder lacks is made beside it: the folder itself stays as it is.

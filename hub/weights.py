@@ -2,7 +2,7 @@
 
 import json
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 from safetensors import safe_open
@@ -26,7 +26,8 @@ def read_index(path: Path) -> dict[str, str]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not an index of safetensors files") from error
     for name in weight_map.values():
-        if not isinstance(name, str) or PurePosixPath(name.replace("\\", "/")).name != name or ":" in name:
+        plain = isinstance(name, str) and name.isprintable() and not set(name) & set("/\\:")
+        if not plain or name in ("", ".", ".."):
             raise ValueError(f"{path}: it names {name!r}; a shard must lie beside its index, under a plain name")
         if not name.endswith(".safetensors"):
             raise ValueError(f"{path}: it names {name!r}; weights are read from .safetensors files alone")

@@ -164,3 +164,18 @@ def hub() -> Iterator[LoopbackHub]:
     """A Hub on this machine, empty."""
     with LoopbackHub() as server:
         yield server
+
+
+@pytest.fixture
+def online(hub, monkeypatch, tmp_path_factory) -> LoopbackHub:
+    """A Hub that this process's client takes for the Hub, with a cache of its own."""
+    constants = "huggingface_hub.constants"
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(f"{constants}.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(f"{constants}.ENDPOINT", hub.url)
+    monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # or it keeps the address of the first
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    return hub

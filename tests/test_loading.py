@@ -1,6 +1,5 @@
 """Saving and loading: whole, up to an exit, and as remote code where `mose` is not installed."""
 
-import ast
 import json
 import logging
 import os
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ import safetensors
 import torch
 from transformers.utils import logging as transformers_logging
 
-import mose
 from mose.hub.files import write_sentence_transformers_files
 from mose.modeling_mose import MoSEForPreTraining, MoSEForSequenceClassification, MoSEModel
 from mose.tokenization.prompts import code_prompt, text_prompt
@@ -194,24 +191,6 @@ def test_half_precision_is_loaded_as_it_was_saved(saved, tiny_batch, tmp_path):
     assert torch.equal(result(loaded, tiny_batch), result(model, tiny_batch))
     widened = MoSEModel.from_pretrained(tmp_path, dtype=torch.float32)
     torch.testing.assert_close(result(widened, tiny_batch), result(model, tiny_batch).float(), atol=0.02, rtol=0)
-
-
-def test_remote_code_imports_torch_transformers_and_its_own_files_alone():
-    root = Path(mose.__file__).parent
-    for name in REMOTE_CODE:
-        for node in ast.walk(ast.parse((root / name).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                modules = ["." * node.level + (node.module or "")]
-            else:
-                continue
-            for module in modules:
-                if module.startswith("."):
-                    assert f"{module[1:]}.py" in REMOTE_CODE
-                else:
-                    top = module.split(".")[0]
-                    assert top in ("torch", "transformers") or top in sys.stdlib_module_names, (name, module)
 
 
 # Runs where `mose` cannot be imported, in a folder of its own: what a user of the Hub has.

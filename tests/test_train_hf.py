@@ -130,6 +130,19 @@ def test_validation_mapping_teacher_and_growth(finetune, tiny_model_folder, tiny
     assert list((out / "teacher").rglob("*.npz"))
 
 
+def test_the_papers_batch_shrinks_to_the_pairs_and_the_space_is_recorded(finetune, tmp_path, caplog):
+    status, _, err = finetune(
+        *("--per-device-train-batch-size", 0, "--mini-batch-size", 8, "--max-steps", 1, "--align-exits"),
+        *("--distillation", "kl", "--distillation-temperature", 0.1, "--matryoshka-dims", 16, 8),
+    )
+    assert status == 0, err
+    assert "a batch holds all of 21 pairs" in caplog.text
+    config = load_config(tmp_path / "out")
+    assert config["aligned_exits"] and config["matryoshka_dims"] == [16, 8]
+    kinds = {key.removesuffix("_loss_exit_0") for key in log_lines(tmp_path / "out")[0] if key.endswith("exit_0")}
+    assert kinds == {"contrastive", "align", "distillation"}
+
+
 def test_an_untrained_model_of_a_preset_starts_from_the_seed(finetune, tiny_model_folder, pairs_file, tmp_path):
     def run(name, seed):
         status, _, err = finetune(
@@ -267,6 +280,9 @@ def test_resume_begins_where_there_is_nothing_to_resume(finetune):
         (["--token-dropout", "1.5"], "token_dropout=1.5"),
         (["--teacher-temperature", "0"], "teacher_temperature=0.0: must be positive"),
         (["--contrastive-weight", "0"], "contrastive_weight=0: without a teacher"),
+        (["--exit-layer", "0", "--align-exits"], "align_exits=True, .*: the model has one exit only"),
+        (["--matryoshka-dims", "16", "64"], "truncate_dim=64: must lie in 1 … 32"),
+        (["--word-replacement", "2"], "word_replacement=2.0: a probability is between 0 and 1"),
         (["--tokenizer", "{bare}"], "tokenizer .*bare: it has no .*cls and no mask token"),
         (["--model", "{bert}"], "its model_type is 'bert', not 'mose'"),
         (["--eval-strategy", "steps"], "eval_dataset"),
@@ -290,10 +306,14 @@ def test_data_that_is_empty_or_not_named(finetune, tiny_model_folder, tmp_path):
     path.write_text('{"text": "", "code": ""}\n')
     status, _, err = finetune(defaults=("--model", tiny_model_folder, "--dataset", str(path)))
     assert status == 2 and f"no pairs in {path}" in err
+    path.write_text('{"text": "one", "code": "pair"}\n')
+    status, _, err = finetune(defaults=("--model", tiny_model_folder, "--dataset", str(path)))
+    assert status == 2 and "1 pair to train on: a contrastive loss needs at least 2 pairs" in err
+    path.write_text('{"text": "", "code": ""}\n')
     status, _, err = finetune(defaults=("--model", tiny_model_folder))
     assert status == 2 and "nothing to train on: give --source-tree, --dataset or both" in err
-    status, _, err = finetune(defaults=("--dataset", str(path)))
-    assert status == 2 and "give either --model or --preset" in err
+    status, _, err = finetune(defaults=("--dataset", str(path)))  # of the shipped model
+    assert status == 2 and f"no pairs in {path}" in err
     status, _, err = finetune(defaults=("--preset", "mose-nano", "--dataset", str(path)))
     assert status == 2 and "--preset mose-nano: an untrained model needs --tokenizer" in err
 

@@ -84,6 +84,15 @@ def extend_starcoder2(
     return framed(backend, str(backend.id_to_token(0)), model_max_length)
 
 
+def input_template(tokenizer: Tokenizer, sep: str = SEP, cls: str = CLS) -> processors.TemplateProcessing:
+    """What writes `<sep> a <cls>` around one text and `<sep> a <sep> b <cls>` around two."""
+    return processors.TemplateProcessing(
+        single=f"{sep} $A {cls}",
+        pair=f"{sep} $A {sep} $B {cls}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (sep, cls)],
+    )
+
+
 def framed(tokenizer: Tokenizer, pad_token: str, model_max_length: int) -> PreTrainedTokenizerFast:
     """A tokenizer that writes `<sep> … <cls>` around its input, where truncation cannot cut it off.
 
@@ -92,11 +101,7 @@ def framed(tokenizer: Tokenizer, pad_token: str, model_max_length: int) -> PreTr
         pad_token: what pads on the left.
         model_max_length: Longest input in tokens.
     """
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{SEP} $A {CLS}",
-        pair=f"{SEP} $A {SEP} $B {CLS}",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (SEP, CLS)],
-    )
+    tokenizer.post_processor = input_template(tokenizer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=pad_token,

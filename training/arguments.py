@@ -5,8 +5,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
+from mose.training.lora_arguments import LORA_BATCH_SIZE, LORA_DEFAULTS, LoRAArguments, multiplies_bf16
 from mose.training.objective import DISTILLATIONS
 
 #: Pairs of a batch in the paper (section 3).
@@ -33,7 +35,10 @@ class ModelArguments:
     """Parameters that control where the model comes from."""
 
     model: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of the MoSE to start from. Or give --preset."}
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of the MoSE to start from; by default the shipped one. Or give --preset."
+        },
     )
     preset: str | None = field(
         default=None, metadata={"help": "Start untrained, with the sizes of mose-1b or mose-nano."}
@@ -100,6 +105,13 @@ class DataArguments:
         default="validation",
         metadata={"help": "What to read of a --validation-dataset that has several splits."},
     )
+    held_out_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the source trees' functions that is not trained on but searched for among all, "
+            "before and after; MRR at every exit goes to held_out.json. By default none, with --lora a tenth."
+        },
+    )
     max_query_length: int = field(
         default=128, metadata={"help": "Tokens after which a query is cut, instruction and <cls> included."}
     )
@@ -126,17 +138,49 @@ class DataArguments:
         self.columns: dict[str, str] = _json_object("column_mapping", self.column_mapping)
         if not self.source_tree and not self.dataset:
             raise ValueError("nothing to train on: give --source-tree, --dataset or both")
+        if self.held_out_share is not None and not 0 <= self.held_out_share < 1:
+            raise ValueError(f"held_out_share={self.held_out_share}: a share below 1, from 0 on")
+        if self.held_out_share and not self.source_tree:
+            raise ValueError("--held-out-share holds out functions of a --source-tree, and there is none")
+
+
+#: What holds where nothing is said, an adapter aside.
+PAPER_DEFAULTS = {
+    "learning_rate": 1e-5,
+    "max_steps": 20_000,
+    "num_train_epochs": 0.0,
+    "warmup_steps": 0,
+}
 
 
 @dataclass
-class FineTuningArguments(TrainingArguments):
+class FineTuningArguments(LoRAArguments, TrainingArguments):
     """TrainingArguments and the parameters that control the losses at the exits; the defaults are the paper's
     (section 3): learning rate 1e-5, 20,000 steps of 2,048 pairs, no teacher."""
 
-    learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
-    max_steps: int = field(default=20_000, metadata={"help": "Optimizer steps."})
-    num_train_epochs: float = field(
-        default=0.0, metadata={"help": "Passes over the pairs; where given, it overrides --max-steps."}
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder for checkpoints and result; by default runs/finetune, with --lora runs/lora."},
+    )
+    # None until `__post_init__`, which knows whether there is an adapter; numbers from then on.
+    learning_rate: float | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Peak learning rate; by default 1e-5."}
+    )
+    max_steps: int | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Optimizer steps; by default 20,000."}
+    )
+    num_train_epochs: float | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Passes over the pairs; where given, it overrides --max-steps."}
+    )
+    warmup_steps: float | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Steps of warm-up, or below 1 their share of all; by default 0."}
+    )
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Compute in bfloat16; by default with --lora where the processor multiplies it in hardware. "
+            "Say --bf16 false against that."
+        },
     )
     logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
     per_device_train_batch_size: int = field(
@@ -231,16 +275,22 @@ class FineTuningArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        self.check_lora()
+        self._fill_in_defaults()
+        assert self.num_train_epochs is not None and self.max_steps is not None
         if self.num_train_epochs > 0:
             self.max_steps = -1
         elif self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps}: must be at least 1, or give num_train_epochs")
+        # transformers refuses bf16 on a CPU that was not asked for, even where there is nothing else.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         #: Whether batches may be made smaller, as nobody has said how large they are to be.
         self.batch_size_is_open = not self.per_device_train_batch_size
         self.eval_batch_size_is_open = not self.per_device_eval_batch_size
         if self.batch_size_is_open:
-            self.per_device_train_batch_size = BATCH_SIZE // (self.world_size * max(1, self.n_gpu))
+            pairs = LORA_BATCH_SIZE if self.lora else BATCH_SIZE
+            self.per_device_train_batch_size = pairs // (self.world_size * max(1, self.n_gpu))
         if self.eval_batch_size_is_open:
             self.per_device_eval_batch_size = self.per_device_train_batch_size
         # The collator makes the model's inputs out of columns that `forward` does not know.
@@ -267,3 +317,14 @@ class FineTuningArguments(TrainingArguments):
                 raise ValueError(f"{name}={getattr(self, name)}: must be positive")
         if self.distillation not in DISTILLATIONS:
             raise ValueError(f"distillation={self.distillation!r}: allowed are {', '.join(DISTILLATIONS)}")
+
+    def _fill_in_defaults(self) -> None:
+        defaults = PAPER_DEFAULTS | (LORA_DEFAULTS if self.lora else {})
+        if self.max_steps is not None and self.num_train_epochs is None:
+            defaults["num_train_epochs"] = 0.0  # an adapter's epochs must not override the steps asked for
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if self.bf16 is None:
+            self.bf16 = self.lora and not self.fp16 and multiplies_bf16()
+        self.output_dir = self.output_dir or ("runs/lora" if self.lora else "runs/finetune")

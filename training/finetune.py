@@ -3,30 +3,70 @@
 import logging
 from pathlib import Path
 
+import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import set_seed
 
 from mose.data.collators import PairCollator
 from mose.data.pairs import load_pairs
+from mose.eval.beir import RetrievalSet
+from mose.modeling_mose import MoSEModel
 from mose.training.arguments import DataArguments, FineTuningArguments, ModelArguments
+from mose.training.heldout import HeldOut, as_retrieval_set, hold_out
+from mose.training.lora import LoRAModel, check_base, digests, is_adapter, lora_config, save_merged
 from mose.training.teacher import attach_teacher
 from mose.training.trainer import FineTuningTrainer
-from mose.training.wiring import check_size, checkpoint_to_resume, load_model
+from mose.training.wiring import check_size, checkpoint_to_resume, load_model, shipped_model
 
 logger = logging.getLogger("mose.train")
 
 
-def load_data(args: DataArguments) -> tuple[Dataset, Dataset | None]:
-    """The pairs to train on, and those to validate on where they are asked for.
+def load_data(
+    args: DataArguments, held_out_share: float = 0.0
+) -> tuple[Dataset, Dataset | None, RetrievalSet | None]:
+    """The pairs to train on; those to validate on, and what to search for held-out functions, where asked for.
 
     Raises:
-        ValueError: as in `load_pairs`.
+        ValueError: as in `load_pairs` and `hold_out`.
     """
-    train = load_pairs(args.source_tree, args.dataset, args.columns, split=args.train_split)
+    parts, searched = [], None
+    if args.dataset or not held_out_share:
+        trees = () if held_out_share else args.source_tree
+        parts.append(load_pairs(trees, args.dataset, args.columns, split=args.train_split))
+    if held_out_share:
+        mined = load_pairs(args.source_tree, (), {} if args.dataset else args.columns)
+        kept, held_out = hold_out(mined, held_out_share)
+        parts.insert(0, kept)
+        searched = as_retrieval_set(mined, held_out)
+    train = concatenate_datasets(parts)
     validation = None
     if args.validation_dataset:
         validation = load_pairs((), args.validation_dataset, args.columns, split=args.validation_split)
-    return train, validation
+    return train, validation, searched
+
+
+def _check_base_is_saved(args: ModelArguments) -> None:
+    for name in ("preset", "grow_to", "init_embeddings_from"):
+        if getattr(args, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag} changes the base of --lora, which must be a model that is saved: --model")
+
+
+def adapted(
+    model: MoSEModel, model_args: ModelArguments, args: FineTuningArguments, checkpoint: Path | None
+) -> LoRAModel:
+    """The model with an adapter to train.
+
+    Raises:
+        ValueError: the run to resume had another base.
+    """
+    if checkpoint is not None:
+        check_base(checkpoint, digests(model), str(model_args.model))
+    config = lora_config(model, str(model_args.model), args.lora_r, args.lora_alpha, args.lora_dropout)
+    lora = LoRAModel(model, config)
+    trained, total = lora.get_nb_trainable_parameters()
+    logger.info("LoRA: %s of %s parameters are trained", f"{trained:,}", f"{total:,}")
+    return lora
 
 
 def fit_batches(args: FineTuningArguments, train: int, validation: int | None) -> None:
@@ -54,10 +94,19 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: FineTun
     """Fine-tunes for retrieval on pairs of text and code, at every exit; saves to --output-dir."""
     output_dir = Path(str(args.output_dir))
     checkpoint = checkpoint_to_resume(output_dir, args.resume)
+    if checkpoint is not None and is_adapter(checkpoint) is not args.lora:
+        raise ValueError(f"{checkpoint} was saved {'without' if args.lora else 'with'} --lora")
+    if args.lora:
+        _check_base_is_saved(model_args)
+    if model_args.model is None and model_args.preset is None:
+        model_args.model = shipped_model()
     set_seed(args.seed)
     cache_dir = Path(args.teacher_cache or output_dir / "teacher")
     model, tokenizer = load_model(model_args, cache_dir)
-    train, validation = load_data(data_args)
+    share = data_args.held_out_share
+    if share is None:
+        share = 0.1 if args.lora and data_args.source_tree else 0.0
+    train, validation, searched = load_data(data_args, share)
     fit_batches(args, len(train), None if validation is None else len(validation))
     check_size(train, args.train_batch_size * args.world_size, "--per-device-train-batch-size")
     if validation is not None:
@@ -77,8 +126,9 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: FineTun
             validation = taught.select(range(len(train), len(taught)))
         train = taught.select(range(len(train)))
         keep = ("teacher_query", "teacher_document")
+    trained = adapted(model, model_args, args, checkpoint) if args.lora else model
     trainer = FineTuningTrainer(
-        model=model,
+        model=trained,
         args=args,
         train_dataset=train,
         eval_dataset=validation,
@@ -95,13 +145,30 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: FineTun
             seed=args.seed,
         ),
     )
+    trainer.datasets = tuple(data_args.dataset or ())
+    held_out = None
+    if searched is not None:
+        held_out = HeldOut(
+            output_dir,
+            searched,
+            resumed=checkpoint is not None,
+            max_query_length=data_args.max_query_length,
+            max_document_length=data_args.max_document_length,
+            dtype=torch.bfloat16 if args.bf16 else None,
+        )
+        held_out.before(model, tokenizer)
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.save_model()
         if validation is not None:
             trainer.save_metrics("eval", trainer.evaluate())
         trainer.save_state()
+        if held_out is not None:
+            seconds = None if checkpoint else result.metrics["train_runtime"]
+            logger.info("%s", held_out.after(model, tokenizer, seconds))
+        if args.lora_merge:
+            save_merged(trained, tokenizer, output_dir / "merged")
     except ValueError as error:  # the arguments were good, or we would not have come so far
         raise RuntimeError(str(error)) from error

@@ -18,7 +18,7 @@ from mose.training.pretrain_arguments import (
     PreTrainingModelArguments,
 )
 from mose.training.pretrain_trainer import PreTrainingTrainer
-from mose.training.wiring import SPECIAL_TOKENS, check_model_type, checkpoint_to_resume, load_tokenizer
+from mose.training.wiring import SPECIAL_TOKENS, check_model, checkpoint_to_resume, load_tokenizer
 
 logger = logging.getLogger("mose.train")
 
@@ -69,7 +69,7 @@ def load_pretraining_model(
             options["vocab_size"] = len(tokenizer)
         config = MoSEConfig.from_preset(args.preset, **{**ids, **options, **args.overrides})
     else:
-        check_model_type(str(args.model))
+        check_model(str(args.model))
         config = MoSEConfig.from_pretrained(str(args.model), **options)
     if len(tokenizer) > config.vocab_size:
         raise ValueError(

@@ -15,9 +15,9 @@ from transformers.trainer_callback import TrainerState
 
 from mose.data.stream import PreTrainingStream
 from mose.modeling_mose import MoSEForPreTraining
-from mose.training.checkpoints import WholeCheckpoints
 from mose.training.flops import peak_flops, training_flops
 from mose.training.pretrain_arguments import PreTrainingArguments
+from mose.training.publishing import HubTrainer
 
 TASKS = ("mlm", "icc")
 #: Parts of the trunk that only embeddings go through: they learn in fine-tuning.
@@ -31,7 +31,7 @@ class ShareOfSteps(TrainerCallback):
         state.epoch = state.global_step / state.max_steps
 
 
-class PreTrainingTrainer(WholeCheckpoints):
+class PreTrainingTrainer(HubTrainer):
     """Pre-trains a `MoSEForPreTraining` on a stream: L = Σ_i w_i (MLM_i + ICC_i) over the exits i.
 
     MLM is a mean over the masked tokens and ICC over the examples of a whole step, whatever it is split into:
@@ -44,6 +44,7 @@ class PreTrainingTrainer(WholeCheckpoints):
         Others as in `Trainer`.
     """
 
+    task = "pre-training"
     args: PreTrainingArguments
     model: MoSEForPreTraining
 

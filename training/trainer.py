@@ -1,16 +1,14 @@
 """Thin subclasses of `Trainer`: they wire model, losses and logging."""
 
 from collections import defaultdict
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from mose.hub.files import write_sentence_transformers_files
 from mose.modeling_mose import SIMILARITY_SCALE_RANGE, MoSEModel
 from mose.training.arguments import FineTuningArguments
-from mose.training.checkpoints import WholeCheckpoints
+from mose.training.figures import FigureTrainer
 from mose.training.gradcache import embed, gather, ranks
 from mose.training.objective import Batch, Objective
 
@@ -32,7 +30,7 @@ class BoundSimilarityScale(TrainerCallback):
     on_train_begin = on_optimizer_step
 
 
-class FineTuningTrainer(WholeCheckpoints):
+class FineTuningTrainer(FigureTrainer):
     """Fine-tunes a `MoSEModel` on pairs, at every exit; `mose.training.objective.Objective` is what it minimises.
 
     The batch is embedded in mini-batches (`mose.training.gradcache`), so that any size fits; the pairs of all
@@ -51,6 +49,7 @@ class FineTuningTrainer(WholeCheckpoints):
 
     args: FineTuningArguments
     model: MoSEModel
+    task = "fine-tuning for retrieval"
 
     def __init__(self, *args, teacher_vectors: Tensor | None = None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -63,7 +62,6 @@ class FineTuningTrainer(WholeCheckpoints):
         # Each part is a mean over the batch; Trainer is to divide by its accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.teacher_vectors = None if teacher_vectors is None else teacher_vectors.to(self.args.device)
-        self._parts: dict[bool, dict[str, list[Tensor]]] = {True: defaultdict(list), False: defaultdict(list)}
         self.add_callback(BoundSimilarityScale())
 
     def _objective(self, taught: bool) -> Objective:
@@ -134,23 +132,6 @@ class FineTuningTrainer(WholeCheckpoints):
             )
         return batch, pairs.share
 
-    def _note(self, name: str, value: Tensor) -> None:
-        """Keeps a figure for the next line of the log, on the device: reading it would wait for the step."""
-        self._parts[self.model.training][name].append(value.detach())
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        # "loss" while training, "eval_loss" after an evaluation; "train_loss" ends the run and is none of these.
-        losses = [key for key in logs if key.endswith("loss") and key != "train_loss"]
-        if losses:
-            prefix = losses[0].removesuffix("loss")
-            parts = self._parts[not prefix]
-            if parts:
-                means = torch.stack([torch.stack(values).mean() for values in parts.values()])
-                means = self.accelerator.reduce(means, "mean")
-                logs |= {prefix + name: mean for name, mean in zip(parts, means.tolist(), strict=True)}
-            parts.clear()
-        super().log(logs, start_time)
-
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, self._prepare_inputs(inputs))
@@ -175,8 +156,3 @@ class FineTuningTrainer(WholeCheckpoints):
 
     def _multiplier(self, name: str) -> float:
         return next((value for part, value in self.args.multipliers.items() if part in name), 1.0)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            write_sentence_transformers_files(Path(str(output_dir or self.args.output_dir)))

@@ -5,17 +5,19 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+import mose
 from mose.configuration_mose import MoSEConfig
 from mose.modeling_mose import MoSEModel
 from mose.training.arguments import ModelArguments
 from mose.training.checkpoints import last_whole_checkpoint
 from mose.training.initialization import grow, start_embeddings_from, token_strings
+from mose.training.lora import adapter_base, is_adapter
 from mose.training.teacher import teacher_embeddings
 
 SPECIAL_TOKENS = ("pad", "sep", "cls", "mask")
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     """The tokenizer in a folder or Hub repository, as a stock fast tokenizer.
 
     Not through `AutoTokenizer`: that would ask whether to run the code that lies beside a model's weights.
@@ -29,14 +31,36 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_model_type(name: str) -> None:
-    """Raises ValueError where a folder or Hub repository holds no MoSE, OSError where it can't be read."""
+def shipped_model() -> str:
+    """The folder of the model that ships with this code.
+
+    Raises:
+        ValueError: it is not there, as where only the package was installed.
+    """
+    folder = Path(mose.__file__).parent
+    if not (folder / "model.safetensors").is_file():
+        raise ValueError(f"give either --model or --preset: no model lies in {folder}")
+    return str(folder)
+
+
+def check_model(name: str) -> dict:
+    """The configuration of the MoSE in a folder or Hub repository, as stored.
+
+    Raises:
+        ValueError: it is no MoSE, or an adapter without its base.
+        OSError: it cannot be found or reached.
+    """
+    if is_adapter(name):
+        raise ValueError(
+            f"--model {name} is a LoRA adapter of {adapter_base(name)}: merge it first, or give that"
+        )
     try:
-        kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+        config = PreTrainedConfig.get_config_dict(name)[0]
     except OSError as error:
         raise OSError(f"--model {name}: {error}") from error
-    if kind != MoSEConfig.model_type:
+    if (kind := config.get("model_type")) != MoSEConfig.model_type:
         raise ValueError(f"--model {name}: its model_type is {kind!r}, not {MoSEConfig.model_type!r}")
+    return config
 
 
 def load_model(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTrainedTokenizerBase]:
@@ -44,7 +68,7 @@ def load_model(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTra
 
     Raises:
         ValueError: neither or both of `model` and `preset` are given, a preset comes without a tokenizer, the
-            model is no MoSE, or the tokenizer has more tokens than the model.
+            model is no MoSE or an adapter, or the tokenizer has more tokens than the model.
         OSError: the model cannot be found or reached.
     """
     if (args.model is None) == (args.preset is None):
@@ -57,7 +81,7 @@ def load_model(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTra
         model = MoSEModel(MoSEConfig.from_preset(args.preset, exit_layer=args.exit_layer, **ids))
     else:
         name = str(args.model)
-        check_model_type(name)
+        check_model(name)
         tokenizer = load_tokenizer(args.tokenizer or name)
         options = {} if args.exit_layer is None else {"exit_layer": args.exit_layer}
         # Trained in float32, whatever the checkpoint is stored in: autocast does the rest.

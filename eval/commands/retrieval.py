@@ -61,7 +61,16 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let peers run the code that they bring along (the --model always may)",
     )
+    parser.add_argument(
+        "--name", help="what the report calls the model (default: the last part of its folder or Hub id)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the report there; - means stdout")
+    parser.add_argument("--plots", metavar="DIR", help="draw the report into PNG files there")
+    parser.add_argument(
+        "--write-card",
+        metavar="FILE",
+        help="put every exit's figures into the model-index of this model card, and change nothing else of it",
+    )
     parser.add_argument(
         "--max-length",
         type=positive,
@@ -114,6 +123,8 @@ def check_measuring(options: argparse.Namespace) -> None:
     """
     exit_layers(options.exit_layers)
     check_output("--json", options.json)
+    if options.write_card and not Path(options.write_card).is_file():
+        raise ArgumentError(f"--write-card {options.write_card}: no such file")
 
 
 def measure(options: argparse.Namespace, sets: list[Any]) -> dict[str, Any]:
@@ -153,12 +164,14 @@ def measure(options: argparse.Namespace, sets: list[Any]) -> dict[str, Any]:
         progress=sys.stderr.isatty(),
         certainty=not options.no_intervals,
         cache=options.cache,
+        name=options.name,
         devices=devices(device, options.num_proc),
     )
 
 
 def write(options: argparse.Namespace, report: dict[str, Any]) -> None:
-    """The report as JSON where `--json` says, and as a table on the other of stdout and stderr."""
+    """The report as JSON, pictures and figures of a card, where that is asked for, and as a table on the other of
+    stdout and stderr."""
     import torch
 
     from mose.eval.report import terminal
@@ -169,6 +182,14 @@ def write(options: argparse.Namespace, report: dict[str, Any]) -> None:
     elif options.json:
         with replacing(Path(options.json)) as file:
             file.write(document.encode())
+    if options.plots:
+        from mose.eval.plots import plot_report
+
+        plot_report(report, options.plots)
+    if options.write_card:
+        from mose.eval.card import write_card
+
+        write_card(report, options.write_card)
     out = sys.stderr if options.json == "-" else sys.stdout
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{options.model}: {options.dtype} on {device}, {torch.get_num_threads()} threads\n", file=out)

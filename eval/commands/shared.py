@@ -1,7 +1,10 @@
 """What the commands of `python -m mose.eval` share: their errors, and how they read arguments."""
 
 import argparse
+import json
+import sys
 from pathlib import Path
+from typing import Any
 
 DTYPES = ("fp32", "bf16")
 
@@ -58,3 +61,23 @@ def devices(device: str, processes: int) -> list[str]:
     if processes > count:
         raise ArgumentError(f"--num-proc {processes}: there are {count} devices of the kind {kind!r}")
     return [f"{kind}:{at}" for at in range(processes)]
+
+
+def read_report(file: str) -> dict[str, Any]:
+    """A report that was stored with `--json`; - means stdin.
+
+    Raises:
+        ArgumentError: there is no such file.
+        ValueError: it is no report.
+    """
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ArgumentError(f"{file}: {error.strerror}") from None
+    try:
+        report: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}: not JSON: {error}") from None
+    if not isinstance(report, dict) or not {"sets", "speed"} <= report.keys():
+        raise ValueError(f"{file}: not a report: it must be an object with 'sets' and 'speed'")
+    return report

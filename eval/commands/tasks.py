@@ -15,12 +15,17 @@ def add(commands: Any) -> None:
         "the paper reports.",
     )
     tasks.add_argument("--list", action="store_true", help="the list; what this command does without it, too")
-    tasks.add_argument("--json", action="store_true", help="as one JSON document")
+    shape = tasks.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="as one JSON document")
+    shape.add_argument("--markdown", action="store_true", help="as the table of docs/tasks.md")
     tasks.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    print(json.dumps(catalogue(), indent=2, ensure_ascii=False) if options.json else listing())
+    if options.json:
+        print(json.dumps(catalogue(), indent=2, ensure_ascii=False))
+    else:
+        print(markdown() if options.markdown else listing())
 
 
 def listing() -> str:
@@ -43,6 +48,17 @@ def listing() -> str:
             )
         )
     return "\n\n".join(blocks)
+
+
+def markdown() -> str:
+    """The list as a table for the documentation."""
+    rows = ["| task | what it asks | size | measures | the paper | dataset |", "|---|---|---|---|---|---|"]
+    for name, task in catalogue().items():
+        dataset = f"`{task['dataset']}` @ `{task['revision'][:7]}`" if task["dataset"] else "any"
+        measures = ", ".join(task["measures"])
+        paper = paper_line(task["paper"]).replace("; ", "<br>")
+        rows.append(f"| `{name}` | {task['title']} | {task['size']} | {measures} | {paper} | {dataset} |")
+    return "\n".join(rows)
 
 
 def paper_line(paper: dict[str, dict[str, float]]) -> str:
@@ -70,7 +86,7 @@ def catalogue() -> dict[str, dict[str, Any]]:
             "layout": task.layout,
             "subsets": list(task.subsets),
             "paper": {measure: dict(figures) for measure, figures in task.paper.items()},
-            "note": task.note,
+            "note": task.notes(from_hub=True),
         }
         for name, task in TASKS.items()
     }

@@ -38,7 +38,7 @@ TASK = Task(
     title="documentation → Python function whose names are gone (CodeXGLUE)",
     source=Source(
         "google/code_x_glue_tc_nl_code_search_adv",
-        "main",
+        "2d22038b0cdd7a18e53ab010fbbdd345690dea60",
         "test",
         {
             "query id": ("url",),
@@ -52,5 +52,4 @@ TASK = Task(
     load=load,
     measures=("mrr", "ndcg@10", "recall@1", "recall@10"),
     size="19,210 → 19,210",
-    note="The commit of the dataset is not known here, so its main branch is read.",
 )

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ class Source:
 
     Attributes:
         repo: its id.
-        revision: the commit that the task's figures are for; "main" where none is known.
+        revision: the commit that is read; "main" where none is known that holds the data as files (current
+            versions of `datasets` refuse commits with a loading script).
         split: the split that is measured.
         columns: what the task reads → the column that holds it, or several, of which the first is taken that is
             there: published copies differ. Empty for the BEIR layout, which has columns of its own.
@@ -44,6 +44,7 @@ class Task:
         paper: measure → {exit: figure} of the paper (arXiv 2503.03008) as shares of 1; exit "best" where it
             gives one figure for the best exit alone.
         note: what a reader must know before comparing figures.
+        hub_note: what a reader must know where the data came from the Hub.
     """
 
     name: str
@@ -56,6 +57,11 @@ class Task:
     subsets: tuple[str, ...] = ()
     paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     note: str = ""
+    hub_note: str = ""
+
+    def notes(self, from_hub: bool) -> str:
+        """What a reader must know; "" where there is nothing."""
+        return " ".join(note for note in (self.note, self.hub_note if from_hub else "") if note)
 
 
 @dataclass(frozen=True)
@@ -247,5 +253,5 @@ def head(data: RetrievalSet | PairSet, limit: int) -> RetrievalSet | PairSet:
         query_ids=kept,
         queries=data.queries[:limit],
         query_languages=data.query_languages[:limit],
-        qrels=dict(islice(((key, data.qrels[key]) for key in kept), limit)),
+        qrels={key: data.qrels[key] for key in kept},
     )

@@ -73,7 +73,7 @@ TASK = Task(
     title="are two Java functions clones? (classification)",
     source=Source(
         "google/code_x_glue_cc_clone_detection_big_clone_bench",
-        "07ecd480fd82c5ed63432a5acfe5a1ed0965d0e2",
+        "main",
         "test",
         {
             "id 1": ("id1",),
@@ -90,4 +90,5 @@ TASK = Task(
     size="415,416 pairs",
     paper={"f1": {"4": 0.930, "9": 0.934, "18": 0.942, "27": 0.941, "36": 0.941}},
     note="Needs a model with a trained classifier.",
+    hub_note="Reads the dataset's main branch: of its commit only the beginning, 706a9c9, is known here.",
 )

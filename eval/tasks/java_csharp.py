@@ -63,7 +63,7 @@ TASK = Task(
     title="Java ↔ C# of the same method, both directions",
     source=Source(
         "google/code_x_glue_cc_code_to_code_trans",
-        "f18c1083190b63c04aa75a523272a99a94784863",
+        "main",
         "test",
         {"java": ("java",), "csharp": ("cs",)},
     ),
@@ -73,4 +73,5 @@ TASK = Task(
     measures=("mrr", "ndcg@10", "recall@1", "recall@10"),
     size="1,000 → 1,000 (two sets)",
     subsets=tuple(DIRECTIONS),
+    hub_note="Reads the dataset's main branch: the commit that holds it as parquet is not known here.",
 )

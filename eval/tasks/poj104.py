@@ -50,5 +50,6 @@ TASK = Task(
     measures=MEASURES,
     size="12,000 → 11,999 each",
     paper={"map@r": {"best": 0.759}},
-    note="The commit of the dataset is not known here, so its main branch is read. The paper writes mAP.",
+    note="The paper calls the measure mAP.",
+    hub_note="Reads the dataset's main branch: of its commit only the beginning, 701869d, is known here.",
 )

@@ -6,10 +6,15 @@ import sys
 
 import encode
 import exits
+import export
 import hybrid
+import importing
 import loading
+import numpy as np
 import pytest
 import query
+import serving
+import topk
 import torch
 from command import table
 from timing import Timing, interleave
@@ -166,7 +171,10 @@ def toy_set(tmp_path):
 def test_encode(report_of, model_folder, toy_set):
     small = ("--model", model_folder, "--data", toy_set, "--rounds", 1, "--documents", 4, "--peers")
     report, _ = report_of(encode, *small)
-    assert list(report["speed"]) == ["exit 0", "exit 1", "exit 2"]
+    assert list(report["speed"]) == ["exit 0", "exit 1", "exit 2", "all exits"]
+    assert report["all_exits_cost"] == pytest.approx(
+        report["speed"]["exit 2"]["snippets_per_second"] / report["speed"]["all exits"]["snippets_per_second"]
+    )
     assert (report["documents"], report["queries"]) == (4, 3)
     for row in report["speed"].values():
         assert row["snippets_per_second"] > 0 and 0 < row["query_ms_p50"] <= row["query_ms_p95"]
@@ -174,6 +182,18 @@ def test_encode(report_of, model_folder, toy_set):
     with pytest.raises(SystemExit) as exit_:
         encode.main([*map(str, small), "bm25"])
     assert exit_.value.code == 2
+
+
+def test_topk(report_of, tmp_path):
+    if sys.platform != "linux":
+        pytest.skip("needs Linux's /proc")
+    sizes = ("--vectors", 1000, "--dim", 8, "--queries", 7, "--k", 5, "--shard-rows", 300, "--rounds", 1)
+    report, text = report_of(topk, *sizes, "--folder", tmp_path)
+    assert report["results"] == 7 * 5 and report["largest_error"] < 1e-6
+    assert report["seconds"] > 0 and report["memory_bytes"] >= 0
+    assert (report["vectors_bytes"], report["scores_bytes"]) == (4 * 1000 * 8, 4 * 1000 * 7)
+    assert "1,000 vectors of 8" in text
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
 def test_hybrid(report_of, model_folder, toy_set):
@@ -187,6 +207,70 @@ def test_hybrid(report_of, model_folder, toy_set):
         assert row["0"] == pytest.approx(figures["bm25"])
         assert row["1"] == pytest.approx(row["dense"], abs=1e-6)
     assert "fused, 0.5" in text
+
+
+def test_export(report_of, model_folder, toy_set):
+    small = ("--documents", 4, "--queries", 2, "--rounds", 1, "--exit-layers", 0)
+    report, text = report_of(export, "--model", model_folder, "--data", toy_set, *small)
+    kinds = ("torch fp32", "torch bf16", "ONNX", "ONNX int8")
+    assert list(report["encoders"]) == [f"exit 0, {kind}" for kind in kinds]
+    rows = [report["encoders"][f"exit 0, {kind}"] for kind in kinds]
+    assert rows[0]["mrr"] == rows[2]["mrr"] and all(0 < mrr <= 1 for row in rows for mrr in row["mrr"].values())
+    assert rows[0]["bytes"] is None and rows[3]["bytes"] > 0
+    assert all(row["snippets_per_second"] > 0 and row["query_ms_p50"] > 0 for row in rows)
+    assert "int8" in text
+
+
+def test_importing(report_of, tmp_path, monkeypatch):
+    if sys.platform != "linux":
+        pytest.skip("needs /proc")
+    # Two processes less: the command itself is tested elsewhere.
+    commands = []
+
+    def run_here(command):
+        commands.append(command)
+        if command[1] == "-m":
+            from mose.hub.commands import main
+
+            assert main(command[3:]) == 0
+        return 1.0, 2
+
+    monkeypatch.setattr(importing, "watched", run_here)
+    report, text = report_of(importing, "--hidden-size", 16, "--folder", tmp_path)
+    assert len(commands) == 2 and report["embedding_norm"] <= 1 + 1e-2
+    assert report["checkpoint_bytes"] == 2 * report["parameters"] > 36 * 2 * 12 * 16 * 16
+    assert list(tmp_path.iterdir()) == [tmp_path / "report.json"] and "private memory" in text
+
+
+def test_memory_of_a_process_is_read_while_it_runs():
+    hold = "import time; held = bytearray(b'x' * 50_000_000); time.sleep(0.2)"
+    assert 50e6 < importing.watched([sys.executable, "-c", hold])[1] < 200e6
+    with pytest.raises(RuntimeError, match="told"):
+        importing.watched([sys.executable, "-c", "raise SystemExit('told')"])
+
+
+def test_serving(report_of, model_folder):
+    report, _ = report_of(serving, "--model", model_folder, "--clients", 1, 3, "--requests", 40, "--words", 20)
+    assert list(report["clients"]) == ["1", "3"]
+    for row in report["clients"].values():
+        assert row["answered"] + row["refused"] == 40 and row["answered"] > 20 and row["refused"] > 0
+        assert row["wrong"] == row["lost"] == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "expected", "kind"),
+    [
+        (200, b"[[1.0]]", [[1.0]], "answered"),
+        (200, b"[[1.1]]", [[1.0]], "wrong"),
+        (200, b"[1.0]", [[1.0]], "wrong"),
+        (500, b"{}", [[1.0]], "wrong"),
+        (413, b"{}", None, "refused"),
+        (200, b"[[1.0]]", None, "wrong"),
+        (500, b"{}", None, "wrong"),
+    ],
+)
+def test_outcomes_of_requests(status, answer, expected, kind):
+    assert serving.outcome(status, answer, None if expected is None else np.array(expected)) == kind
 
 
 def test_query(report_of, model_folder, tmp_path):

@@ -159,3 +159,25 @@ def test_bad_batches_and_arguments_are_named(tiny_tokenizer):
         PairCollator(tiny_tokenizer, max_query_length=taken)
     with pytest.raises(ValueError, match="max_document_length=10: the instruction"):
         PairCollator(tiny_tokenizer, max_document_length=10)
+
+
+def test_keys_are_alike_where_texts_are_but_for_white_space(tiny_tokenizer):
+    rows = [row(query="a  b", document="x"), row(query="a\tb\n", document="a b"), row(query="ab", document="X")]
+    batch = PairCollator(tiny_tokenizer)(rows)
+    (first, second, third), documents = batch["query_key"].tolist(), batch["document_key"].tolist()
+    assert first == second == documents[1]
+    assert len({first, third, documents[0], documents[2]}) == 4
+    assert min(first, third, *documents) >= 0
+
+
+def test_hard_negatives_are_those_that_there_are(tiny_tokenizer):
+    rows = [row() | {"negative": text} for text in ("x = 1", "", None, "y = 2")]
+    batch = PairCollator(tiny_tokenizer)(rows)
+    assert decoded(tiny_tokenizer, batch, "negative") == [
+        f"<sep>{PYTHON_PROMPT}x = 1<cls>",
+        f"<sep>{PYTHON_PROMPT}y = 2<cls>",
+    ]
+    assert batch["negative_key"].shape == (2,)
+    nothing = PairCollator(tiny_tokenizer)([row() | {"negative": ""}] * 2)
+    assert nothing["negative_input_ids"].shape[0] == nothing["negative_key"].shape[0] == 0
+    assert "negative_key" not in PairCollator(tiny_tokenizer)([row()])

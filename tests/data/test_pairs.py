@@ -1,6 +1,7 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 
@@ -38,6 +39,26 @@ def test_triples_give_both_kinds_in_equal_parts(tmp_path):
         ("a1", "python", "b1", "java"),
     ]
     assert sum(row["query_language"] == "" for row in pairs) == len(pairs) / 2 == 4
+
+
+def test_the_mixture_is_in_equal_parts_and_seeded():
+    """Every epoch holds as many pairs of each kind; which stand in a batch is drawn from the seed."""
+    pairs = load_pairs(datasets=[Dataset.from_list(TRIPLES * 100)])
+
+    def shares(seed):
+        kinds = [language == "" for language in pairs.shuffle(seed=seed)["query_language"]]
+        return [sum(kinds[at : at + 80]) / 80 for at in range(0, len(kinds), 80)]
+
+    assert np.mean(shares(0)) == 0.5 and np.std(shares(0)) < 0.1
+    assert shares(0) == shares(0) != shares(1)
+
+
+def test_hard_negatives_are_kept_where_there_are_any():
+    rows = [{"text": "say hi", "code": "hi()", "negative": "bye()"}, {"text": "say bye", "code": "bye()"}]
+    pairs = load_pairs(datasets=[Dataset.from_list(rows), Dataset.from_list(TRIPLES[:1])])
+    assert pairs["negative"] == ["bye()", "", "", ""]
+    assert pairs.column_names == [*PAIR_COLUMNS, "negative"]
+    assert "negative" not in load_pairs(datasets=[Dataset.from_list(TRIPLES)]).column_names
 
 
 def test_shapes_and_formats_come_together_in_order(tmp_path):

@@ -1,3 +1,6 @@
+import copy
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils import parameters_to_vector
 
+from mose.eval.__main__ import main
 from mose.eval.pairs import classify, evaluate_pairs, load_classifier, scores
 from mose.eval.tasks.base import PairSet
 from mose.modeling_mose import MoSEForSequenceClassification
@@ -92,11 +96,40 @@ def test_a_classifier_is_loaded_as_deep_as_wanted(classifier, classifier_folder)
         assert torch.equal(parameters_to_vector(expected), parameters_to_vector(found).cpu())
 
 
+def test_the_command_measures_every_exit(classifier, tokenizer, classifier_folder, tmp_path, capsys):
+    """From CodeXGLUE's two files to the scores of the library."""
+    functions = [{"idx": str(at), "func": text} for at, text in enumerate(FUNCTIONS)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, functions)))
+    rows = [f"{a}\t{b}\t{label}\n" for (a, b), label in zip(PAIRS.pairs, PAIRS.labels, strict=True)]
+    (tmp_path / "test.txt").write_text("".join(rows))
+    command = ["run", "bigclonebench", "--data", str(tmp_path), "--model", classifier_folder, "--device", "cpu"]
+    assert main([*command, "--peers", "bm25", "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    expected = evaluate_pairs(classifier, tokenizer, [PAIRS])["sets"]["pairs"]
+    assert report["sets"]["bigclonebench"] == expected
+    assert report["tasks"]["bigclonebench"]["exits"] == {k: v["f1"] for k, v in expected["exits"].items()}
+    assert "--peers cannot classify pairs" in captured.err and "exit 18 0.942" in captured.err
+    (tmp_path / "report.json").write_text(captured.out)
+    assert main(["table", str(tmp_path / "report.json"), "--metrics", "f1"]) == 0
+    assert f"| exit 3 | {expected['exits']['3']['f1']:.3f} |" in capsys.readouterr().out
+
+
 def test_a_model_without_a_classifier_is_refused(model_folder):
     with pytest.raises(ValueError, match="no trained classifier at exit 0, 1, 3; `train_hf.py classify` makes"):
         load_classifier(str(model_folder))
     with pytest.raises(ValueError, match="exit_layer=2: this model exits at 0, 1, 3"):
         load_classifier(str(model_folder), [2])
+
+
+def test_the_clones_are_told_by_their_label(classifier, tokenizer):
+    expected = classify(classifier, tokenizer, PAIRS, [3])[3]
+    turned = copy.deepcopy(classifier)
+    turned.config.id2label = {0: "clone", 1: "other"}
+    assert np.array_equal(classify(turned, tokenizer, PAIRS, [3])[3], 1 - expected)
+    turned.config.id2label = {0: "same", 1: "other"}
+    with pytest.raises(ValueError, match="its classes are same, other: there must be two, one of them called 1"):
+        classify(turned, tokenizer, PAIRS, [3])
 
 
 def test_what_cannot_be_classified(classifier, tokenizer, tmp_path):
@@ -115,5 +148,5 @@ def test_what_cannot_be_classified(classifier, tokenizer, tmp_path):
     )
     three.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="tells 3 classes apart, not 2"):
+    with pytest.raises(ValueError, match="its classes are LABEL_0, LABEL_1, LABEL_2: there must be two"):
         load_classifier(str(tmp_path))

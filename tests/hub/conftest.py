@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from loopback_hub import LoopbackHub
 
 from mose.hub.files import write_sentence_transformers_files
 
@@ -30,17 +29,3 @@ def shared_model_folder(shared_tiny_model, tiny_tokenizer, tmp_path_factory) -> 
 def model_folder(shared_model_folder, tmp_path) -> Path:
     """That folder, to change."""
     return Path(shutil.copytree(shared_model_folder, tmp_path / "tiny-mose"))
-
-
-@pytest.fixture
-def online(hub, monkeypatch, tmp_path_factory) -> LoopbackHub:
-    """A Hub that this process's client takes for the Hub, with a cache of its own."""
-    constants = "huggingface_hub.constants"
-    monkeypatch.setenv("HF_TOKEN", hub.token)
-    monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(f"{constants}.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(f"{constants}.ENDPOINT", hub.url)
-    monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(tmp_path_factory.mktemp("cache")))
-    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    return hub

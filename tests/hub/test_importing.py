@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from released_checkpoints import Released, tokenizer, truncated, write
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 
 from mose.hub import weights
 from mose.hub.commands import main
 from mose.hub.importing import import_released
+from mose.hub.publishing import publish
 from mose.hub.released import Choices, OpenQuestions, Unaccounted
 from mose.hub.shards import TensorSource
 from mose.hub.weights import read_weights
@@ -50,8 +52,7 @@ def check(folder: Path, expected: dict[int, torch.Tensor], batch) -> None:
             assert (shallow(*batch).pooler_output - expected[e]).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("shards", [1, 3])
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize(("pooling", "shards"), [("mean", 1), ("cls", 3)])
 @pytest.mark.parametrize("norm", ["unit", "at_most_one"])
 @pytest.mark.parametrize(
     ("heads", "projection_input"), [(1, "tokens"), (2, "tokens"), (2, "pooled"), (3, "tokens")]
@@ -374,3 +375,34 @@ def test_no_more_than_two_tensors_are_in_memory_at_a_time(tmp_path, monkeypatch)
     import_released(str(source), tmp_path / "out", Choices(**CHOICES))
     largest = 4 * 328 * 32
     assert largest <= most[0] <= 2 * largest and not alive
+
+
+def test_from_the_hub(online, tmp_path, batch):
+    """By repository id and revision; pickles and code that lie there are not fetched."""
+    released = Released()
+    source = write(tmp_path / "source", released.tensors(), released.settings, shards=3)
+    (source / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    (source / "modularStarEncoder.py").write_text("raise SystemExit")
+    api = HfApi(endpoint=online.url, token=online.token)
+    repo = f"{online.user}/released"
+    api.create_repo(repo)
+    api.upload_folder(repo_id=repo, folder_path=source)
+    done = import_released(repo, tmp_path / "out", Choices(**CHOICES), revision="main")
+    assert done.config.exit_layers == (1, 2, 4)
+    assert {"pytorch_model.bin", "modularStarEncoder.py"}.isdisjoint(online.served[repo])
+    assert f"base_model: {repo}" in (tmp_path / "out/README.md").read_text()
+    check(tmp_path / "out", released.embeddings(*batch, "mean", "at_most_one"), batch)
+    with pytest.raises(OSError, match="nowhere"):
+        import_released(f"{online.user}/nowhere", tmp_path / "out2", Choices(**CHOICES))
+
+
+def test_an_imported_folder_can_be_published_and_cut(online, tmp_path, batch):
+    released = Released()
+    source = write(tmp_path / "source", released.tensors(), released.settings)
+    import_released(str(source), tmp_path / "out", Choices(**CHOICES))
+    done = publish(tmp_path / "out", f"{online.user}/imported", endpoint=online.url, token=online.token)
+    licence = online.repository(f"{online.user}/imported").files()["LICENSE"]
+    assert b"bigcode-openrail-m" in licence and "handler.py" in done.files
+    expected = released.embeddings(*batch, "mean", "at_most_one")
+    assert main(["slice", str(tmp_path / "out"), "--exit-layer", "2", "--output-dir", str(tmp_path / "cut")]) == 0
+    check(tmp_path / "cut", {e: expected[e] for e in (1, 2)}, batch)

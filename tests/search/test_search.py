@@ -48,6 +48,24 @@ def test_index_and_query(tree, tmp_path, model_folder, capsys):
     assert "python -m mose.search index DIR" in capsys.readouterr().err
 
 
+def test_one_deep_index_for_queries_at_any_exit_of_an_aligned_model(
+    tree, tmp_path, tiny_model, tokenizer, capsys
+):
+    model = tiny_model(0)
+    model.config.aligned_exits = True
+    model.save_pretrained(tmp_path / "aligned")
+    tokenizer.save_pretrained(tmp_path / "aligned")
+    where = ["--index", tmp_path / "index", "--model", tmp_path / "aligned"]
+    assert run("index", tree, *where, "--exit-layer", 1) == 0
+    for exit_layer in (0, 1, 2):
+        capsys.readouterr()
+        assert run("query", "read a file", *where, "--exit-layer", exit_layer, "--json") == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["exit_layer"], answer["query_exit_layer"], len(answer["hits"])) == (1, exit_layer, 4)
+    assert run("query", "read a file", *where, "--exit-layer", 0) == 0
+    assert "at exit 1, asked at exit 0" in capsys.readouterr().out
+
+
 def test_demo_indexes_once(tree, tmp_path, model_folder, capsys):
     arguments = ["demo", "add", "--source-tree", tree, "--index", tmp_path / "index", "--model", model_folder]
     assert run(*arguments) == 0

@@ -197,3 +197,24 @@ def test_broken_weights_are_refused_and_leave_the_index(build, tree, tmp_path, m
     with pytest.raises(SearchIndexError, match="not finite"):
         Index.build(tree, broken, tokenizer, tmp_path / "index", 1, progress=False)
     assert len(Index.load(tmp_path / "index", model, tokenizer)) == 4
+
+
+def test_an_aligned_model_is_asked_at_any_exit(tree, tmp_path, tiny_model, tokenizer, embed):
+    model = tiny_model(0)
+    Index.build(tree, model, tokenizer, tmp_path / "index", 1, progress=False)
+    with pytest.raises(
+        ValueError, match="exit_layer=2: this index was made at exit 1.*not trained with --align-exits"
+    ):
+        Index.load(tmp_path / "index", model, tokenizer, 2)
+    assert Index.load(tmp_path / "index", model, tokenizer, 1).query_exit_layer == 1
+    model.config.aligned_exits = True
+    functions = Index.load(tmp_path / "index", model, tokenizer).functions
+    documents = dict(zip(functions["name"], functions["embedding"], strict=True))
+    for exit_layer in (0, 1, 2):
+        index = Index.load(tmp_path / "index", model, tokenizer, exit_layer)
+        assert (index.query_exit_layer, index.meta.exit_layer) == (exit_layer, 1)
+        (query,) = embed(model, [text_prompt() + "read a file"], exit_layer)
+        for hit in index.search("read a file", 3, hybrid=False):
+            assert hit.score == pytest.approx(float(np.dot(query, documents[hit.name])), abs=2e-2)
+    with pytest.raises(ValueError, match="exit_layer=5: this model exits at 0, 1, 2"):
+        Index.load(tmp_path / "index", model, tokenizer, 5)

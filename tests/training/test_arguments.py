@@ -1,6 +1,7 @@
 import pytest
 
 from mose.training.arguments import DataArguments, FineTuningArguments
+from mose.training.finetune import fit_batches
 
 
 def arguments(tmp_path, **settings):
@@ -24,6 +25,20 @@ def test_epochs_override_steps(tmp_path):
         arguments(tmp_path, max_steps=-1)
 
 
+def test_batches_of_an_open_size_hold_the_pairs_that_there_are(tmp_path):
+    args = arguments(tmp_path)
+    fit_batches(args, 300, 70)
+    assert (args.train_batch_size, args.eval_batch_size) == (300, 70)
+    args = arguments(tmp_path)
+    fit_batches(args, 10**6, None)
+    assert (args.train_batch_size, args.eval_batch_size) == (2048, 2048)
+    args = arguments(tmp_path, per_device_train_batch_size=64)  # what was said counts
+    fit_batches(args, 30, 500)
+    assert (args.train_batch_size, args.eval_batch_size) == (64, 64)
+    with pytest.raises(ValueError, match="1 pair to train on: a contrastive loss needs at least 2 pairs"):
+        fit_batches(arguments(tmp_path), 1, None)
+
+
 def test_validation_batches_are_those_of_training_unless_said_otherwise(tmp_path):
     assert arguments(tmp_path, per_device_train_batch_size=6).per_device_eval_batch_size == 6
     both = arguments(tmp_path, per_device_train_batch_size=6, per_device_eval_batch_size=3)
@@ -43,6 +58,10 @@ def test_multipliers_come_as_json_or_as_a_mapping(tmp_path, given):
         ({"mini_batch_size": 0}, "mini_batch_size=0: must be at least 1"),
         ({"per_device_train_batch_size": 1}, "per_device_train_batch_size=1: .* at least 2 pairs"),
         ({"per_device_eval_batch_size": 1}, "per_device_eval_batch_size=1: .* at least 2 pairs"),
+        ({"per_device_train_batch_size": -1}, "per_device_train_batch_size=-1"),
+        ({"distillation": "mse"}, "distillation='mse': allowed are none, kl, cosine"),
+        ({"distillation_temperature": 0.0}, "distillation_temperature=0.0: must be positive"),
+        ({"align_weight": -1.0}, "align_weight=-1.0: a weight is a number from 0 on"),
         ({"teacher_temperature": 0.0}, "teacher_temperature=0.0: must be positive"),
         ({"teacher_temperature": float("nan")}, "teacher_temperature=nan"),
         ({"contrastive_weight": -1.0}, "contrastive_weight=-1.0: a weight is a number from 0 on"),

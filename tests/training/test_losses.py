@@ -10,7 +10,16 @@ from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional as F
 
 from mose.configuration_mose import MoSEConfig
-from mose.training.losses import clip_loss, cosine_loss, similarities, similarity_kl_loss, weighted_sum
+from mose.training.losses import (
+    clip_loss,
+    cosine_loss,
+    deeper_exits,
+    share_text,
+    similarities,
+    similarity_kl_loss,
+    truncate,
+    weighted_sum,
+)
 
 SIZES = {"batch": st.integers(2, 12), "dim": st.integers(1, 9), "seed": st.integers(0, 2**16)}
 
@@ -159,3 +168,96 @@ def test_embeddings_in_bf16_are_compared_in_float32():
     torch.testing.assert_close(similarities(a, b), a.float() @ b.float().T)
     assert clip_loss(a, b, 10.0).item() == pytest.approx(clip_loss(a.float(), b.float(), 10.0).item())
     assert cosine_loss(a, b).dtype == torch.float32
+
+
+# --- false negatives, hard negatives, blocks ---------------------------------------------------------------
+
+
+def clip_by_hand(queries, documents, scale, keys, negatives, negative_keys, rows):
+    """One term after the other, false negatives looked up in sets of texts."""
+    texts = [set(pair) for pair in keys.tolist()]
+    terms = []
+    for i in rows:
+        columns = [j for j in range(len(texts)) if j == i or not texts[i] & texts[j]]
+        known = set().union(*(texts[j] for j in range(len(texts)) if texts[i] & texts[j]))
+        hard = [k for k, key in enumerate(negative_keys.tolist()) if key not in known]
+        forth = [queries[i] @ documents[j] for j in columns] + [queries[i] @ negatives[k] for k in hard]
+        back = [documents[i] @ queries[j] for j in columns]
+        for scores in (forth, back):
+            total = sum(np.exp(scale * score.item()) for score in scores)
+            own = scores[columns.index(i)].item()
+            terms.append(np.log(total) - scale * own)
+    return np.mean(terms)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    batch=st.integers(2, 9),
+    negatives=st.integers(1, 4),
+    seed=st.integers(0, 2**16),
+    block=st.integers(1, 10),
+    data=st.data(),
+)
+def test_false_and_hard_negatives_equal_the_definition(batch, negatives, seed, block, data):
+    rows = sorted((data.draw(st.integers(0, batch - 1)), data.draw(st.integers(0, batch - 1))))
+    rows = range(rows[0], rows[1] + 1)
+    generator = torch.Generator().manual_seed(seed)
+    keys = torch.randint(0, 2 * batch, (batch, 2), generator=generator)  # some are alike
+    negative_keys = torch.randint(0, 2 * batch, (negatives,), generator=generator)
+    queries, documents, hard = (
+        unit_rows(n, 5, seed + k).requires_grad_() for k, n in enumerate((batch, batch, negatives))
+    )
+    given_ = {"keys": keys, "hard_negatives": hard, "hard_negative_keys": negative_keys, "rows": rows}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mose.training.losses.BLOCK", block)
+        loss = clip_loss(queries, documents, 7.0, **given_)
+        found = torch.autograd.grad(loss, (queries, documents, hard))
+    expected = clip_by_hand(queries, documents, 7.0, keys, hard, negative_keys, rows)
+    assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    whole = torch.autograd.grad(clip_loss(queries, documents, 7.0, **given_), (queries, documents, hard))
+    for blockwise, at_once in zip(found, whole, strict=True):
+        torch.testing.assert_close(blockwise, at_once, atol=1e-12, rtol=0)
+
+
+def test_texts_that_differ_change_nothing_and_texts_alike_are_no_negatives():
+    queries, documents = unit_rows(4, 8, 0), unit_rows(4, 8, 1)
+    plain = clip_loss(queries, documents, 10.0)
+    distinct = torch.arange(8).view(4, 2)
+    torch.testing.assert_close(clip_loss(queries, documents, 10.0, keys=distinct), plain)
+    torch.testing.assert_close(  # hard negatives without keys are all taken
+        clip_loss(queries, documents, 10.0, keys=distinct, hard_negatives=documents.flip(1)),
+        clip_loss(queries, documents, 10.0, hard_negatives=documents.flip(1)),
+    )
+    all_alike = torch.zeros(4, 2, dtype=torch.long)
+    queries.requires_grad_()
+    loss = clip_loss(queries, documents, 10.0, keys=all_alike)
+    assert loss.item() == 0 and torch.autograd.grad(loss, queries)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("block", [1, 4, 5, 100])
+def test_blocks_and_parts_of_the_rows_add_up_to_the_whole(block, monkeypatch):
+    student, teacher = ((unit_rows(11, 6, k), unit_rows(11, 6, k + 1)) for k in (0, 5))
+    whole = clip_loss(*student, 9.0), similarity_kl_loss(student, teacher, 0.1)
+    monkeypatch.setattr("mose.training.losses.BLOCK", block)
+    parts = [(range(0, 3), 3 / 11), (range(3, 11), 8 / 11)]
+    clip = sum(share * clip_loss(*student, 9.0, rows=rows) for rows, share in parts)
+    kl = sum(share * similarity_kl_loss(student, teacher, 0.1, rows) for rows, share in parts)
+    torch.testing.assert_close((clip, kl), whole)
+
+
+def test_share_text_looks_at_both_sides():
+    keys = torch.tensor([[1, 2], [3, 1], [4, 5], [6, 5]])
+    expected = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+    assert share_text(keys, keys).int().tolist() == expected
+    assert share_text(keys[:1], keys[2:]).tolist() == [[False, False]]
+
+
+def test_truncate_keeps_the_first_dimensions_at_unit_norm():
+    rows = unit_rows(3, 8, 0)
+    expected = rows[:, :3] / np.linalg.norm(rows[:, :3].numpy(), axis=1, keepdims=True)
+    torch.testing.assert_close(truncate(rows, 3), expected)
+    assert truncate(rows.bfloat16(), 3).dtype == torch.float32
+
+
+def test_every_deeper_exit_teaches():
+    assert deeper_exits((4, 9, 18)) == {4: (9, 18), 9: (18,), 18: ()}

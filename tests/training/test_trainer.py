@@ -132,6 +132,9 @@ def definition(model, batch, trainer) -> dict[str, torch.Tensor]:
         {"bf16": True},
         {"gradient_checkpointing": True},
         {"learning_rate_multipliers": {"gate": 3, "similarity_scale": 20}},
+        {"distillation": "kl", "align_exits": True, "matryoshka_dims": [16, 8], "bf16": True},
+        {"distillation": "cosine", "gradient_accumulation_steps": 2, "gradient_checkpointing": True},
+        {"mini_batch_size": 4},
     ],
     ids=str,
 )
@@ -230,6 +233,87 @@ def test_a_multiplier_that_fits_no_parameter_is_named(build):
 def test_nothing_to_learn_from_is_refused(build, tiny_teacher):
     with pytest.raises(ValueError, match="contrastive_weight=0: without a teacher"):
         build(contrastive_weight=0.0)
+
+
+# --- what the arguments ask for ----------------------------------------------------------------------------
+
+
+def test_the_configuration_learns_what_training_made_of_the_space(build, tmp_path):
+    trainer, _ = build(align_exits=True, matryoshka_dims=[8, 32, 16], max_steps=1)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    config = MoSEModel.from_pretrained(tmp_path / "saved").config
+    assert config.aligned_exits and list(config.matryoshka_dims) == [16, 8]
+    assert {f"align_loss_exit_{e}" for e in EXITS} <= trainer.state.log_history[0].keys()
+    again, _ = build()  # what is trained without it is no longer so
+    again.model.config.aligned_exits = True
+    FineTuningTrainer(model=again.model, args=again.args, train_dataset=again.train_dataset)
+    assert not again.model.config.aligned_exits and again.model.config.matryoshka_dims is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"exit_layer": 0, "align_exits": True}, "align_exits=True, .*: the model has one exit only, 0"),
+        ({"exit_layer": 0, "distillation": "kl"}, "distillation='kl': the model has one exit only, 0"),
+        ({"matryoshka_dims": [64]}, "truncate_dim=64: must lie in 1 … 32"),
+    ],
+)
+def test_what_a_model_cannot_learn_is_named(build, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build(**settings)
+
+
+def test_a_truncated_model_is_not_trained(build):
+    trainer, _ = build()
+    trainer.model.config.truncate_dim = 8
+    with pytest.raises(ValueError, match="truncate_dim=8: load the model at its full width"):
+        FineTuningTrainer(model=trainer.model, args=trainer.args, train_dataset=trainer.train_dataset)
+
+
+@pytest.mark.parametrize(("start", "sign", "bound"), [(29.99, 1, 30.0), (45.0, 1, 30.0), (2e-4, -1, 1e-4)])
+def test_the_scale_stops_at_its_bounds_and_comes_back(build, start, sign, bound):
+    trainer, _ = build(optim="sgd", max_steps=2, learning_rate=1e-2)
+    scale = trainer.model.similarity_scale
+    with torch.no_grad():
+        scale.fill_(start)
+    hook = scale.register_hook(
+        lambda gradient: torch.full_like(gradient, -sign * 100.0)
+    )  # whatever the loss wants
+    trainer.train()
+    assert scale.item() == pytest.approx(bound)
+    hook.remove()
+    # On the bound the gradient is there, and leads back.
+    model, batch = trainer.model.eval(), trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    model.zero_grad()
+    trainer.compute_loss(model, batch).backward()
+    assert scale.grad.abs() > 1e-4
+
+
+def test_identical_texts_are_no_negatives(build):
+    rows = [{"text": "Add.", "code": f"def add_{i}(a):\n    return a"} for i in range(8)]
+    trainer, _ = build(dataset=load_pairs(datasets=[Dataset.from_list(rows)]))
+    trainer.train()
+    losses = [line["contrastive_loss_exit_3"] for line in trainer.state.log_history if "loss" in line]
+    assert losses == [0.0, 0.0]  # every pair has the one text: nothing is a negative of anything
+
+
+def test_hard_negatives_are_told_apart(build):
+    rows = [{"text": f"task {i}", "code": f"x = {i}", "negative": f"y = {i}" if i % 2 else ""} for i in range(8)]
+    dataset = load_pairs(datasets=[Dataset.from_list(rows)])
+    with_them, batches = build(dataset=dataset, learning_rate=0.0, max_steps=1)
+    with_them.train()
+    without, _ = build(dataset=dataset.remove_columns("negative"), learning_rate=0.0, max_steps=1)
+    without.train()
+    harder, plain = (t.state.log_history[0]["contrastive_loss_exit_3"] for t in (with_them, without))
+    assert harder > plain
+    model, batch = with_them.model.eval(), batches[0]
+    with torch.no_grad():
+        queries, documents, negatives = (
+            whole_batch(model, batch, side)[3] for side in ("query", "document", "negative")
+        )
+        expected = clip_loss(queries, documents, model.similarity_scale, hard_negatives=negatives)
+    assert harder == pytest.approx(expected.item(), rel=1e-5)
 
 
 # --- logging -----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +83,9 @@ def test_failures_are_named_and_counted(arguments, code, message, published, mod
     assert stop.value.code == code
     captured = capsys.readouterr()
     assert message in captured.err and "Traceback" not in captured.err and captured.out == ""
+
+
+def test_the_documentation_holds_the_table_as_it_is_now(capsys):
+    assert main(["tasks", "--markdown"]) == 0
+    page = Path(__file__).parents[3] / "docs" / "tasks.md"
+    assert f"\n\n{capsys.readouterr().out}\n" in page.read_text(encoding="utf-8")
