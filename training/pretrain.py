@@ -153,6 +153,7 @@ def pretrain(
         processing_class=tokenizer,
         data_collator=MLMCollator(tokenizer, data_args.mlm_probability, seed=args.seed),
     )
+    trainer.datasets = tuple(data_args.dataset)
     logger.info(
         "%d parameters, exits %s; %d examples held out",
         model.num_parameters(),
