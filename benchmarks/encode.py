@@ -1,4 +1,4 @@
-"""How fast does a model encode at each exit? Snippets per second of a corpus, beside other models.
+"""How fast does a model encode at each exit, and at all of them in one pass? Snippets per second, beside others.
 
 All see the same sample, cut off at the same number of tokens, with the same compute type and threads. Tokenizing
 counts, since a user waits for it.
@@ -21,6 +21,7 @@ from mose.eval.encoding import encode
 from mose.eval.peers import MINILM, SentenceTransformerPeer, load_peer
 
 Encoder = Callable[[list[str]], Any]
+ALL = "all exits"  # from one pass
 
 
 def encoders(args: argparse.Namespace, language: str) -> dict[str, tuple[Encoder, Encoder]]:
@@ -32,6 +33,10 @@ def encoders(args: argparse.Namespace, language: str) -> dict[str, tuple[Encoder
         at_exit = partial(encode, model, tokenizer, exit_layers=[k], max_length=args.max_length, dtype=dtype)
         prompts = prompt_for(language, query=False), prompt_for("", query=True)
         found[f"exit {k}"] = partial(at_exit, prompts=prompts[0]), partial(at_exit, prompts=prompts[1])
+    if len(exits) > 1:
+        every = partial(encode, model, tokenizer, exit_layers=exits, max_length=args.max_length, dtype=dtype)
+        prompts = prompt_for(language, query=False), prompt_for("", query=True)
+        found[ALL] = partial(every, prompts=prompts[0]), partial(every, prompts=prompts[1])
     for name in args.peers:
         peer = load_peer(name, args.max_length, dtype, args.device)
         if not isinstance(peer, SentenceTransformerPeer):
@@ -72,7 +77,11 @@ def measure(args: argparse.Namespace) -> Report:
         }
         for name in both
     }
-    return {"set": data.name, "documents": len(texts), "queries": len(asked), "speed": rows}
+    report = {"set": data.name, "documents": len(texts), "queries": len(asked), "speed": rows}
+    if ALL in rows:
+        deepest = list(rows)[list(rows).index(ALL) - 1]
+        report["all_exits_cost"] = passes[ALL].median / passes[deepest].median
+    return report
 
 
 def render(report: Report) -> str:
@@ -89,10 +98,13 @@ def render(report: Report) -> str:
         ]
         for name, row in speeds.items()
     ]
+    cost = report.get("all_exits_cost")
+    note = f"\n\nall exits in one pass take {cost:.3f} times as long as the deepest alone" if cost else ""
     return (
         f"{report['set']}: {report['documents']} documents of at most {settings['max_length']} tokens, "
         f"{report['queries']} queries one at a time, {settings['dtype']}\n"
         + table(["", "snippets/s", "× slowest", "spread", "query ms p50", "p95"], rows)
+        + note
     )
 
 

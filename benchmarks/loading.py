@@ -51,9 +51,9 @@ def load(folder: Path, exit_layer: int, tiny: Path) -> dict[str, float]:
     """Loads a checkpoint in this process and says what that took; the page cache is left to the caller."""
     logging.disable_progress_bar()
     MoSEModel.from_pretrained(tiny)
-    storage = _proc("io")["read_bytes"]
+    storage = process_facts("io")["read_bytes"]
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is resident now
-    resident = _proc("status")["VmRSS"]
+    resident = process_facts("status")["VmRSS"]
     start = time.perf_counter()
     model = MoSEModel.from_pretrained(folder, exit_layer=exit_layer)
     loaded = time.perf_counter()
@@ -62,12 +62,13 @@ def load(folder: Path, exit_layer: int, tiny: Path) -> dict[str, float]:
     return {
         "load_seconds": loaded - start,
         "ready_seconds": time.perf_counter() - start,
-        "storage_bytes": _proc("io")["read_bytes"] - storage,
-        "memory_bytes": 1024 * (_proc("status")["VmHWM"] - resident),
+        "storage_bytes": process_facts("io")["read_bytes"] - storage,
+        "memory_bytes": 1024 * (process_facts("status")["VmHWM"] - resident),
     }
 
 
-def _proc(name: str) -> dict[str, int]:
+def process_facts(name: str) -> dict[str, int]:
+    """The numbers of a file of /proc/self, such as `status`, whose sizes are in KiB."""
     lines = (line.split() for line in Path(f"/proc/self/{name}").read_text().splitlines())
     return {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
 

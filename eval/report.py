@@ -9,6 +9,8 @@ from typing import Any
 TITLES = {
     "mrr": "MRR",
     "ndcg@10": "NDCG@10",
+    "map@r": "MAP@R",
+    "f1": "F1",
     "snippets_per_second": "snippets/s",
     "query_ms_p50": "ms/query",
     "query_ms_p95": "p95",

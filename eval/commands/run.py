@@ -73,7 +73,10 @@ def run(options: argparse.Namespace) -> None:
     report: dict[str, Any] = measure(options, ranked) if ranked else {"sets": {}, "speed": {}}
     if paired:
         report["sets"] |= _classified(options, paired)["sets"]
-    report["tasks"] = {name: summarize(name, report, [one.name for one in found]) for name, found in sets.items()}
+    report["tasks"] = {
+        name: summarize(name, report, [one.name for one in found], options.data is None)
+        for name, found in sets.items()
+    }
     write(options, report)
     out = sys.stderr if options.json == "-" else sys.stdout
     print("\n" + "\n".join(_lines(report["tasks"])), file=out)

@@ -86,7 +86,7 @@ def catalogue() -> dict[str, dict[str, Any]]:
             "layout": task.layout,
             "subsets": list(task.subsets),
             "paper": {measure: dict(figures) for measure, figures in task.paper.items()},
-            "note": task.note,
+            "note": task.notes(from_hub=True),
         }
         for name, task in TASKS.items()
     }

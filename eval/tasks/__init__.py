@@ -88,13 +88,16 @@ def load_task(
     return sets if limit is None else [head(one, limit) for one in sets]  # type: ignore[return-value]
 
 
-def summarize(name: str, report: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:
+def summarize(
+    name: str, report: Mapping[str, Any], sets: Sequence[str], from_hub: bool = True
+) -> dict[str, Any]:
     """What a report says of a task as a whole: the mean of its first measure over its sets, beside the paper.
 
     Args:
         name: one of `TASKS`.
         report: with the sets' figures, as `evaluate` or `evaluate_pairs` returns it.
         sets: the names of the task's sets in it.
+        from_hub: whether the data came from the Hub, for the note.
 
     Returns:
         `{"sets", "measure", "exits": {exit: mean}, "peers": {name: mean}, "paper", "note"}`; who was not
@@ -112,4 +115,4 @@ def summarize(name: str, report: Mapping[str, Any], sets: Sequence[str]) -> dict
         for kind in ("exits", "peers")
     }
     paper = {key: dict(figures) for key, figures in task.paper.items()}
-    return {"sets": list(sets), "measure": measure, **means, "paper": paper, "note": task.note}
+    return {"sets": list(sets), "measure": measure, **means, "paper": paper, "note": task.notes(from_hub)}

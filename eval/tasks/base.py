@@ -44,6 +44,7 @@ class Task:
         paper: measure → {exit: figure} of the paper (arXiv 2503.03008) as shares of 1; exit "best" where it
             gives one figure for the best exit alone.
         note: what a reader must know before comparing figures.
+        hub_note: what a reader must know where the data came from the Hub.
     """
 
     name: str
@@ -56,6 +57,11 @@ class Task:
     subsets: tuple[str, ...] = ()
     paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     note: str = ""
+    hub_note: str = ""
+
+    def notes(self, from_hub: bool) -> str:
+        """What a reader must know; "" where there is nothing."""
+        return " ".join(note for note in (self.note, self.hub_note if from_hub else "") if note)
 
 
 @dataclass(frozen=True)

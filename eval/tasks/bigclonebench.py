@@ -89,6 +89,6 @@ TASK = Task(
     measures=("f1", "precision", "recall"),
     size="415,416 pairs",
     paper={"f1": {"4": 0.930, "9": 0.934, "18": 0.942, "27": 0.941, "36": 0.941}},
-    note="Needs a model with a trained classifier. Reads the dataset's main branch: of its commit only the "
-    "beginning, 706a9c9, is known here.",
+    note="Needs a model with a trained classifier.",
+    hub_note="Reads the dataset's main branch: of its commit only the beginning, 706a9c9, is known here.",
 )

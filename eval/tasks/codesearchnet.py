@@ -89,6 +89,7 @@ TASK = Task(
         "mrr java": {"best": 0.787},
         "mrr php": {"best": 0.845},
     },
-    note="The published candidates need a local folder with codebase.jsonl. From the Hub the candidates are the "
-    "cleaned functions of the validation and test splits, 97,250 in place of 183,295: figures come out higher.",
+    hub_note="The published candidates need a local folder with codebase.jsonl. From the Hub the candidates are "
+    "the cleaned functions of the validation and test splits, 97,250 in place of 183,295: figures come out "
+    "higher.",
 )

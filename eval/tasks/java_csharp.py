@@ -73,5 +73,5 @@ TASK = Task(
     measures=("mrr", "ndcg@10", "recall@1", "recall@10"),
     size="1,000 → 1,000 (two sets)",
     subsets=tuple(DIRECTIONS),
-    note="Reads the dataset's main branch: the commit that holds it as parquet is not known here.",
+    hub_note="Reads the dataset's main branch: the commit that holds it as parquet is not known here.",
 )

@@ -50,6 +50,6 @@ TASK = Task(
     measures=MEASURES,
     size="12,000 → 11,999 each",
     paper={"map@r": {"best": 0.759}},
-    note="Reads the dataset's main branch: of its commit only the beginning, 701869d, is known here. The paper "
-    "calls the measure mAP.",
+    note="The paper calls the measure mAP.",
+    hub_note="Reads the dataset's main branch: of its commit only the beginning, 701869d, is known here.",
 )

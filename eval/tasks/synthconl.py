@@ -44,5 +44,5 @@ TASK = Task(
     load=load,
     measures=("mrr", "ndcg@10", "recall@1", "recall@10"),
     size="1,071,367 → 1,071,367",
-    note="The Hub dataset has a train split only, and its columns must be named with --columns.",
+    hub_note="The Hub dataset has a train split only, and its columns must be named with --columns.",
 )

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import query
 import serving
+import topk
 import torch
 from command import table
 from timing import Timing, interleave
@@ -170,7 +171,10 @@ def toy_set(tmp_path):
 def test_encode(report_of, model_folder, toy_set):
     small = ("--model", model_folder, "--data", toy_set, "--rounds", 1, "--documents", 4, "--peers")
     report, _ = report_of(encode, *small)
-    assert list(report["speed"]) == ["exit 0", "exit 1", "exit 2"]
+    assert list(report["speed"]) == ["exit 0", "exit 1", "exit 2", "all exits"]
+    assert report["all_exits_cost"] == pytest.approx(
+        report["speed"]["exit 2"]["snippets_per_second"] / report["speed"]["all exits"]["snippets_per_second"]
+    )
     assert (report["documents"], report["queries"]) == (4, 3)
     for row in report["speed"].values():
         assert row["snippets_per_second"] > 0 and 0 < row["query_ms_p50"] <= row["query_ms_p95"]
@@ -178,6 +182,18 @@ def test_encode(report_of, model_folder, toy_set):
     with pytest.raises(SystemExit) as exit_:
         encode.main([*map(str, small), "bm25"])
     assert exit_.value.code == 2
+
+
+def test_topk(report_of, tmp_path):
+    if sys.platform != "linux":
+        pytest.skip("needs Linux's /proc")
+    sizes = ("--vectors", 1000, "--dim", 8, "--queries", 7, "--k", 5, "--shard-rows", 300, "--rounds", 1)
+    report, text = report_of(topk, *sizes, "--folder", tmp_path)
+    assert report["results"] == 7 * 5 and report["largest_error"] < 1e-6
+    assert report["seconds"] > 0 and report["memory_bytes"] >= 0
+    assert (report["vectors_bytes"], report["scores_bytes"]) == (4 * 1000 * 8, 4 * 1000 * 7)
+    assert "1,000 vectors of 8" in text
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
 def test_hybrid(report_of, model_folder, toy_set):

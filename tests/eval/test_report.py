@@ -72,3 +72,49 @@ def test_terminal_table_breaks_between_sets_where_it_must():
 def test_a_report_without_speed():
     quiet = {**REPORT, "speed": {}}
     assert "snippets" not in terminal(quiet) and "Speed" not in markdown(quiet)
+
+
+def test_details_add_intervals_tests_exits_and_languages():
+    one = {
+        **REPORT["sets"]["one"],
+        "intervals": {"exits": {"0": {"mrr": [0.2, 0.3]}}, "peers": {}},
+        "p_values": {"0": {"3": 0.0002, "12": 0.25}, "3": {}},
+        "across_exits": {"0": {"0": 0.25, "3": 0.3}, "3": {"0": 0.35, "3": 0.375}},
+        "languages": {
+            name: {
+                "queries": at,
+                "exits": {key: {"mrr": at / 10} for key in ("0", "12", "3")},
+                "peers": {"bm25": {"mrr": 1}},
+            }
+            for at, name in enumerate(("go", "java"), 1)
+        },
+    }
+    report = {**REPORT, "sets": {"one": one}}
+    tables = [
+        [cells(line) for line in table.splitlines()]
+        for table in markdown(report, ["mrr"], details=True).split("\n\n")
+    ]
+    assert [table[0][0] for table in tables] == ["MRR", "Speed", "one: exits", "one: MRR", "one: MRR by language"]
+    assert tables[0][2:4] == [["exit 0", "0.250 (0.200–0.300)"], ["exit 3", "0.375"]]
+    assert tables[2][2:] == [["0 and 3", "< 0.001"], ["0 and 12", "0.250"]]
+    assert tables[3][0][1:] == ["documents of exit 0", "documents of exit 3"]
+    assert tables[3][3] == ["queries of exit 3", "0.350", "0.375"]
+    assert tables[4][0][1:] == ["go (1)", "java (2)"] and tables[4][2] == ["exit 0", "0.100", "0.200"]
+    assert "(" not in markdown(report, ["mrr"])
+
+
+def test_speed_and_costs_are_shown_as_far_as_they_were_measured():
+    costs = {"0": {"parameters": 4_300_000, "memory_mb": 17.2, "flops_per_token": 65_500.0}}
+    speed = {"0": {"snippets_per_second": 9.87, "query_ms_p50": 1.0, "query_ms_p95": 2.5}}
+    report = {**REPORT, "speed": speed, "costs": costs}
+    tables = [[cells(line) for line in table.splitlines()] for table in markdown(report, ["mrr"]).split("\n\n")]
+    assert tables[1][0] == ["Speed", "snippets/s", "ms/query", "p95"]
+    assert tables[1][2] == ["exit 0", "9.9", "1.0", "2.5"]
+    assert tables[2][0] == ["Costs", "M params", "MFLOP/token", "MB"] and tables[2][2] == [
+        "exit 0",
+        "4.3",
+        "0.1",
+        "17.2",
+    ]
+    shown = terminal(report, width=300)
+    assert "M params" in shown and "17.2" in shown and "p95" in shown
