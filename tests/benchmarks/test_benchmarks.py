@@ -4,9 +4,11 @@ import json
 import mmap
 import sys
 
+import download
 import encode
 import exits
 import export
+import gradcache
 import hybrid
 import importing
 import loading
@@ -221,6 +223,18 @@ def test_export(report_of, model_folder, toy_set):
     assert "int8" in text
 
 
+def test_download(report_of, model_folder, monkeypatch):
+    """tests/hub counts the bytes of every exit; here, that the command does."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # and be put back
+    report, text = report_of(download, "--model", model_folder, "--exit-layers", 1)
+    ((exit_layer, row),) = report["exits"].items()
+    held = sum(p.numel() for p in MoSEModel.from_pretrained(model_folder, exit_layer=1).parameters())
+    assert (exit_layer, row["parameters"]) == ("1", held)
+    assert 4 * held < row["weights"] < row["all"]  # float32, the files' headers, code
+    assert "100.0 %" in text
+
+
 def test_importing(report_of, tmp_path, monkeypatch):
     if sys.platform != "linux":
         pytest.skip("needs /proc")
@@ -285,6 +299,14 @@ def test_query(report_of, model_folder, tmp_path):
         assert 0 < row["ms_p50"] <= row["ms_p95"] <= row["ms_max"]
     again, _ = report_of(query, *arguments, "--queries", 5)
     assert again["embedded_now"] == 0
+
+
+def test_gradcache(report_of):
+    small = ("--batches", 3, "--mini-batch", 2, "--timed-batch", 3, "--tokens", 6, "--rounds", 1, "--threads", 1)
+    report, text = report_of(gradcache, *small)
+    (row,) = report["memory"].values()
+    assert 0 < row["before_bytes"] <= row["peak_bytes"]
+    assert set(report["time"]) == {"cached", "whole"} and "cached over whole" in text
 
 
 @pytest.mark.parametrize(("name", "words"), [("parse_iso_date", "parse iso date"), ("__readFile2", "read file2")])
