@@ -7,7 +7,6 @@ memory over the model's own is its peak; times are taken in turn, in one process
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -84,12 +83,15 @@ def peak_memory(way: str, args: argparse.Namespace) -> int:
         step(at)
     if torch.device(args.device).type == "cuda":
         return torch.cuda.max_memory_allocated(args.device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resident_peak()
 
 
-def baseline_memory() -> int:
-    """Bytes of a process that has imported what the others have, and made nothing."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def resident_peak() -> int:
+    """Bytes of this process at its peak so far; not `ru_maxrss`, which begins with those of the parent."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status names no VmHWM: peaks on a CPU need Linux")
 
 
 def memory_in_a_fresh_process(way: str, args: argparse.Namespace) -> int:
@@ -170,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.memory_of:
         if args.threads:
             torch.set_num_threads(args.threads)
-        found = baseline_memory() if args.memory_of == "nothing" else peak_memory(args.memory_of, args)
+        found = resident_peak() if args.memory_of == "nothing" else peak_memory(args.memory_of, args)
         print(json.dumps({"bytes": found}))
         return 0
     if not {"one exit", "every exit"} <= set(args.ways):
