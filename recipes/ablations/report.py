@@ -16,8 +16,15 @@ import numpy as np
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
-MATRICES = ("none", "kl", "cosine", "align")
-TITLES = {"none": "none", "kl": "distillation kl", "cosine": "distillation cosine", "align": "--align-exits"}
+MATRICES = ("none", "kl", "cosine", "align", "none-alike", "align-alike")
+TITLES = {
+    "none": "none",
+    "kl": "distillation kl",
+    "cosine": "distillation cosine",
+    "align": "align",
+    "none-alike": "none, exits start alike",
+    "align-alike": "align, exits start alike",
+}
 Run = dict
 
 
@@ -101,7 +108,7 @@ def heat_map(by_arm: dict[str, list[Run]], exits: Sequence[str], path: Path) -> 
     from matplotlib import pyplot
 
     arms = [arm for arm in MATRICES if by_arm.get(arm)]
-    figure, axes = pyplot.subplots(1, len(arms), figsize=(2.6 * len(arms), 3.0), sharey=True, squeeze=False)
+    figure, axes = pyplot.subplots(1, len(arms), figsize=(2.5 * len(arms), 3.0), sharey=True, squeeze=False)
     for axis, arm in zip(axes[0], arms, strict=True):
         values = matrix(by_arm[arm], exits).mean(axis=0)
         image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis")
