@@ -16,7 +16,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
-MATRICES = ("none", "kl", "cosine", "align", "none-alike", "align-alike")
+MATRICES = ("none", "kl", "cosine", "align", "none-alike", "align-alike", "shipped")
 TITLES = {
     "none": "none",
     "kl": "distillation kl",
@@ -24,6 +24,7 @@ TITLES = {
     "align": "align",
     "none-alike": "none, exits start alike",
     "align-alike": "align, exits start alike",
+    "shipped": "mose-nano as shipped",
 }
 Run = dict
 
@@ -76,7 +77,7 @@ def depth_tables(by_arm: dict[str, list[Run]], exits: Sequence[str], sets: Seque
 
 def distillation_table(by_arm: dict[str, list[Run]], exits: Sequence[str], sets: Sequence[str]) -> str:
     rows = []
-    for arm in MATRICES:
+    for arm in MATRICES[:-1]:
         runs = by_arm.get(arm, [])
         pairs = [(run, plain) for run in runs for plain in by_arm["none"] if run["seed"] == plain["seed"]]
         if not pairs:
@@ -135,7 +136,7 @@ def document(runs: list[Run]) -> str:
         "[finetuning.md](finetuning.md) says how they were trained and what they show.",
         f"MRR, mean over {', '.join(sets)} unless a column says otherwise; mean ± standard deviation over seeds; "
         "differences are taken between runs of the same seed. "
-        f"{runs[0]['steps']} steps each; runs: {counts}.",
+        f"{max(run['steps'] for run in runs)} steps each; runs: {counts}.",
         "## All exits in one model against one model for each depth",
         *depth_tables(by_arm, exits, sets),
         "## Self-distillation and alignment, each exit asked about itself",
