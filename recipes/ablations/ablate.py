@@ -38,7 +38,7 @@ from mose.eval.metrics import score_blocks
 from mose.eval.peers import bundled
 from mose.eval.retrieval import load_model, prompt_for, score
 from mose.modeling_mose import MoSEModel
-from mose.training.arguments import FineTuningArguments
+from mose.training.finetune_arguments import FineTuningArguments
 from mose.training.initialization import start_embeddings_from, start_exits_alike, token_strings
 from mose.training.teacher import teacher_embeddings
 from mose.training.trainer import FineTuningTrainer
