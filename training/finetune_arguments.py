@@ -46,8 +46,8 @@ class FineTuningArguments(LoRAArguments, TrainingArguments):
     bf16: bool | None = field(  # type: ignore[assignment]
         default=None,
         metadata={
-            "help": "Compute in bfloat16; by default for an adapter, where the processor multiplies it in hardware. "
-            "Say --bf16 false against that.",
+            "help": "Compute in bfloat16; by default for an adapter, where the processor multiplies it in "
+            "hardware. Say --bf16 false against that.",
             "nargs": "?",  # or a flag alone would not be enough
             "const": True,
         },
