@@ -11,9 +11,11 @@ from huggingface_hub import HfApi
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from mose.hub.card import SUMMARY, adapter_card, model_card
+from mose.hub.card import adapter_card, model_card
+from mose.hub.card_facts import SUMMARY
+from mose.hub.failures import PublishError
 from mose.hub.files import write_sentence_transformers_files
-from mose.hub.publishing import PublishError, publish
+from mose.hub.publishing import publish
 
 logger = logging.getLogger("mose.train")
 #: Of `TrainingArguments`, what a reader needs to repeat a run.
