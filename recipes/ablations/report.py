@@ -114,10 +114,11 @@ def heat_map(by_arm: dict[str, list[Run]], exits: Sequence[str], path: Path) -> 
         values = matrix(by_arm[arm], exits).mean(axis=0)
         image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis")
         for (i, j), value in np.ndenumerate(values):
-            axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="black" if value > 0.6 else "white")
+            colour = "black" if value > 0.6 else "white"
+            axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
         axis.set(xticks=range(len(exits)), yticks=range(len(exits)), xticklabels=exits, yticklabels=exits)
-        axis.set_title(TITLES[arm], fontsize=10)
-        axis.set_xlabel("exit of the documents")
+        axis.set_title(TITLES[arm].replace(", ", "\n"), fontsize=9)
+        axis.set_xlabel("exit of the documents", fontsize=8)
     axes[0][0].set_ylabel("exit of the query")
     figure.colorbar(image, ax=list(axes[0]), label="MRR, mean over sets", shrink=0.8)
     figure.savefig(path, dpi=110, bbox_inches="tight")
