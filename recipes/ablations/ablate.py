@@ -58,8 +58,8 @@ ARMS: dict[str, dict] = {
 TEACHER = "all-MiniLM-L6-v2"  # of the token embeddings alone
 LENGTHS = {"max_query_length": 40, "max_document_length": 56}
 SETTINGS = {
-    "per_device_train_batch_size": 64,
-    "mini_batch_size": 64,  # it fits: nothing is computed twice
+    "per_device_train_batch_size": 32,
+    "mini_batch_size": 32,  # it fits: nothing is computed twice
     "learning_rate": 1e-3,
     "learning_rate_multipliers": {"gate": 10, "similarity_scale": 20},
     "weight_decay": 0.01,
@@ -68,7 +68,7 @@ SETTINGS = {
     "lr_scheduler_type": "cosine",
     "max_grad_norm": 0.0,  # or an arm whose losses add up to more would be clipped sooner
 }
-QUERIES, DOCUMENTS = 300, 600  # of a set: so many queries; what answers them, and others up to so many
+QUERIES, DOCUMENTS = 150, 400  # of a set: so many queries; what answers them, and others up to so many
 
 
 def training_pairs(options: argparse.Namespace) -> Dataset:
@@ -157,7 +157,7 @@ def measure(model: MoSEModel, tokenizer, sets: Iterable[RetrievalSet]) -> dict:
                 tokenizer,
                 texts,
                 prompts=[prompt_for(language, query) for language in languages],
-                max_length=64,
+                max_length=56,
             )
             for texts, languages, query in (
                 (data.queries, data.query_languages, True),
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("runs/ablations"), help="where figures are kept")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: %(default)s")
-    parser.add_argument("--max-steps", type=int, default=45, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--max-steps", type=int, default=40, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--max-runs", type=int, help="end after so many; default: when all are done")
     options = parser.parse_args()
     options.output_dir.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import sys
 import encode
 import exits
 import export
+import gradcache
 import hybrid
 import importing
 import loading
@@ -285,6 +286,14 @@ def test_query(report_of, model_folder, tmp_path):
         assert 0 < row["ms_p50"] <= row["ms_p95"] <= row["ms_max"]
     again, _ = report_of(query, *arguments, "--queries", 5)
     assert again["embedded_now"] == 0
+
+
+def test_gradcache(report_of):
+    small = ("--batches", 3, "--mini-batch", 2, "--timed-batch", 3, "--tokens", 6, "--rounds", 1, "--threads", 1)
+    report, text = report_of(gradcache, *small)
+    (row,) = report["memory"].values()
+    assert 0 < row["before_bytes"] <= row["peak_bytes"]
+    assert set(report["time"]) == {"cached", "whole"} and "cached over whole" in text
 
 
 @pytest.mark.parametrize(("name", "words"), [("parse_iso_date", "parse iso date"), ("__readFile2", "read file2")])
