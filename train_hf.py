@@ -21,9 +21,16 @@ from mose.training.classify_arguments import (
 from mose.training.finetune import finetune
 from mose.training.lora_arguments import MergeArguments
 from mose.training.merge import merge
+from mose.training.pretrain import pretrain
+from mose.training.pretrain_arguments import (
+    PreTrainingArguments,
+    PreTrainingDataArguments,
+    PreTrainingModelArguments,
+)
 
 #: Of each command what it runs, and the dataclasses whose fields are its flags and its arguments.
 COMMANDS: dict[str, tuple[Callable[..., None], list]] = {
+    "pretrain": (pretrain, [PreTrainingModelArguments, PreTrainingDataArguments, PreTrainingArguments]),
     "finetune": (finetune, [ModelArguments, DataArguments, FineTuningArguments]),
     "classify": (
         classify,

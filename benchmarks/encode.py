@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from command import DTYPES, Report, add_device, new_parser, positive, run, table
+from command import DTYPES, Report, add_device, add_sample, new_parser, run, table
 from timing import interleave
 from transformers.utils import logging
 
@@ -125,23 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="PEER",
         help="sentence-transformers models (default: MiniLM)",
     )
-    parser.add_argument(
-        "--max-length", type=positive, default=256, metavar="TOKENS", help="cut off there (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--documents",
-        type=positive,
-        default=speed.DOCUMENTS,
-        metavar="N",
-        help="size of the sample of the corpus (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--queries",
-        type=positive,
-        default=speed.QUERIES,
-        metavar="N",
-        help="size of the sample of the queries (default: %(default)s)",
-    )
+    add_sample(parser)
     return run(parser, measure, render, arguments)
 
 

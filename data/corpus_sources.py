@@ -95,7 +95,11 @@ class TreeSource:
 
     def fingerprint(self) -> int:
         return digest(
-            *(f"{repository}/{_below(root, path)}" for repository, files in self._parcels for root, path in files)
+            *(
+                f"{repository}/{_below(root, path)} {_size(path)}"
+                for repository, files in self._parcels
+                for root, path in files
+            )
         )
 
     def drop_near_duplicates(self, seed: int, progress: bool = True) -> int:
@@ -348,6 +352,13 @@ def _records(files: Any) -> list[Mapping[str, Any]]:
 
 def _below(root: Path, path: Path) -> str:
     return path.name if path == root else path.relative_to(root).as_posix()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # counted when it is read
+        return -1
 
 
 def _skip(counts: Counter[str], reason: str, what: str | Path, why: str = "") -> None:

@@ -5,6 +5,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, TypeVar
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -109,7 +110,7 @@ class PreTrainingStream(IterableDataset):
             "examples": number,
             "epoch": self._first_epoch,
             "marks": marks,
-            "stream": self.fingerprint(),
+            "stream": self.fingerprint,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -118,7 +119,7 @@ class PreTrainingStream(IterableDataset):
         Raises:
             ValueError: It was taken from another stream: other files, settings, seeds or lanes.
         """
-        if state["stream"] != self.fingerprint():
+        if state["stream"] != self.fingerprint:
             raise ValueError(
                 "the state is that of another stream of examples: corpus, seed, max_length, objective, lanes or "
                 "tokenizer have changed"
@@ -127,6 +128,7 @@ class PreTrainingStream(IterableDataset):
         self._given = self._start
         self._marks = {int(lane): deque([mark], MARKS) for lane, mark in state["marks"].items()}
 
+    @cached_property
     def fingerprint(self) -> str:
         """Differs where another stream would be read; the same for every process of one run."""
         builder = self.builder

@@ -195,7 +195,7 @@ def test_a_run_killed_and_resumed_ends_as_an_unbroken_one(
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 300
-        while not (killed / "checkpoint-12" / "trainer_state.json").exists():
+        while not (killed / "checkpoint-12" / "manifest.json").exists():
             assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)

@@ -145,13 +145,16 @@ def test_the_state_of_another_stream_is_refused(make_stream, folder):
     for options in ({"shape": "tree"}, {"objective": "nsp"}, {"buffer": 25}, {"lanes": 2}, {"seed": 1}):
         with pytest.raises(ValueError, match="another stream"):
             make_stream(**options).load_state_dict(state)
-    new = folder / "tree" / "r0" / "new.py"
-    new.write_text("x = 1")
-    try:
+    for name in ("new.py", "0.py"):  # a file that is new, and one that has grown
+        file = folder / "tree" / "r0" / name
+        before = file.read_text() if file.exists() else None
+        file.write_text((before or "") + "x = 1")
         with pytest.raises(ValueError, match="another stream"):
             make_stream().load_state_dict(state)
-    finally:
-        new.unlink()
+        file.unlink()
+        if before is not None:
+            file.write_text(before)
+    make_stream().load_state_dict(state)
 
 
 def test_bad_arguments_and_corpora_are_named_before_the_first_example(
