@@ -171,7 +171,8 @@ def load_adapter(folder: str | Path, base: str | None = None, exit_layer: int | 
     except OSError as error:
         raise OSError(f"the base {name} of adapter {folder}: {error}") from error
     check_base(folder, digests(model), name)
-    return PeftModel.from_pretrained(model, str(folder))
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # as above
+        return PeftModel.from_pretrained(model, str(folder))
 
 
 def save_merged(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -16,8 +16,10 @@ from mose.eval.encoding import encode
 from mose.modeling_mose import MoSEModel
 from mose.tokenization.prompts import code_prompt, text_prompt
 from mose.train_hf import main
+from mose.training.gradcache import embed
 from mose.training.heldout import as_retrieval_set, hold_out, measure
 from mose.training.lora import LoRAModel, check_base, digests, load_adapter, lora_config
+from mose.training.losses import clip_loss
 
 EXITS = (0, 1, 3)
 
@@ -34,7 +36,7 @@ def tree(tmp_path_factory) -> Path:
 
 
 RUN = """--use-cpu --max-steps 4 --save-steps 2 --per-device-train-batch-size 4 --logging-steps 1 --bf16 false
-    --lora --lora-r 4"""
+    --mini-batch-size 2 --lora --lora-r 4"""
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,24 @@ def test_a_run_that_is_resumed_ends_as_an_unbroken_one(trained, tiny_model_folde
     )
 
 
+def test_gradients_are_the_same_in_mini_batches(tiny_model, tiny_batch):
+    model = LoRAModel(tiny_model, lora_config(tiny_model, "base", r=4)).double()
+    with torch.no_grad():  # B starts at zero, where A has no gradient
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    sides = [(tiny_batch["input_ids"], tiny_batch["attention_mask"])] * 2
+    gradients = []
+    for size in (1, 64):
+        (queries, documents), scale = embed(model, sides, size)
+        loss = sum(clip_loss(queries[e], documents[e].roll(1, 0), scale) for e in EXITS)
+        model.zero_grad()
+        loss.backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad})
+    assert max((gradients[0][n] - gradients[1][n]).abs().max() for n in gradients[0]) < 1e-12
+    assert all(gradient.any() for name, gradient in gradients[1].items() if "lora_" in name)
+
+
 def test_the_wrong_base_is_refused_by_name(trained, tiny_model_folder, other_base, tree, tmp_path, capsys):
     flags = ["--source-tree", str(tree), "--output-dir", str(trained), "--resume"]
     assert main(["finetune", "--model", other_base, *flags, *RUN.split()]) == 2
@@ -211,7 +231,8 @@ def test_bad_arguments(trained, tiny_model_folder, tree, tmp_path, capsys, flags
 
 
 def test_what_a_bare_lora_run_begins_with(tree, monkeypatch):
-    from mose.training.arguments import DataArguments, FineTuningArguments, ModelArguments
+    from mose.training.arguments import DataArguments, ModelArguments
+    from mose.training.finetune_arguments import FineTuningArguments
     from mose.training.wiring import shipped_model
 
     assert MoSEModel.from_pretrained(shipped_model(), exit_layer=0).config.hidden_size == 256
