@@ -8,9 +8,11 @@ All read the same texts with the same prompts, cut off at the same number of tok
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,9 @@ from mose.hub.onnx_encoder import OnnxEncoder, model_file
 
 #: Embeds texts that have their prompts.
 Encoder = Callable[[list[str]], np.ndarray]
+Work = dict[str, list[float]]
+#: Queries that come before those that count.
+WARM_UP = 5
 
 
 def prepared(texts: Sequence[str], languages: Sequence[str], query: bool) -> list[str]:
@@ -57,6 +62,17 @@ def encoders(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Encoder]
     return found, sizes
 
 
+def counted(task: Callable[[int], Any], seconds: list[float]) -> Callable[[int], Any]:
+    """The task, which now notes the processor time that it takes: others at work do not add to it."""
+
+    def run_task(at: int) -> None:
+        start = time.process_time()
+        task(at)
+        seconds.append(time.process_time() - start)
+
+    return run_task
+
+
 def measure(args: argparse.Namespace) -> Report:
     logging.disable_progress_bar()
     sets = [load_retrieval_set(source) for source in args.data]
@@ -72,14 +88,16 @@ def measure(args: argparse.Namespace) -> Report:
         first = sets[0]
         asked = speed.sample(prepared(first.queries, first.query_languages, query=True), args.queries)
         texts = speed.sample(prepared(first.documents, first.document_languages, query=False), args.documents)
+        query_work: Work = {name: [] for name in found}
         waits = interleave(
-            {name: lambda at, e=encoder: e([asked[at]]) for name, encoder in found.items()},
+            {name: counted(lambda at, e=e: e([asked[at]]), query_work[name]) for name, e in found.items()},
             len(asked),
-            warm_up=5,
+            warm_up=WARM_UP,
             description="queries",
         )
+        work: Work = {name: [] for name in found}
         passes = interleave(
-            {name: lambda at, e=encoder: e(texts) for name, encoder in found.items()},
+            {name: counted(lambda at, e=e: e(texts), work[name]) for name, e in found.items()},
             args.rounds,
             description="documents",
         )
@@ -89,6 +107,8 @@ def measure(args: argparse.Namespace) -> Report:
             "spread": passes[name].spread,
             "query_ms_p50": 1000 * waits[name].median,
             "query_ms_p95": 1000 * waits[name].percentile(95),
+            "processor_ms_per_query": 1000 * median(query_work[name][WARM_UP:]),
+            "processor_ms_per_snippet": 1000 * median(work[name][1:]) / len(texts),
         }
     return {"documents": len(texts), "queries": len(asked), "encoders": rows}
 
@@ -105,10 +125,15 @@ def render(report: Report) -> str:
             f"{100 * row['spread']:.0f} %",
             f"{row['query_ms_p50']:.2f}",
             f"{row['query_ms_p95']:.2f}",
+            f"{row['processor_ms_per_query']:.2f}",
+            f"{row['processor_ms_per_snippet']:.2f}",
         ]
         for name, row in rows.items()
     ]
-    return table(["", "file", *names, "snippets/s", "spread", "query ms p50", "p95"], lines)
+    return table(
+        ["", "file", *names, "snippets/s", "spread", "query ms p50", "p95", "cpu ms/query", "cpu ms/snippet"],
+        lines,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
