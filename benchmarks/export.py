@@ -88,16 +88,23 @@ def measure(args: argparse.Namespace) -> Report:
         first = sets[0]
         asked = speed.sample(prepared(first.queries, first.query_languages, query=True), args.queries)
         texts = speed.sample(prepared(first.documents, first.document_languages, query=False), args.documents)
+
+        def one_query(encoder: Encoder, at: int) -> np.ndarray:
+            return encoder([asked[at]])
+
+        def all_texts(encoder: Encoder, at: int) -> np.ndarray:
+            return encoder(texts)
+
         query_work: Work = {name: [] for name in found}
         waits = interleave(
-            {name: counted(lambda at, e=e: e([asked[at]]), query_work[name]) for name, e in found.items()},
+            {name: counted(partial(one_query, e), query_work[name]) for name, e in found.items()},
             len(asked),
             warm_up=WARM_UP,
             description="queries",
         )
         work: Work = {name: [] for name in found}
         passes = interleave(
-            {name: counted(lambda at, e=e: e(texts), work[name]) for name, e in found.items()},
+            {name: counted(partial(all_texts, e), work[name]) for name, e in found.items()},
             args.rounds,
             description="documents",
         )
