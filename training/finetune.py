@@ -119,7 +119,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: FineTun
             train if validation is None else concatenate_datasets([train, validation]),
             args.teacher,
             cache_dir,
-            model.config.hidden_size,
+            model.config.embedding_size,
             args.teacher_max_length,
         )
         if validation is not None:
@@ -147,7 +147,8 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: FineTun
     )
     trainer.datasets = tuple(data_args.dataset or ())
     held_out = None
-    if searched is not None:
+    main_process = trainer.is_world_process_zero()
+    if searched is not None and main_process:
         held_out = HeldOut(
             output_dir,
             searched,
@@ -168,7 +169,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: FineTun
         if held_out is not None:
             seconds = None if checkpoint else result.metrics["train_runtime"]
             logger.info("%s", held_out.after(model, tokenizer, seconds))
-        if args.lora_merge:
+        if args.lora_merge and main_process:
             save_merged(trained, tokenizer, output_dir / "merged")
     except ValueError as error:  # the arguments were good, or we would not have come so far
         raise RuntimeError(str(error)) from error

@@ -42,7 +42,8 @@ def trained(tiny_model_folder, tree, tmp_path_factory) -> Path:
     """A finished run: the adapter, its checkpoints, and the merged model in `merged`."""
     folder = tmp_path_factory.mktemp("lora") / "out"
     flags = ["--model", tiny_model_folder, "--source-tree", str(tree), "--output-dir", str(folder)]
-    assert main(["finetune", *flags, *RUN.split(), "--lora-merge"]) == 0
+    space = ["--align-exits", "--matryoshka-dims", "16"]
+    assert main(["finetune", *flags, *RUN.split(), *space, "--lora-merge"]) == 0
     return folder
 
 
@@ -124,13 +125,21 @@ def test_a_run_that_is_resumed_ends_as_an_unbroken_one(trained, tiny_model_folde
     shutil.copytree(trained / "checkpoint-2", broken / "checkpoint-2")
     shutil.copy(trained / "held_out.json", broken)
     flags = ["--model", tiny_model_folder, "--source-tree", str(tree), "--output-dir", str(broken), "--resume"]
-    assert main(["finetune", *flags, *RUN.split()]) == 0
+    assert main(["finetune", *flags, *RUN.split(), "--align-exits", "--matryoshka-dims", "16"]) == 0
     expected, found = (load_file(folder / "adapter_model.safetensors") for folder in (trained, broken))
     assert expected.keys() == found.keys()
     assert not [name for name in expected if not torch.equal(expected[name], found[name])]
     assert json.loads((trained / "held_out.json").read_text()) == json.loads(
         (broken / "held_out.json").read_text()
     )
+
+
+def test_one_of_several_processes_measures_and_merges(tiny_model_folder, tree, tmp_path, monkeypatch):
+    monkeypatch.setattr("mose.training.trainer.FineTuningTrainer.is_world_process_zero", lambda self: False)
+    flags = ["--model", tiny_model_folder, "--source-tree", str(tree), "--output-dir", str(tmp_path / "out")]
+    assert main(["finetune", *flags, *RUN.split(), "--max-steps", "1", "--lora-merge"]) == 0
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "out" / "merged").exists() and not (tmp_path / "out" / "held_out.json").exists()
 
 
 def test_the_wrong_base_is_refused_by_name(trained, tiny_model_folder, other_base, tree, tmp_path, capsys):
@@ -169,6 +178,8 @@ def test_merge_is_a_command(trained, tiny_batch, tmp_path, capsys):
     assert main(["merge", "--adapter", str(trained), "--output-dir", str(out), "--exit-layer", "1"]) == 0
     model, whole = (MoSEModel.from_pretrained(folder).eval() for folder in (out, trained / "merged"))
     assert model.exit_layers == (0, 1)
+    for config in (model.config, whole.config):
+        assert config.aligned_exits and list(config.matryoshka_dims) == [16]
     assert torch.allclose(
         model(**tiny_batch).pooler_output, whole(**tiny_batch, exit_layer=1).pooler_output, atol=1e-6
     )
@@ -179,6 +190,12 @@ def test_merge_is_a_command(trained, tiny_batch, tmp_path, capsys):
         main(["merge", "--adapter", str(trained), "--output-dir", str(tmp_path / "x"), "--exit-layer", "2"]) == 2
     )
     assert "exit_layer=2: adapter" in capsys.readouterr().err
+    foreign = tmp_path / "foreign"
+    shutil.copytree(trained, foreign)
+    config = json.loads((foreign / "adapter_config.json").read_text()) | {"modules_to_save": None}
+    (foreign / "adapter_config.json").write_text(json.dumps(config))
+    assert main(["merge", "--adapter", str(foreign), "--output-dir", str(tmp_path / "x")]) == 2
+    assert f"adapter {foreign} has no exits" in capsys.readouterr().err
     assert main(["merge", "--adapter", str(out), "--output-dir", str(tmp_path / "x")]) == 2
     assert f"{out} holds no LoRA adapter" in capsys.readouterr().err
 
