@@ -101,7 +101,7 @@ def classify(
         if validation is not None:
             results = trainer.evaluate()
             ids = [labels.index(label) for label in validation["label"]]
-            majority = majority_metrics(ids, positive)
+            majority = majority_metrics(ids, positive, len(labels))
             results |= {f"majority_{name}": value for name, value in majority.items()}
             trainer.save_metrics("eval", results)
             for e in trainer.exits:

@@ -189,7 +189,11 @@ def test_binary_metrics_are_counted_by_hand(answers, positive):
 
 def test_three_classes_are_averaged_and_the_majority_is_one_answer():
     predicted, labels = np.array([0, 1, 2, 2]), np.array([0, 2, 2, 1])
-    assert exit_metrics(predicted, labels)["f1"] == pytest.approx((1 + 0 + 0.5) / 3)
+    assert exit_metrics(predicted, labels, classes=3)["f1"] == pytest.approx((1 + 0 + 0.5) / 3)
+    # Still three where one of them does not occur.
+    two = np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0])
+    assert exit_metrics(*two, classes=3)["f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert exit_metrics(*two)["f1"] == pytest.approx(2 / 3)
     assert majority_metrics([0, 1, 1]) == {
         "accuracy": pytest.approx(2 / 3), "precision": pytest.approx(2 / 3), "recall": 1.0,
         "f1": pytest.approx(0.8), "f1_macro": pytest.approx(0.4),
