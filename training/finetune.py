@@ -11,7 +11,8 @@ from mose.data.collators import PairCollator
 from mose.data.pairs import load_pairs
 from mose.eval.beir import RetrievalSet
 from mose.modeling_mose import MoSEModel
-from mose.training.arguments import DataArguments, FineTuningArguments, ModelArguments
+from mose.training.arguments import DataArguments, ModelArguments
+from mose.training.finetune_arguments import FineTuningArguments
 from mose.training.heldout import HeldOut, as_retrieval_set, hold_out
 from mose.training.lora import LoRAModel, check_base, digests, is_adapter, lora_config, save_merged
 from mose.training.teacher import attach_teacher

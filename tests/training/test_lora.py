@@ -231,7 +231,8 @@ def test_bad_arguments(trained, tiny_model_folder, tree, tmp_path, capsys, flags
 
 
 def test_what_a_bare_lora_run_begins_with(tree, monkeypatch):
-    from mose.training.arguments import DataArguments, FineTuningArguments, ModelArguments
+    from mose.training.arguments import DataArguments, ModelArguments
+    from mose.training.finetune_arguments import FineTuningArguments
     from mose.training.wiring import shipped_model
 
     assert MoSEModel.from_pretrained(shipped_model(), exit_layer=0).config.hidden_size == 256

@@ -222,43 +222,21 @@ def environment(**more) -> dict[str, str]:
     return os.environ | threads | {"PYTHONPATH": str(Path(train_hf.__file__).parents[1])} | more
 
 
-DRIVER = """
-import sys
-from accelerate.state import AcceleratorState
-from mose.train_hf import main
-status = main(sys.argv[1:])
-print("ran as", AcceleratorState().distributed_type.name)
-sys.exit(status)
-"""
-FSDP = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_TRANSFORMER_CLS_TO_WRAP": "MoSEBlock",
-    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
-}
-
-
-@pytest.mark.parametrize(("kind", "way"), [("MULTI_CPU", {}), ("FSDP", FSDP)], ids=["ddp", "fsdp2"])
-def test_two_processes_equal_one(flags, whole_batch, tmp_path, kind, way):
-    """With DDP and with FSDP2, over gloo."""
-    out = tmp_path / "out"
-    expected = whole_batch(flags)
+def two_processes(tmp_path: Path, *command: str) -> str:
+    """Runs Python in two processes of one group, over gloo; returns what the first wrote."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-c", DRIVER, *flags, *SGD, "--output-dir", str(out)]
-    places = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **way}
     running = []
     for rank in "01":
+        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
         with (tmp_path / f"log-{rank}").open("w") as log:
             process = subprocess.Popen(
-                command,
+                [sys.executable, *command],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env=environment(**places, RANK=rank, LOCAL_RANK=rank),
+                env=environment(**places, MASTER_ADDR="127.0.0.1", MASTER_PORT=port),
             )
         running.append(process)
     try:
@@ -266,8 +244,66 @@ def test_two_processes_equal_one(flags, whole_batch, tmp_path, kind, way):
     finally:
         for process in running:
             process.kill()
-    assert f"ran as {kind}" in (tmp_path / "log-0").read_text()
-    same(out, expected)
+    return (tmp_path / "log-0").read_text()
+
+
+def test_two_processes_equal_one(flags, whole_batch, tmp_path):
+    expected = whole_batch(flags)
+    two_processes(tmp_path, train_hf.__file__, *flags, *SGD, "--output-dir", str(tmp_path / "out"))
+    same(tmp_path / "out", expected)
+
+
+#: accelerate does not take FSDP to a CPU, so that the model is sharded by hand here, as accelerate does it.
+FULLY_SHARDED = """
+import sys
+import torch
+from torch import distributed
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from mose.modeling_mose import MoSEForPreTraining
+
+distributed.init_process_group("gloo")
+rank = distributed.get_rank()
+model = MoSEForPreTraining.from_pretrained(sys.argv[1]).train()
+saved = torch.load(sys.argv[2])
+for block in model.model.layers:
+    fully_shard(block)
+fully_shard(model)
+assert isinstance(model, FSDPModule)
+batch = {name: value[rank::2] for name, value in saved.items()}
+masked, examples = int((saved["labels"] != -100).sum()), len(saved["labels"])
+loss = model(**batch, num_items_in_batch=masked, num_examples_in_batch=examples).loss
+(2 * loss).backward()  # it averages over the processes
+gradients = {name: p.grad.full_tensor() for name, p in model.named_parameters() if p.grad is not None}
+total = loss.detach().clone()
+distributed.all_reduce(total)
+if rank == 0:
+    torch.save((total, gradients), sys.argv[3])
+distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_of_fully_sharded_parameters_equal_one(tiny_config, build_model, tmp_path):
+    model = build_model(MoSEForPreTraining, tiny_config()).train()
+    model.save_pretrained(tmp_path / "model")
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, 320, (6, 12), generator=draw)
+    chosen = torch.rand(ids.shape, generator=draw) < torch.linspace(0.1, 0.5, 6)[:, None]
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": torch.where(chosen, ids, -100),
+        "context_labels": torch.tensor([0, 1, 1, 0, 1, 1]),
+    }
+    torch.save(batch, tmp_path / "batch.pt")
+    places = (tmp_path / name for name in ("model", "batch.pt", "found.pt"))
+    two_processes(tmp_path, "-c", FULLY_SHARDED, *map(str, places))
+    loss, gradients = torch.load(tmp_path / "found.pt")
+    expected = model(**batch).loss
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach(), atol=1e-6, rtol=1e-6)
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-6, rtol=1e-5, msg=name)
 
 
 # --- going on ----------------------------------------------------------------------------------------------

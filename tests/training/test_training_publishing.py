@@ -13,7 +13,7 @@ from mose.data.pairs import load_pairs
 from mose.hub.card import validate_card
 from mose.hub.publishing import PublishError
 from mose.modeling_mose import MoSEModel
-from mose.training.arguments import FineTuningArguments
+from mose.training.finetune_arguments import FineTuningArguments
 from mose.training.trainer import FineTuningTrainer
 
 NEEDED = {
