@@ -11,7 +11,7 @@ from collections.abc import Callable
 from transformers import HfArgumentParser
 from transformers.utils import logging as transformers_logging
 
-from mose.training.arguments import DataArguments, FineTuningArguments, ModelArguments
+from mose.training.arguments import DataArguments, ModelArguments
 from mose.training.classify import classify
 from mose.training.classify_arguments import (
     ClassificationArguments,
@@ -19,11 +19,19 @@ from mose.training.classify_arguments import (
     ClassificationModelArguments,
 )
 from mose.training.finetune import finetune
+from mose.training.finetune_arguments import FineTuningArguments
 from mose.training.lora_arguments import MergeArguments
 from mose.training.merge import merge
+from mose.training.pretrain import pretrain
+from mose.training.pretrain_arguments import (
+    PreTrainingArguments,
+    PreTrainingDataArguments,
+    PreTrainingModelArguments,
+)
 
 #: Of each command what it runs, and the dataclasses whose fields are its flags and its arguments.
 COMMANDS: dict[str, tuple[Callable[..., None], list]] = {
+    "pretrain": (pretrain, [PreTrainingModelArguments, PreTrainingDataArguments, PreTrainingArguments]),
     "finetune": (finetune, [ModelArguments, DataArguments, FineTuningArguments]),
     "classify": (
         classify,

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from mose.eval import speed
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Report = dict[str, Any]
 
@@ -51,6 +53,21 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu, cuda or cuda:N (default: a GPU where there is one)",
     )
+
+
+def add_sample(parser: argparse.ArgumentParser) -> None:
+    """Flags that say which texts of a retrieval set are timed."""
+    parser.add_argument(
+        "--max-length", type=positive, default=256, metavar="TOKENS", help="cut off there (default: %(default)s)"
+    )
+    for what, size in (("documents", speed.DOCUMENTS), ("queries", speed.QUERIES)):
+        parser.add_argument(
+            f"--{what}",
+            type=positive,
+            default=size,
+            metavar="N",
+            help=f"size of the sample of the {what} that is timed (default: %(default)s)",
+        )
 
 
 def run(

@@ -6,11 +6,12 @@ counts, since a user waits for it.
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from command import DTYPES, Report, add_device, new_parser, positive, run, table
+from command import DTYPES, Report, add_device, add_sample, new_parser, run, table
 from timing import interleave
 from transformers.utils import logging
 
@@ -56,17 +57,20 @@ def measure(args: argparse.Namespace) -> Report:
     def task(encoder: Encoder, batches: list[list[str]]) -> Callable[[int], Any]:
         return lambda round_: encoder(batches[round_])
 
+    clock = time.process_time if args.cpu_time else None
     passes = interleave(
         {name: task(encoder, [texts] * args.rounds) for name, (encoder, _) in both.items()},
         args.rounds,
         warm_up=0,
         description="documents",
+        clock=clock,
     )
     waits = interleave(
         {name: task(encoder, [[query] for query in asked]) for name, (_, encoder) in both.items()},
         len(asked),
         warm_up=5,
         description="queries",
+        clock=clock,
     )
     rows = {
         name: {
@@ -125,22 +129,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="PEER",
         help="sentence-transformers models (default: MiniLM)",
     )
+    add_sample(parser)
     parser.add_argument(
-        "--max-length", type=positive, default=256, metavar="TOKENS", help="cut off there (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--documents",
-        type=positive,
-        default=speed.DOCUMENTS,
-        metavar="N",
-        help="size of the sample of the corpus (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--queries",
-        type=positive,
-        default=speed.QUERIES,
-        metavar="N",
-        help="size of the sample of the queries (default: %(default)s)",
+        "--cpu-time",
+        action="store_true",
+        help="count the processor time of all threads instead of the time that passes: for ratios on a machine "
+        "that others use",
     )
     return run(parser, measure, render, arguments)
 

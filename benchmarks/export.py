@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from command import Report, new_parser, positive, run, table
+from command import Report, add_sample, new_parser, run, table
 from timing import interleave
 from transformers.utils import logging
 
@@ -26,7 +26,6 @@ from mose.eval.encoding import encode
 from mose.eval.metrics import score_blocks
 from mose.eval.retrieval import score
 from mose.hub.exporting import export
-from mose.hub.importing import fetched
 from mose.hub.onnx_encoder import OnnxEncoder, model_file
 
 #: Embeds texts that have their prompts.
@@ -40,7 +39,7 @@ def prepared(texts: Sequence[str], languages: Sequence[str], query: bool) -> lis
 def encoders(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Encoder], dict[str, int]]:
     """Of each exit torch in both types, ONNX and int8; and the bytes of their weights."""
     model, tokenizer, exits = load_model(args.model, args.exit_layers, "cpu")
-    export(model, fetched(args.model, None), folder, exits, int8=True)
+    export(model, args.model, folder, exits, int8=True)
     found: dict[str, Encoder] = {}
     sizes: dict[str, int] = {}
 
@@ -125,23 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--exit-layers", type=int, nargs="+", metavar="K", help="exits to measure (default: all of the model's)"
     )
-    parser.add_argument(
-        "--max-length", type=positive, default=256, metavar="TOKENS", help="cut off there (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--documents",
-        type=positive,
-        default=speed.DOCUMENTS,
-        metavar="N",
-        help="size of the sample of the corpus that is timed (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--queries",
-        type=positive,
-        default=speed.QUERIES,
-        metavar="N",
-        help="size of the sample of the queries that is timed (default: %(default)s)",
-    )
+    add_sample(parser)
     return run(parser, measure, render, arguments)
 
 

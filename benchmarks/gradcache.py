@@ -77,9 +77,7 @@ def measure(args: argparse.Namespace) -> Report:
             "-",
             *(["--threads", str(args.threads)] * bool(args.threads)),
         ]
-        child = subprocess.run(
-            [sys.executable, __file__, *flags], capture_output=True, text=True
-        )
+        child = subprocess.run([sys.executable, __file__, *flags], capture_output=True, text=True)
         if child.returncode:
             raise RuntimeError(f"batch {batch}: {child.stderr.strip()}")
         memory[str(batch)] = {k: v for k, v in json.loads(child.stdout).items() if k.endswith("_bytes")}

@@ -97,7 +97,7 @@ def across_exits(report: dict[str, Any]) -> Figure | None:
     if not sets:
         return None
     size = 1.9 + 0.55 * max(map(len, sets.values()))
-    figure, axes = _panels(len(sets), size, size)
+    figure, axes = _panels(len(sets), size, 0.85 * size)
     for axis, (name, across) in zip(axes, sets.items(), strict=True):
         exits = list(across)
         values = [[across[q][d] for d in exits] for q in exits]
@@ -141,10 +141,13 @@ def languages(report: dict[str, Any]) -> Figure | None:
     axis.set_xticks(
         range(len(groups)), [f"{language}\n{of['queries']:,}" for _, language, of in groups], fontsize=8
     )
+    begun = 0
     for x, (name, _, _) in enumerate(groups):
         if not x or groups[x - 1][0] != name:  # a set begins
             axis.axvline(x - 0.5, color="#c0c0c0", linewidth=0.8)
-            axis.text(x - 0.45, 1.01, name, transform=axis.get_xaxis_transform(), fontsize=8, va="bottom")
+            height = 1.01 if begun % 2 == 0 else 1.05  # long names of narrow sets stand above each other
+            axis.text(x - 0.45, height, name, transform=axis.get_xaxis_transform(), fontsize=8, va="bottom")
+            begun += 1
     axis.set_xlim(-0.5, len(groups) - 0.5)
     axis.grid(axis="y", alpha=0.3)
     axis.set_ylabel("MRR")
@@ -169,15 +172,18 @@ def _latency_panel(axis: Axes, report: dict[str, Any], rows: list[Row], measure:
             if bounds:
                 axis.plot([ms, ms], bounds, color=colour, linewidth=1, alpha=0.45)
         axis.plot(ms, quality, marker, color=colour, markersize=7, fillstyle="full" if best else "none")
-        left = row[0] == "peers" and ms > middle  # a name stays within its panel
+        # Exits take turns above and below; a peer's name stays within its panel and off the front.
+        if row[0] == "exits":
+            label, offset, side = row[1], (0, 7 if rows.index(row) % 2 == 0 else -15), "center"
+        else:
+            left = ms > middle
+            label, offset, side = (
+                row[2],
+                (8 if left else 6, 8 if left and best else -13),
+                "right" if left else "left",
+            )
         axis.annotate(
-            row[1] if row[0] == "exits" else row[2],
-            (ms, quality),
-            textcoords="offset points",
-            xytext=(8, 8) if left else (6, 4 if row[0] == "exits" else -10),
-            ha="right" if left else "left",
-            fontsize=8,
-            color=colour,
+            label, (ms, quality), textcoords="offset points", xytext=offset, ha=side, fontsize=8, color=colour
         )
     line = sorted((ms, quality) for (_, ms, quality), best in zip(found, front, strict=True) if best)
     axis.plot(*zip(*line, strict=True), color=FRONT_COLOUR, linewidth=1.2, zorder=0)

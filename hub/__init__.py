@@ -6,7 +6,7 @@ The names below are loaded on first use, so that `--help` needs no torch.
 import importlib
 
 _HOMES = {
-    "eval_results": "card",
+    "eval_results": "card_facts",
     "model_card": "card",
     "publish": "publishing",
     "slice_repository": "slicing",

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 
 from mose.disk import replacing
+from mose.hub.card_facts import METRICS, adapter_base, eval_results, hub_id, training_summary
 from mose.hub.commands import ArgumentError
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 ADAPTER_TEMPLATE = Path(__file__).with_name("adapter_template.md")
-#: What a finished training run says of itself; `Trainer`s of `mose.training` write it beside the weights.
-SUMMARY = "training_summary.json"
-METRICS = ("mrr", "ndcg@10", "map@r", "f1")
 CITATION = """\
 @inproceedings{gurioli2026mose,
   title     = {MoSE: Hierarchical Self-Distillation Enhances Early Layer Embeddings},
@@ -61,32 +59,6 @@ KINDS = {
 }
 
 
-def eval_results(report: Mapping[str, Any], metrics: tuple[str, ...] = METRICS) -> list[EvalResult]:
-    """A report's figures as the Hub's `model-index` takes them: one result per set, exit and metric.
-
-    Args:
-        report: as `mose.eval.retrieval.evaluate` returns it.
-        metrics: which of its metrics; those that a set does not have are passed over.
-    """
-    found = []
-    for name, data in report["sets"].items():
-        for exit_layer, figures in data["exits"].items():
-            for metric in metrics:
-                if isinstance(figures.get(metric), int | float):
-                    found.append(
-                        EvalResult(
-                            task_type="text-retrieval",
-                            dataset_type=data.get("source") or re.sub(r"[^\w./-]+", "-", name),
-                            dataset_name=name,
-                            metric_type=metric,
-                            metric_value=round(float(figures[metric]), 4),
-                            metric_name=f"{metric} at exit {exit_layer}",
-                            metric_args={"exit_layer": int(exit_layer)},
-                        )
-                    )
-    return found
-
-
 def model_card(
     folder: Path,
     *,
@@ -128,14 +100,14 @@ def model_card(
     tag, what, auto_class, output = KINDS[kind]
     repo_id = repo_id or folder.absolute().name
     summary = training_summary(folder) if summary is None else summary
-    datasets = [name for name in summary.get("datasets", []) if _hub_id(name)]
+    datasets = [name for name in summary.get("datasets", []) if hub_id(name)]
     data = ModelCardData(
         language=["code", language],
         license=license,
         library_name="transformers",
         pipeline_tag=tag,
         tags=[*TAGS, *(["sentence-transformers"] if kind == "MoSEModel" else [])],
-        base_model=_hub_id(sliced_from or summary.get("base_model")),
+        base_model=hub_id(sliced_from or summary.get("base_model")),
         datasets=datasets or None,
         model_name=repo_id.rpartition("/")[2],
         eval_results=(eval_results(report) or None) if report else None,
@@ -161,7 +133,7 @@ def model_card(
         report_tables=_report_tables(report) if report else "",
         summary=summary,
         datasets=datasets,
-        sliced_from=sliced_from and (_hub_id(sliced_from) or Path(sliced_from).absolute().name),
+        sliced_from=sliced_from and (hub_id(sliced_from) or Path(sliced_from).absolute().name),
         recipe_table=_recipe_table(summary),
         max_length=config.max_position_embeddings,
         compare=COMPARE[config.aligned_exits],
@@ -170,24 +142,6 @@ def model_card(
         license=license,
     ).content
     return re.sub(r"\n{3,}", "\n\n", content).rstrip() + "\n"
-
-
-def adapter_base(folder: Path) -> str:
-    """The Hub's id of the model that an adapter belongs to.
-
-    Raises:
-        ValueError: it names none, or a folder, which nobody else has.
-    """
-    try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: adapter_config.json names no base model") from error
-    if _hub_id(base) is None or Path(base).exists():
-        raise ValueError(
-            f"{folder}: its base_model_name_or_path is {base!r}, which others cannot load; publish the base, and "
-            "write its id there"
-        )
-    return base
 
 
 def adapter_card(
@@ -249,38 +203,6 @@ def validate_card(content: str) -> None:
     for example in data.get("widget") or []:
         if not isinstance(example, dict) or not isinstance(example.get("text"), str):
             raise ValueError(f"README.md: widget example {example!r}: must have a text")
-
-
-def card_license(folder: Path) -> str | None:
-    """The weights' licence as the card in a folder names it; None where there is no card, or none in it."""
-    try:
-        return ModelCard.load(folder / "README.md").data.license
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-
-
-def training_summary(folder: Path) -> dict[str, Any]:
-    """What is known of the run that made the weights in a folder; empty where nothing is."""
-    for name in (SUMMARY, "trainer_state.json"):
-        try:
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if name == SUMMARY:
-            return found
-        last = {k: v for entry in found.get("log_history", []) for k, v in entry.items() if "loss" in k}
-        return {
-            "steps": found.get("global_step"),
-            "epochs": found.get("epoch"),
-            "arguments": {"per_device_train_batch_size": found.get("train_batch_size")},
-            "losses": last,
-        }
-    return {}
-
-
-def _hub_id(name: Any) -> str | None:
-    """`name` where it looks like an id on the Hub rather than a path on somebody's machine."""
-    return name if isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) else None
 
 
 def _widget(kind: str) -> list[dict[str, str]]:

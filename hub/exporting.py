@@ -5,6 +5,7 @@ the model before the command succeeds.
 """
 
 import argparse
+import contextlib
 import logging
 import shutil
 import tempfile
@@ -45,13 +46,13 @@ class Exported:
 
 
 def export(
-    model: Any, folder: Path, output_dir: Path, exit_layers: Sequence[int], int8: bool = False
+    model: Any, source: str | Path, output_dir: Path, exit_layers: Sequence[int], int8: bool = False
 ) -> list[Exported]:
     """Exports exits of a model, and checks what was written against it.
 
     Args:
         model: a `MoSEModel` in float32, on the CPU, built at least as deep as the deepest of `exit_layers`.
-        folder: the model's, for tokenizer and prompts.
+        source: the model's folder or Hub id, for tokenizer and prompts.
         output_dir: gets `onnx/model_exitK.onnx` and the companions; files of other exits stay.
         exit_layers: which.
         int8: also write `onnx/model_exitK_int8.onnx`, with weights as 8-bit integers and activations quantized
@@ -88,13 +89,23 @@ def export(
                     cosine,
                 )
             )
-        for name in COMPANIONS:
-            if (folder / name).is_file() and (folder / name).resolve() != (output_dir / name).resolve():
-                shutil.copyfile(folder / name, output_dir / name)
+        for name, path in _companions(source).items():
+            if path.resolve() != (output_dir / name).resolve():
+                shutil.copyfile(path, output_dir / name)
         (output_dir / "onnx").mkdir(exist_ok=True)
         for path in sorted((Path(temporary) / "onnx").iterdir(), reverse=True):  # data before what names it
             path.replace(output_dir / "onnx" / path.name)
     return done
+
+
+def _companions(source: str | Path) -> dict[str, Path]:
+    from transformers.utils import cached_file
+
+    found = {}
+    for name in COMPANIONS:
+        with contextlib.suppress(OSError):  # the model has none
+            found[name] = Path(str(cached_file(str(source), name)))
+    return found
 
 
 def _size(model: Any) -> int:
@@ -219,16 +230,18 @@ def run(options: argparse.Namespace) -> None:
     import torch
     from transformers import AutoModel
 
-    from mose.hub.importing import fetched
+    from mose.hub.importing import is_folder
 
     try:
-        folder = fetched(options.model, None)
-        deepest = max(options.exit_layer) if options.exit_layer else None
+        is_folder(options.model)
         model = AutoModel.from_pretrained(
-            folder, trust_remote_code=True, exit_layer=deepest, dtype=torch.float32
+            options.model,
+            trust_remote_code=True,
+            exit_layer=max(options.exit_layer) if options.exit_layer else None,
+            dtype=torch.float32,
         ).eval()
         exits = options.exit_layer or model.exit_layers
-        done = export(model, folder, options.output_dir, exits, options.int8)
+        done = export(model, options.model, options.output_dir, exits, options.int8)
     except (ValueError, FileNotFoundError) as error:
         raise ArgumentError(str(error)) from error
     for one in done:

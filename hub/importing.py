@@ -96,16 +96,28 @@ def fetched(source: str, revision: str | None) -> Path:
         OSError: the Hub does not give it.
     """
     from huggingface_hub import snapshot_download
+
+    if is_folder(source):
+        return Path(source)
+    return Path(snapshot_download(source, revision=revision, allow_patterns=list(WANTED)))
+
+
+def is_folder(source: str) -> bool:
+    """Whether that is a folder; if not, it looks like a Hub id.
+
+    Raises:
+        FileNotFoundError: neither.
+    """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     if Path(source).is_dir():
-        return Path(source)
+        return True
     try:
         validate_repo_id(source)
     except HFValidationError:
         raise FileNotFoundError(f"{source}: no such folder, and not a Hub id (owner/name)") from None
-    return Path(snapshot_download(source, revision=revision, allow_patterns=list(WANTED)))
+    return False
 
 
 def _settings(path: Path) -> dict[str, Any]:

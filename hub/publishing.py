@@ -5,8 +5,8 @@ or cut off leaves the repository as it was and goes on when it is run again.
 """
 
 import argparse
+import hashlib
 import json
-import logging
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,17 +16,13 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from mose.hub.commands import ArgumentError
+from mose.hub.failures import PublishError, advice
 from mose.hub.files import complete, publishable
 from mose.hub.weights import WEIGHT_FILE
-
-logger = logging.getLogger("mose.hub")
-
-
-class PublishError(RuntimeError):
-    """The Hub did not take it; the message says what to do. The repository is as it was."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,8 @@ def stage(folder: Path, staging: Path, repo_id: str, include: Sequence[str] = ()
         ValueError: the folder holds no whole MoSE, or its card's metadata is not valid.
         FileNotFoundError: a file is missing.
     """
-    from mose.hub.card import adapter_base, adapter_card, model_card, training_summary, validate_card
+    from mose.hub.card import adapter_card, model_card, validate_card
+    from mose.hub.card_facts import adapter_base, training_summary
 
     found = publishable(folder, include)
     adapter = "adapter_config.json" in found
@@ -160,7 +157,7 @@ def publish(
         except (ValueError, PublishError):
             raise
         except Exception as error:  # the client lets through what its HTTP library raises
-            raise PublishError(_advice(error, repo_id)) from error
+            raise PublishError(advice(error, repo_id)) from error
 
 
 def _send(
@@ -182,6 +179,8 @@ def _send(
     there = {sibling.rfilename for sibling in before.siblings or ()}
     # An unsharded file, or the shards of other exits, would be loaded in place of ours.
     gone = tuple(sorted(name for name in there - files.keys() if WEIGHT_FILE.fullmatch(name)))
+    if create_pr and (known := _same_pull_request(api, repo_id, files, gone)):
+        return Published(repo_id, sizes, (), known[1], f"{api.endpoint}/{repo_id}/discussions/{known[0]}")
     operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
     commit = api.create_commit(
         repo_id,
@@ -206,27 +205,27 @@ def _send(
     return Published(repo_id, sizes, gone, commit.oid, url, changed=commit.oid != before.sha)
 
 
-def _advice(error: Exception, repo_id: str) -> str:
-    """What went wrong between us and the Hub, and what to do about it."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    again = "nothing was committed; run the same command again, and what was uploaded is not sent twice"
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if status == 401:
-        return (
-            "the Hub does not know the token (401): log in with `hf auth login`, or set HF_TOKEN to a token that "
-            f"may write to {repo_id}"
-        )
-    if status == 403:
-        return f"the token may not write to {repo_id} (403): use one with write access to that namespace"
-    if status == 412:
-        return f"somebody else has committed to {repo_id} meanwhile (412): {again}"
-    if status == 404:
-        return f"{repo_id}: the Hub finds no such repository or revision (404): {reason}"
-    if status is not None and status >= 500:
-        return f"the Hub failed ({status}): {again}"
-    if status is not None:
-        return f"the Hub refused ({status}): {reason}"
-    return f"the connection to the Hub broke ({type(error).__name__}: {reason}): {again}"
+def _same_pull_request(
+    api: HfApi, repo_id: str, files: dict[str, Path], gone: Sequence[str]
+) -> tuple[int, str] | None:
+    """Number and commit of a pull request, among the last ten, that holds these files already; None for none."""
+    refs = api.list_repo_refs(repo_id, include_pull_requests=True).pull_requests or []
+    for ref in sorted(refs, key=lambda ref: -int(ref.name.rpartition("/")[2]))[:10]:
+        entries = api.list_repo_tree(repo_id, recursive=True, revision=ref.ref)
+        there = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+        holds = files.keys() <= there.keys() and not there.keys() & set(gone)
+        if holds and all(_is_same(path, there[name]) for name, path in files.items()):
+            return int(ref.name.rpartition("/")[2]), ref.target_commit
+    return None
+
+
+def _is_same(path: Path, entry: RepoFile) -> bool:
+    if path.stat().st_size != entry.size:
+        return False
+    with path.open("rb") as file:
+        if entry.lfs is not None:
+            return hashlib.file_digest(file, "sha256").hexdigest() == entry.lfs.sha256
+        return hashlib.sha1(b"blob %d\0" % entry.size + file.read()).hexdigest() == entry.blob_id
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,6 @@ import argparse
 import json
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from mose.hub.commands import ArgumentError
@@ -111,9 +110,12 @@ def run(options: argparse.Namespace) -> None:
     except ImportError:
         raise ArgumentError("serving needs uvicorn and starlette: pip install 'mose[serve]'") from None
     from mose.handler import EndpointHandler
+    from mose.hub.importing import is_folder
 
-    if "/" not in options.model and not Path(options.model).is_dir():
-        raise ArgumentError(f"{options.model}: no such folder, and not a Hub id (owner/name)")
+    try:
+        is_folder(options.model)
+    except FileNotFoundError as error:
+        raise ArgumentError(str(error)) from None
     handler = EndpointHandler(options.model, options.max_texts, options.max_characters, options.device)
     exits = ", ".join(map(str, handler.model.exit_layers))
     logger.info("%s, exits %s, on %s", options.model, exits, handler.model.device)

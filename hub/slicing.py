@@ -14,7 +14,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError
 
 from mose.configuration_mose import MoSEConfig
-from mose.hub.card import card_license, model_card
+from mose.hub.card import model_card
+from mose.hub.card_facts import card_license
 from mose.hub.checkpoints import load_config, whole_checkpoint
 from mose.hub.commands import ArgumentError
 from mose.hub.files import PUBLISHED, complete, publishable

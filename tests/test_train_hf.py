@@ -17,8 +17,9 @@ from transformers import PreTrainedTokenizerFast, TrainingArguments
 from mose import train_hf
 from mose.modeling_mose import MoSEModel
 from mose.train_hf import main
-from mose.training.arguments import DataArguments, FineTuningArguments, ModelArguments
+from mose.training.arguments import DataArguments, ModelArguments
 from mose.training.checkpoints import last_whole_checkpoint
+from mose.training.finetune_arguments import FineTuningArguments
 from mose.training.trainer import FineTuningTrainer
 
 SCRIPT = train_hf.__file__
@@ -133,12 +134,16 @@ def test_validation_mapping_teacher_and_growth(finetune, tiny_model_folder, tiny
 def test_the_papers_batch_shrinks_to_the_pairs_and_the_space_is_recorded(finetune, tmp_path, caplog):
     status, _, err = finetune(
         *("--per-device-train-batch-size", 0, "--mini-batch-size", 8, "--max-steps", 1, "--align-exits"),
+        *("--start-exits-alike", "--learning-rate", 1e-9),
         *("--distillation", "kl", "--distillation-temperature", 0.1, "--matryoshka-dims", 16, 8),
     )
     assert status == 0, err
     assert "a batch holds all of 21 pairs" in caplog.text
     config = load_config(tmp_path / "out")
     assert config["aligned_exits"] and config["matryoshka_dims"] == [16, 8]
+    state = MoSEModel.from_pretrained(tmp_path / "out").state_dict()
+    projections = [state[f"exits.{e}.projection.weight"] for e in (0, 1, 3)]
+    assert all(torch.allclose(weight, projections[2], atol=1e-5) for weight in projections)
     kinds = {key.removesuffix("_loss_exit_0") for key in log_lines(tmp_path / "out")[0] if key.endswith("exit_0")}
     assert kinds == {"contrastive", "align", "distillation"}
 
@@ -195,7 +200,7 @@ def test_a_run_killed_and_resumed_ends_as_an_unbroken_one(
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 300
-        while not (killed / "checkpoint-12" / "trainer_state.json").exists():
+        while not (killed / "checkpoint-12" / "manifest.json").exists():
             assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)

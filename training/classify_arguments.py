@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
-from mose.training.arguments import _json_object
+from mose.training.arguments import json_object
 
 #: The paper's clone detection (section 4), and what holds where neither it nor a flag says otherwise.
 BIGCLONEBENCH = {
@@ -39,7 +39,7 @@ class ClassificationModelArguments:
         default=None,
         metadata={
             "help": "Classify at this exit alone: nothing deeper is built, no other exit trained or saved. "
-            "By default at every exit, each loss weighed by its depth."
+            "By default at every exit but 0, each loss weighed by its depth."
         },
     )
 
@@ -82,7 +82,7 @@ class ClassificationDataArguments:
     )
 
     def __post_init__(self):
-        self.columns: dict[str, str] = _json_object("column_mapping", self.column_mapping)
+        self.columns: dict[str, str] = json_object("column_mapping", self.column_mapping)
 
 
 @dataclass

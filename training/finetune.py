@@ -11,7 +11,8 @@ from mose.data.collators import PairCollator
 from mose.data.pairs import load_pairs
 from mose.eval.beir import RetrievalSet
 from mose.modeling_mose import MoSEModel
-from mose.training.arguments import DataArguments, FineTuningArguments, ModelArguments
+from mose.training.arguments import DataArguments, ModelArguments
+from mose.training.finetune_arguments import FineTuningArguments
 from mose.training.heldout import HeldOut, as_retrieval_set, hold_out
 from mose.training.lora import LoRAModel, check_base, digests, is_adapter, lora_config, save_merged
 from mose.training.teacher import attach_teacher
@@ -147,8 +148,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: FineTun
     )
     trainer.datasets = tuple(data_args.dataset or ())
     held_out = None
-    main_process = trainer.is_world_process_zero()
-    if searched is not None and main_process:
+    if searched is not None and args.process_index == 0:
         held_out = HeldOut(
             output_dir,
             searched,
@@ -169,7 +169,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: FineTun
         if held_out is not None:
             seconds = None if checkpoint else result.metrics["train_runtime"]
             logger.info("%s", held_out.after(model, tokenizer, seconds))
-        if args.lora_merge and main_process:
+        if args.lora_merge and args.process_index == 0:
             save_merged(trained, tokenizer, output_dir / "merged")
     except ValueError as error:  # the arguments were good, or we would not have come so far
         raise RuntimeError(str(error)) from error

@@ -102,6 +102,22 @@ def token_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 @torch.no_grad()
+def start_exits_alike(model: MoSEModel) -> None:
+    """Gives every exit the projection of the deepest, where projections are untrained: one space to begin with.
+
+    Blocks add to one residual stream, so that exits which project alike begin near each other, where exits with
+    projections of their own begin with nothing in common.
+
+    Args:
+        model: Changed in place.
+    """
+    deepest = cast(MoSEExit, model.exits[str(model.exit_layers[-1])])
+    for exit_layer in model.exit_layers[:-1]:
+        head = cast(MoSEExit, model.exits[str(exit_layer)])
+        head.projection.load_state_dict(deepest.projection.state_dict())
+
+
+@torch.no_grad()
 def grow(model: MoSEModel, exit_layer: int) -> MoSEModel:
     """A model of `exit_layer` blocks that computes what `model` computes, whichever exit is asked for.
 

@@ -185,7 +185,8 @@ def load_adapter(folder: str | Path, base: str | None = None, exit_layer: int | 
     space = _written(folder, _SPACE) or {}
     for field in space.keys() & set(SPACE):
         setattr(model.config, field, space[field])
-    return PeftModel.from_pretrained(model, str(folder))
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # as above
+        return PeftModel.from_pretrained(model, str(folder))
 
 
 def save_merged(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -11,9 +11,12 @@ from huggingface_hub import HfApi
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from mose.hub.card import SUMMARY, adapter_card, model_card
+from mose.hub.card import adapter_card, model_card
+from mose.hub.card_facts import SUMMARY
+from mose.hub.failures import PublishError
 from mose.hub.files import write_sentence_transformers_files
-from mose.hub.publishing import PublishError, publish
+from mose.hub.publishing import publish
+from mose.training.checkpoints import WholeCheckpoints
 
 logger = logging.getLogger("mose.train")
 #: Of `TrainingArguments`, what a reader needs to repeat a run.
@@ -34,7 +37,7 @@ RECIPE = (
 )
 
 
-class HubTrainer(Trainer):
+class HubTrainer(WholeCheckpoints):
     """A `Trainer` whose pushes, `--push-to-hub` among them, are complete repositories (`mose.hub.publish`).
 
     Each push is one commit with shards cut at the exits, code, tokenizer, sentence-transformers files and a card

@@ -7,8 +7,8 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from mose.modeling_mose import SIMILARITY_SCALE_RANGE, MoSEModel
-from mose.training.arguments import FineTuningArguments
 from mose.training.figures import FigureTrainer
+from mose.training.finetune_arguments import FineTuningArguments
 from mose.training.gradcache import embed, gather, ranks
 from mose.training.objective import Batch, Objective
 

@@ -10,7 +10,7 @@ from mose.configuration_mose import MoSEConfig
 from mose.modeling_mose import MoSEModel
 from mose.training.arguments import ModelArguments
 from mose.training.checkpoints import last_whole_checkpoint
-from mose.training.initialization import grow, start_embeddings_from, token_strings
+from mose.training.initialization import grow, start_embeddings_from, start_exits_alike, token_strings
 from mose.training.lora import adapter_base, is_adapter
 from mose.training.teacher import teacher_embeddings
 
@@ -95,6 +95,8 @@ def load_model(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTra
         start_embeddings_from(model, tokenizer, teacher_embeddings(strings, args.init_embeddings_from, cache_dir))
     if args.grow_to is not None:
         model = grow(model, args.grow_to)
+    if args.start_exits_alike:
+        start_exits_alike(model)
     return model, tokenizer
 
 

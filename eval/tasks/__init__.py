@@ -88,9 +88,7 @@ def load_task(
     return sets if limit is None else [head(one, limit) for one in sets]  # type: ignore[return-value]
 
 
-def summarize(
-    name: str, report: Mapping[str, Any], sets: Sequence[str], from_hub: bool = True
-) -> dict[str, Any]:
+def summarize(name: str, report: Mapping[str, Any], sets: Sequence[str], from_hub: bool = True) -> dict[str, Any]:
     """What a report says of a task as a whole: the mean of its first measure over its sets, beside the paper.
 
     Args:

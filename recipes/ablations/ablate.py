@@ -10,7 +10,8 @@ the tables and the heat map.
 The arms: `none` (all exits at once, nothing else), `kl` and `cosine` (self-distillation), `align` (alignment),
 and `alone-D`, a model of D blocks trained at exit D alone. All start from the same weights for the same seed:
 token embeddings from an open teacher's (as the shipped model did), blocks that begin as the identity, projections
-at random, and for each exit another one; no weights of the shipped model.
+at random, and for each exit another one; no weights of the shipped model. In `none-alike` and `align-alike` the
+projections are random, too, but the same at every exit (`start_exits_alike`).
 """
 
 import argparse
@@ -35,10 +36,10 @@ from mose.eval.beir import RetrievalSet, load_retrieval_set
 from mose.eval.encoding import encode
 from mose.eval.metrics import score_blocks
 from mose.eval.peers import bundled
-from mose.eval.retrieval import prompt_for, score
+from mose.eval.retrieval import load_model, prompt_for, score
 from mose.modeling_mose import MoSEModel
-from mose.training.arguments import FineTuningArguments
-from mose.training.initialization import start_embeddings_from, token_strings
+from mose.training.finetune_arguments import FineTuningArguments
+from mose.training.initialization import start_embeddings_from, start_exits_alike, token_strings
 from mose.training.teacher import teacher_embeddings
 from mose.training.trainer import FineTuningTrainer
 from mose.training.wiring import load_tokenizer
@@ -54,6 +55,8 @@ ARMS: dict[str, dict] = {
     "cosine": {"distillation": "cosine"},
     "align": {"align_exits": True},
     **{f"alone-{depth}": {} for depth in reversed(EXITS)},
+    "none-alike": {},
+    "align-alike": {"align_exits": True},
 }
 TEACHER = "all-MiniLM-L6-v2"  # of the token embeddings alone
 LENGTHS = {"max_query_length": 40, "max_document_length": 56}
@@ -100,6 +103,8 @@ def start(arm: str, seed: int, tokenizer, cache: Path) -> MoSEModel:
     for name, parameter in model.named_parameters():
         if ".o_proj." in name or ".c_proj." in name:
             torch.nn.init.zeros_(parameter)
+    if arm.endswith("-alike"):
+        start_exits_alike(model)
     if arm.startswith("alone-"):
         depth = int(arm.removeprefix("alone-"))
         alone = MoSEModel(MoSEConfig.from_preset("mose-nano", exit_layers=(depth,), exit_layer=depth))
@@ -186,11 +191,21 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: %(default)s")
     parser.add_argument("--max-steps", type=int, default=40, help="optimizer steps (default: %(default)s)")
+    parser.add_argument(
+        "--measure",
+        metavar="MODEL",
+        help="train nothing: measure this one (folder or Hub id) as the arm `shipped`",
+    )
     parser.add_argument("--max-runs", type=int, help="end after so many; default: when all are done")
     options = parser.parse_args()
     options.output_dir.mkdir(parents=True, exist_ok=True)
     pairs, tokenizer = training_pairs(options), load_tokenizer(options.tokenizer)
     sets = [smaller(load_retrieval_set(path)) for path in options.data]
+    if options.measure:
+        model, own_tokenizer, _ = load_model(options.measure)
+        facts = {"arm": "shipped", "seed": 0, "steps": 0, "mrr": measure(model, own_tokenizer, sets)}
+        (options.output_dir / "shipped-0.json").write_text(json.dumps(facts))
+        return
     runs = 0
     for seed in options.seeds:
         for arm in options.arms:

@@ -16,8 +16,16 @@ import numpy as np
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
-MATRICES = ("none", "kl", "cosine", "align")
-TITLES = {"none": "none", "kl": "distillation kl", "cosine": "distillation cosine", "align": "--align-exits"}
+MATRICES = ("none", "kl", "cosine", "align", "none-alike", "align-alike", "shipped")
+TITLES = {
+    "none": "none",
+    "kl": "distillation kl",
+    "cosine": "distillation cosine",
+    "align": "align",
+    "none-alike": "none, exits start alike",
+    "align-alike": "align, exits start alike",
+    "shipped": "mose-nano as shipped",
+}
 Run = dict
 
 
@@ -69,7 +77,7 @@ def depth_tables(by_arm: dict[str, list[Run]], exits: Sequence[str], sets: Seque
 
 def distillation_table(by_arm: dict[str, list[Run]], exits: Sequence[str], sets: Sequence[str]) -> str:
     rows = []
-    for arm in MATRICES:
+    for arm in MATRICES[:-1]:
         runs = by_arm.get(arm, [])
         pairs = [(run, plain) for run in runs for plain in by_arm["none"] if run["seed"] == plain["seed"]]
         if not pairs:
@@ -101,15 +109,16 @@ def heat_map(by_arm: dict[str, list[Run]], exits: Sequence[str], path: Path) -> 
     from matplotlib import pyplot
 
     arms = [arm for arm in MATRICES if by_arm.get(arm)]
-    figure, axes = pyplot.subplots(1, len(arms), figsize=(2.6 * len(arms), 3.0), sharey=True, squeeze=False)
+    figure, axes = pyplot.subplots(1, len(arms), figsize=(2.5 * len(arms), 3.0), sharey=True, squeeze=False)
     for axis, arm in zip(axes[0], arms, strict=True):
         values = matrix(by_arm[arm], exits).mean(axis=0)
         image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis")
         for (i, j), value in np.ndenumerate(values):
-            axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="black" if value > 0.6 else "white")
+            colour = "black" if value > 0.6 else "white"
+            axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
         axis.set(xticks=range(len(exits)), yticks=range(len(exits)), xticklabels=exits, yticklabels=exits)
-        axis.set_title(TITLES[arm], fontsize=10)
-        axis.set_xlabel("exit of the documents")
+        axis.set_title(TITLES[arm].replace(", ", "\n"), fontsize=9)
+        axis.set_xlabel("exit of the documents", fontsize=8)
     axes[0][0].set_ylabel("exit of the query")
     figure.colorbar(image, ax=list(axes[0]), label="MRR, mean over sets", shrink=0.8)
     figure.savefig(path, dpi=110, bbox_inches="tight")
@@ -128,7 +137,7 @@ def document(runs: list[Run]) -> str:
         "[finetuning.md](finetuning.md) says how they were trained and what they show.",
         f"MRR, mean over {', '.join(sets)} unless a column says otherwise; mean ± standard deviation over seeds; "
         "differences are taken between runs of the same seed. "
-        f"{runs[0]['steps']} steps each; runs: {counts}.",
+        f"{max(run['steps'] for run in runs)} steps each; runs: {counts}.",
         "## All exits in one model against one model for each depth",
         *depth_tables(by_arm, exits, sets),
         "## Self-distillation and alignment, each exit asked about itself",

@@ -25,8 +25,8 @@ from mose.eval.peers import bundled
 from mose.hub.files import write_sentence_transformers_files
 from mose.modeling_mose import MoSEModel
 from mose.tokenization.build import build_tokenizer
-from mose.training.arguments import FineTuningArguments
 from mose.training.checkpoints import last_whole_checkpoint
+from mose.training.finetune_arguments import FineTuningArguments
 from mose.training.initialization import fit_projection, grow, start_embeddings_from, token_strings
 from mose.training.teacher import attach_teacher, teacher_embeddings
 from mose.training.trainer import FineTuningTrainer

@@ -4,6 +4,7 @@ import json
 import mmap
 import sys
 
+import download
 import encode
 import exits
 import export
@@ -170,7 +171,7 @@ def toy_set(tmp_path):
 
 
 def test_encode(report_of, model_folder, toy_set):
-    small = ("--model", model_folder, "--data", toy_set, "--rounds", 1, "--documents", 4, "--peers")
+    small = ("--model", model_folder, "--data", toy_set, "--rounds", 1, "--documents", 4, "--cpu-time", "--peers")
     report, _ = report_of(encode, *small)
     assert list(report["speed"]) == ["exit 0", "exit 1", "exit 2", "all exits"]
     assert report["all_exits_cost"] == pytest.approx(
@@ -220,6 +221,18 @@ def test_export(report_of, model_folder, toy_set):
     assert rows[0]["bytes"] is None and rows[3]["bytes"] > 0
     assert all(row["snippets_per_second"] > 0 and row["query_ms_p50"] > 0 for row in rows)
     assert "int8" in text
+
+
+def test_download(report_of, model_folder, monkeypatch):
+    """tests/hub counts the bytes of every exit; here, that the command does."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # and be put back
+    report, text = report_of(download, "--model", model_folder, "--exit-layers", 1)
+    ((exit_layer, row),) = report["exits"].items()
+    held = sum(p.numel() for p in MoSEModel.from_pretrained(model_folder, exit_layer=1).parameters())
+    assert (exit_layer, row["parameters"]) == ("1", held)
+    assert 4 * held < row["weights"] < row["all"]  # float32, the files' headers, code
+    assert "100.0 %" in text
 
 
 def test_importing(report_of, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """A corpus on the disk equals one in memory, however it came there."""
 
 import copy
+import multiprocessing
 import os
 import signal
 
@@ -13,7 +14,7 @@ from mose.eval.corpus import encode_corpus
 from mose.eval.encoders import MoSEEncoder
 from mose.eval.encoding import TokenBar, encode
 from mose.eval.peers import load_peer
-from mose.eval.store import StoreError, open_store
+from mose.eval.store import Store, StoreError, open_store, writing
 from mose.tokenization.prompts import code_prompt, text_prompt
 
 TEXTS = [f"def f{at}(x):\n    return {'x + ' * (at % 7)}{at}" for at in range(22)]
@@ -118,6 +119,24 @@ def test_several_processes(encoder, model, tokenizer, tmp_path, counted):
     store = encode_corpus(encoder, TEXTS, tmp_path, LANGUAGES, devices=["cpu", "cpu"], shard_rows=4)
     assert_right(store, model, tokenizer)
     assert counted == []
+
+
+def test_a_process_that_dies_is_named_and_its_colleagues_work_is_kept(encoder, tmp_path, monkeypatch):
+    make, parent = corpus._make, os.getpid()
+
+    def die_at_the_third(encoder, task, progress):
+        if task.shard == 2:
+            assert os.getpid() != parent
+            os.kill(os.getpid(), signal.SIGKILL)
+        return make(encoder, task, progress)
+
+    monkeypatch.setattr(corpus, "_make", die_at_the_third)
+    monkeypatch.setattr(corpus, "_start_context", lambda: multiprocessing.get_context("fork"))
+    with pytest.raises(RuntimeError, match="an encoding process died"):
+        encode_corpus(encoder, TEXTS, tmp_path, LANGUAGES, devices=["cpu"], shard_rows=2)
+    assert [file.name for file in sorted(tmp_path.glob("*.npy"))] == ["shard-000000.npy", "shard-000001.npy"]
+    with writing(tmp_path, Store.read(tmp_path).source) as (store, damaged):
+        assert not damaged and set(store.unfinished) >= set(range(2, 11)) and len(store.unfinished) <= 11
 
 
 def test_a_process_that_loads_another_model_says_so(model, tokenizer, model_folder, monkeypatch):

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import mose.eval
-from mose.eval import speed
+from mose.eval import corpus, speed
 from mose.eval.__main__ import main
 from mose.eval.beir import RetrievalSet
 from mose.eval.peers import BM25Peer, SentenceTransformerPeer
@@ -197,6 +198,33 @@ def test_json_on_stdout_is_one_document(model_folder, folders, capsys):
     assert list(report["sets"]["clones"]["exits"]) == ["0", "1"]
     assert report["sets"]["clones"]["exits"]["1"]["mrr"] == 1
     assert "exit 1" in captured.err
+
+
+def test_an_evaluation_killed_halfway_goes_on(model, tokenizer, tmp_path, monkeypatch):
+    """kill -9 when the first set's documents and queries are on the disk, and the second's documents are due."""
+
+    def measured():
+        return evaluate(model, tokenizer, [SEARCH, CLONES], measure_speed=False, cache=tmp_path)
+
+    plain = evaluate(model, tokenizer, [SEARCH, CLONES], measure_speed=False)
+    make, made = corpus._make, []
+
+    def count(encoder, task, progress):
+        made.append((task.file.parents[2].name, task.query))
+        return make(encoder, task, progress)
+
+    monkeypatch.setattr(corpus, "_make", count)
+    if (child := os.fork()) == 0:
+        write = corpus.write_shard
+        corpus.write_shard = lambda *given: os.kill(os.getpid(), 9) if len(made) == 3 else write(*given)
+        measured()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+    found = measured()
+    assert made == [("clones", False), ("clones", True)]
+    for name, expected in plain["sets"].items():
+        for exit_layer, figures in expected["exits"].items():
+            assert found["sets"][name]["exits"][exit_layer] == pytest.approx(figures)
 
 
 def test_a_cache_and_an_earlier_mose_beside_it(model, tokenizer, model_folder, folders, monkeypatch, capsys):

@@ -18,6 +18,7 @@ from mose.hub.commands import main
 from mose.hub.exporting import export
 from mose.hub.files import write_sentence_transformers_files
 from mose.hub.onnx_encoder import OnnxEncoder
+from mose.hub.publishing import publish
 from mose.modeling_mose import MoSEModel
 
 TEXTS = ["def add(first, second): return first + second", "", "x = 1\n" * 30, "é 漢"]
@@ -124,6 +125,21 @@ def test_an_export_that_differs_is_not_written(shared_tiny_model, source, tmp_pa
         export(shared_tiny_model, source, tmp_path, [1])
     assert (tmp_path / "onnx/model_exit1.onnx").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+
+
+def test_from_the_hub(online, source, tmp_path, monkeypatch):
+    """By repository id; what is exported how was tested above."""
+    repo = f"{online.user}/exported"
+    publish(source, repo, endpoint=online.url, token=online.token)
+    seen = []
+    monkeypatch.setattr(
+        exporting, "_write", lambda model, e, path: (path.write_bytes(b"x"), seen.append((model, e)))
+    )
+    monkeypatch.setattr(exporting, "_compare", lambda model, e, path: (0.0, 1.0))
+    assert main(["export", repo, "--exit-layer", "1", "--output-dir", str(tmp_path)]) == 0
+    ((model, exit_layer),) = seen
+    assert exit_layer == 1 and len(model.layers) == 1
+    assert (tmp_path / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
 
 
 def test_what_cannot_be_had_is_named(source, exported, tmp_path, capsys, monkeypatch):

@@ -105,7 +105,11 @@ def test_a_pull_request_leaves_main_alone(online, model_folder):
     repository = online.repository(REPO)
     assert list(repository.files("main")) == [".gitattributes"]
     assert set(repository.files("refs/pr/1")) >= COMPLETE
-    assert done.url == f"{online.url}/{REPO}/discussions/1"
+    assert done.url == f"{online.url}/{REPO}/discussions/1" and done.changed
+    again = send(online, model_folder, create_pr=True)  # nothing new: no second one
+    assert (again.url, again.changed) == (done.url, False) and len(repository.pull_requests) == 1
+    (model_folder / "tokenizer_config.json").write_text("{}")
+    assert send(online, model_folder, create_pr=True).url == f"{online.url}/{REPO}/discussions/2"
     with pytest.raises(ValueError, match="create_pr: a pull request goes to main"):
         send(online, model_folder, create_pr=True, tag="v1")
 

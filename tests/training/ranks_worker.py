@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mose.data.collators import PairCollator
 from mose.modeling_mose import MoSEModel
-from mose.training.arguments import FineTuningArguments
+from mose.training.finetune_arguments import FineTuningArguments
 from mose.training.gradcache import embed, gather, ranks
 from mose.training.objective import Batch, Objective
 from mose.training.trainer import FineTuningTrainer

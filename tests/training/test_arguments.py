@@ -1,7 +1,8 @@
 import pytest
 
-from mose.training.arguments import DataArguments, FineTuningArguments
+from mose.training.arguments import DataArguments
 from mose.training.finetune import fit_batches
+from mose.training.finetune_arguments import FineTuningArguments
 
 
 def arguments(tmp_path, **settings):

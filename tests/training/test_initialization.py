@@ -8,7 +8,13 @@ import torch
 from mose.configuration_mose import MoSEConfig
 from mose.modeling_mose import MoSEModel
 from mose.tokenization.prompts import CLS, MASK, PAD, SEP
-from mose.training.initialization import fit_projection, grow, start_embeddings_from, token_strings
+from mose.training.initialization import (
+    fit_projection,
+    grow,
+    start_embeddings_from,
+    start_exits_alike,
+    token_strings,
+)
 
 
 def shallow_model(config: MoSEConfig, exit_layer: int, **changes) -> MoSEModel:
@@ -81,6 +87,20 @@ def test_what_cannot_be_grown(trained_config):
     assert grow(final, 1).exit_layers == (0, 1)
     with pytest.raises(ValueError, match="exit_layer=3: with exit_norm='final'"):
         grow(final, 3)
+
+
+def test_exits_that_start_alike_project_alike_and_learn_apart(trained_config, batch):
+    model = shallow_model(trained_config, 3)
+    before = copy.deepcopy(model.state_dict())
+    start_exits_alike(model)
+    for name, value in model.state_dict().items():
+        expected = f"exits.3.{name.split('.', 2)[2]}" if ".projection." in name else name
+        assert torch.equal(value, before[expected]), name
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model(**batch, exit_layer=1).pooler_output[:, 0].sum().backward()
+    optimizer.step()
+    weights = [model.get_parameter(f"exits.{e}.projection.weight") for e in (0, 1, 3)]
+    assert torch.equal(weights[0], weights[2]) and not torch.equal(weights[1], weights[2])  # no memory is shared
 
 
 def test_token_strings_are_what_tokens_spell(tiny_tokenizer):

@@ -16,8 +16,10 @@ from mose.eval.encoding import encode
 from mose.modeling_mose import MoSEModel
 from mose.tokenization.prompts import code_prompt, text_prompt
 from mose.train_hf import main
+from mose.training.gradcache import embed
 from mose.training.heldout import as_retrieval_set, hold_out, measure
 from mose.training.lora import LoRAModel, check_base, digests, load_adapter, lora_config
+from mose.training.losses import clip_loss
 
 EXITS = (0, 1, 3)
 
@@ -34,7 +36,7 @@ def tree(tmp_path_factory) -> Path:
 
 
 RUN = """--use-cpu --max-steps 4 --save-steps 2 --per-device-train-batch-size 4 --logging-steps 1 --bf16 false
-    --lora --lora-r 4"""
+    --mini-batch-size 2 --lora --lora-r 4"""
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +136,22 @@ def test_a_run_that_is_resumed_ends_as_an_unbroken_one(trained, tiny_model_folde
     )
 
 
-def test_one_of_several_processes_measures_and_merges(tiny_model_folder, tree, tmp_path, monkeypatch):
-    monkeypatch.setattr("mose.training.trainer.FineTuningTrainer.is_world_process_zero", lambda self: False)
-    flags = ["--model", tiny_model_folder, "--source-tree", str(tree), "--output-dir", str(tmp_path / "out")]
-    assert main(["finetune", *flags, *RUN.split(), "--max-steps", "1", "--lora-merge"]) == 0
-    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
-    assert not (tmp_path / "out" / "merged").exists() and not (tmp_path / "out" / "held_out.json").exists()
+def test_gradients_are_the_same_in_mini_batches(tiny_model, tiny_batch):
+    model = LoRAModel(tiny_model, lora_config(tiny_model, "base", r=4)).double()
+    with torch.no_grad():  # B starts at zero, where A has no gradient
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    sides = [(tiny_batch["input_ids"], tiny_batch["attention_mask"])] * 2
+    gradients = []
+    for size in (1, 64):
+        (queries, documents), scale = embed(model, sides, size)
+        loss = sum(clip_loss(queries[e], documents[e].roll(1, 0), scale) for e in EXITS)
+        model.zero_grad()
+        loss.backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad})
+    assert max((gradients[0][n] - gradients[1][n]).abs().max() for n in gradients[0]) < 1e-12
+    assert all(gradient.any() for name, gradient in gradients[1].items() if "lora_" in name)
 
 
 def test_the_wrong_base_is_refused_by_name(trained, tiny_model_folder, other_base, tree, tmp_path, capsys):
@@ -228,7 +240,8 @@ def test_bad_arguments(trained, tiny_model_folder, tree, tmp_path, capsys, flags
 
 
 def test_what_a_bare_lora_run_begins_with(tree, monkeypatch):
-    from mose.training.arguments import DataArguments, FineTuningArguments, ModelArguments
+    from mose.training.arguments import DataArguments, ModelArguments
+    from mose.training.finetune_arguments import FineTuningArguments
     from mose.training.wiring import shipped_model
 
     assert MoSEModel.from_pretrained(shipped_model(), exit_layer=0).config.hidden_size == 256
@@ -237,7 +250,7 @@ def test_what_a_bare_lora_run_begins_with(tree, monkeypatch):
     assert lora.max_steps == -1 and lora.num_train_epochs > 0 and lora.learning_rate > plain.learning_rate
     assert (plain.learning_rate, plain.max_steps, plain.num_train_epochs) == (1e-5, 20_000, 0)
     assert not plain.bf16 and not FineTuningArguments(lora=True, bf16=False).bf16
-    monkeypatch.setattr("mose.training.arguments.multiplies_bf16", lambda: True)
+    monkeypatch.setattr("mose.training.finetune_arguments.multiplies_bf16", lambda: True)
     assert FineTuningArguments(lora=True).bf16 and not FineTuningArguments().bf16
     steps = FineTuningArguments(lora=True, max_steps=7, learning_rate=1e-5)
     assert (steps.max_steps, steps.learning_rate) == (7, 1e-5)

@@ -14,7 +14,7 @@ from transformers import set_seed
 from mose.data.collators import PairCollator
 from mose.data.pairs import load_pairs
 from mose.modeling_mose import MoSEModel
-from mose.training.arguments import FineTuningArguments
+from mose.training.finetune_arguments import FineTuningArguments
 from mose.training.losses import clip_loss, cosine_loss, similarity_kl_loss
 from mose.training.teacher import attach_teacher
 from mose.training.trainer import FineTuningTrainer

@@ -7,12 +7,13 @@ import pytest
 import torch
 from datasets import Dataset
 
+from mose import train_hf
 from mose.data.collators import PairCollator
 from mose.data.pairs import load_pairs
 from mose.hub.card import validate_card
 from mose.hub.publishing import PublishError
 from mose.modeling_mose import MoSEModel
-from mose.training.arguments import FineTuningArguments
+from mose.training.finetune_arguments import FineTuningArguments
 from mose.training.trainer import FineTuningTrainer
 
 NEEDED = {
@@ -107,3 +108,26 @@ def test_a_hub_that_fails_does_not_end_the_run(online, build, caplog):
 def test_pushing_optimizer_states_is_refused(build):
     with pytest.raises(ValueError, match="hub_strategy='checkpoint': optimizer states are not published"):
         build(push_to_hub=True, hub_model_id="tester/run", hub_strategy="checkpoint")
+
+
+def test_the_command_pushes_a_model_and_an_adapter_of_it(online, tiny_model_folder, tmp_path, tiny_batch):
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"text": f"Add {i}", "code": f"def add_{i}(a): return a + {i}"} for i in range(16)]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = "--use-cpu --max-steps 2 --per-device-train-batch-size 4 --learning-rate 1e-3 --push-to-hub"
+    common += f" --hub-strategy end --dataset {pairs}"
+
+    def finetune(model: str, name: str, *flags: str) -> dict[str, bytes]:
+        output = ("--output-dir", str(tmp_path / name), "--hub-model-id", f"tester/{name}")
+        assert train_hf.main(["finetune", "--model", model, *output, *common.split(), *flags]) == 0
+        return online.repository(f"tester/{name}").files()
+
+    assert set(finetune(tiny_model_folder, "base")) >= NEEDED
+    files = finetune("tester/base", "adapter", "--lora")
+    assert set(files) >= {"README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"}
+    assert not any(name.endswith((".bin", ".pt")) or name.startswith("model") for name in files)
+    assert "base_model: tester/base" in files["README.md"].decode()
+    base, adapted = MoSEModel.from_pretrained("tester/base"), MoSEModel.from_pretrained("tester/adapter")
+    with torch.no_grad():
+        vectors = [model.eval()(**tiny_batch).pooler_output for model in (base, adapted)]
+    assert not torch.equal(*vectors)
