@@ -27,8 +27,8 @@ from .configuration_mose import MoSEConfig
 
 #: Bounds of the learned similarity scale (the paper's forerunner clamps it so).
 SIMILARITY_SCALE_RANGE = (1e-4, 30.0)
-#: Masked tokens whose logits are in memory at once.
-LOGIT_ROWS = 1024
+#: Masked tokens whose logits are in memory at once: few, or five exits would need more than one exit's tokens do.
+LOGIT_ROWS = 256
 
 
 @dataclass

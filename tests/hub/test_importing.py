@@ -9,8 +9,10 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 from released_checkpoints import Released, tokenizer, truncated, write
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 
+from mose.handler import EndpointHandler
 from mose.hub import weights
 from mose.hub.commands import main
 from mose.hub.importing import import_released
@@ -408,3 +410,22 @@ def test_an_imported_folder_can_be_published_and_cut(online, tmp_path, batch):
     expected = released.embeddings(*batch, "mean", "at_most_one")
     assert main(["slice", str(tmp_path / "out"), "--exit-layer", "2", "--output-dir", str(tmp_path / "cut")]) == 0
     check(tmp_path / "cut", {e: expected[e] for e in (1, 2)}, batch)
+
+
+@pytest.mark.parametrize("norm", ["unit", "at_most_one"])
+def test_sentence_transformers_and_the_handler_give_the_released_models_vectors(tmp_path, norm):
+    released = Released()
+    source = write(tmp_path / "source", released.tensors(), released.settings)
+    import_released(str(source), tmp_path / "out", Choices(**CHOICES | {"embedding_norm": norm}))
+    text = "def add(first, second): return first"
+    by_hand = f"<sep>Represent this python code snippet for retrieval:<sep>{text}<cls>"
+    ids = torch.tensor(tokenizer()(by_hand)["input_ids"])[None]
+    expected = released.embeddings(ids, torch.ones_like(ids), "mean", norm)
+    encoder = SentenceTransformer(str(tmp_path / "out"), trust_remote_code=True, device="cpu")
+    handler = EndpointHandler(tmp_path / "out", device="cpu")
+    for e in (1, 2, 4):
+        found = encoder.encode(text, prompt_name="python", exit_layer=e, convert_to_tensor=True)
+        assert (found - expected[e][0]).abs().max() <= 1e-5
+        asked = {"prompt_name": "python", "exit_layer": e, "normalize": norm == "unit"}
+        found = torch.tensor(handler({"inputs": text, "parameters": asked}))
+        assert (found - expected[e][0]).abs().max() <= 1e-5

@@ -241,7 +241,7 @@ def test_what_a_bare_lora_run_begins_with(tree, monkeypatch):
     assert lora.max_steps == -1 and lora.num_train_epochs > 0 and lora.learning_rate > plain.learning_rate
     assert (plain.learning_rate, plain.max_steps, plain.num_train_epochs) == (1e-5, 20_000, 0)
     assert not plain.bf16 and not FineTuningArguments(lora=True, bf16=False).bf16
-    monkeypatch.setattr("mose.training.arguments.multiplies_bf16", lambda: True)
+    monkeypatch.setattr("mose.training.finetune_arguments.multiplies_bf16", lambda: True)
     assert FineTuningArguments(lora=True).bf16 and not FineTuningArguments().bf16
     steps = FineTuningArguments(lora=True, max_steps=7, learning_rate=1e-5)
     assert (steps.max_steps, steps.learning_rate) == (7, 1e-5)
