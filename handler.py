@@ -132,13 +132,14 @@ class EndpointHandler:
         for at, text in enumerate(texts):
             if not isinstance(text, str):
                 raise RequestError(f"inputs[{at}]: give a text, not {_shown(text)}")
-            if any("\ud800" <= character <= "\udfff" for character in text):
-                raise RequestError(f"inputs[{at}]: holds half of a surrogate pair, which is no text")
         characters = sum(map(len, texts))
         if characters > self.max_characters:
             raise RequestError(
                 f"inputs: {characters} characters; allowed are {self.max_characters} in one request", 413
             )
+        for at, text in enumerate(texts):
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise RequestError(f"inputs[{at}]: holds half of a surrogate pair, which is no text")
         return texts, parameters
 
     def _exit_layer(self, exit_layer: Any) -> int:

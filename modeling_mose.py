@@ -27,8 +27,8 @@ from .configuration_mose import MoSEConfig
 
 #: Bounds of the learned similarity scale (the paper's forerunner clamps it so).
 SIMILARITY_SCALE_RANGE = (1e-4, 30.0)
-#: Masked tokens whose logits are in memory at once.
-LOGIT_ROWS = 1024
+#: Masked tokens whose logits are in memory at once: few, or five exits would need more than one exit's tokens do.
+LOGIT_ROWS = 256
 
 
 @dataclass
@@ -605,6 +605,8 @@ class MaskedCrossEntropy(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             states, projection, offset = rows.to(dtype), weight.to(dtype), bias.to(dtype)
             losses, hits = (torch.empty(len(rows), dtype=scales.dtype, device=rows.device) for _ in range(2))
+            # Of the scales' size once backward: divided by a large batch, gradients would vanish in float16.
+            ctx.unit = scales.max() if len(rows) else scales.new_ones(())
             if differentiate:
                 grad_rows = torch.empty_like(states)
                 grad_weight, grad_bias = (
@@ -619,7 +621,7 @@ class MaskedCrossEntropy(torch.autograd.Function):
                 losses[part] = (sums.log() + top - right)[:, 0]
                 hits[part] = (right == top)[:, 0]
                 if differentiate:
-                    scale = scales[part, None]
+                    scale = scales[part, None] / ctx.unit
                     slopes = exponentials.mul_(scale / sums).scatter_add_(1, targets[part, None], -scale)
                     grad_bias += slopes.sum(dim=0)
                     slopes = slopes.to(dtype)
@@ -638,7 +640,8 @@ class MaskedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient, *_):
-        return *(saved * gradient.to(saved.dtype) for saved in ctx.saved_tensors), None, None, None
+        factor = gradient * ctx.unit
+        return *(saved * factor.to(saved.dtype) for saved in ctx.saved_tensors), None, None, None
 
 
 class MoSEPredictions(nn.Module):
@@ -827,7 +830,7 @@ class MoSEForPreTraining(MoSEForMaskedLM):
         if num_examples_in_batch is not None and context_labels is not None:
             context_share = len(context_labels) / num_examples_in_batch
         elif num_items_in_batch is not None and labels is not None:
-            context_share = len(chosen[0]) / num_items_in_batch
+            context_share = len(chosen[0]) / max(num_items_in_batch, 1)  # a step may have none
         for depth, normed, mask in self.model.run(
             input_ids,
             attention_mask,

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"train_hf.py {name}: {error}", file=sys.stderr)
         return 2
-    except (OSError, RuntimeError, ImportError) as error:
+    except (OSError, RuntimeError, ImportError, FloatingPointError) as error:
         print(f"train_hf.py {name}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

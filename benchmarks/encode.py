@@ -6,6 +6,7 @@ counts, since a user waits for it.
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -56,17 +57,20 @@ def measure(args: argparse.Namespace) -> Report:
     def task(encoder: Encoder, batches: list[list[str]]) -> Callable[[int], Any]:
         return lambda round_: encoder(batches[round_])
 
+    clock = time.process_time if args.cpu_time else None
     passes = interleave(
         {name: task(encoder, [texts] * args.rounds) for name, (encoder, _) in both.items()},
         args.rounds,
         warm_up=0,
         description="documents",
+        clock=clock,
     )
     waits = interleave(
         {name: task(encoder, [[query] for query in asked]) for name, (_, encoder) in both.items()},
         len(asked),
         warm_up=5,
         description="queries",
+        clock=clock,
     )
     rows = {
         name: {
@@ -126,6 +130,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="sentence-transformers models (default: MiniLM)",
     )
     add_sample(parser)
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="count the processor time of all threads instead of the time that passes: for ratios on a machine "
+        "that others use",
+    )
     return run(parser, measure, render, arguments)
 
 

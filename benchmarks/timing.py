@@ -38,6 +38,7 @@ def interleave(
     warm_up: int = 1,
     synchronise: Callable[[], Any] = lambda: None,
     description: str = "",
+    clock: Callable[[], float] | None = None,
 ) -> dict[Key, Timing]:
     """Runs every task once a round, for so many rounds.
 
@@ -47,6 +48,7 @@ def interleave(
         warm_up: rounds before those, which do not count: they allocate, compile and fill caches.
         synchronise: waits until the device has done what was asked of it.
         description: of the progress bar on stderr.
+        clock: in seconds; None means `time.perf_counter`.
 
     Returns:
         a `Timing` of `rounds` values per task.
@@ -56,13 +58,14 @@ def interleave(
     """
     if rounds < 1 or warm_up < 0:
         raise ValueError(f"rounds={rounds}, warm_up={warm_up}: at least 1 round, and no negative warm-up")
+    clock = clock or time.perf_counter
     seconds: dict[Key, list[float]] = {key: [] for key in tasks}
     for at in tqdm(range(-warm_up, rounds), desc=description, unit=" rounds", disable=None):
         for key, task in tasks.items():
             synchronise()
-            start = time.perf_counter()
+            start = clock()
             task(at % rounds)
             synchronise()
             if at >= 0:
-                seconds[key].append(time.perf_counter() - start)
+                seconds[key].append(clock() - start)
     return {key: Timing(tuple(values)) for key, values in seconds.items()}

@@ -49,8 +49,9 @@ def load_examples(source: str | Path, column_mapping: Mapping[str, str] | None =
     labels = _label_names(table, name)
     columns = [list(table[side]) for side in sides]
     for side, column in zip(sides, columns, strict=True):
-        if wrong := next((value for value in column if value is not None and not isinstance(value, str)), None):
-            raise ValueError(f"{name}: column {side!r} holds {wrong!r:.60}, which is no text")
+        for value in column:
+            if value is not None and not isinstance(value, str):
+                raise ValueError(f"{name}: column {side!r} holds {value!r:.60}, which is no text")
     kept = [row for row, texts in enumerate(zip(*columns, strict=True)) if all(t and t.strip() for t in texts)]
     if dropped := len(labels) - len(kept):
         logger.warning("%s: %d of %d examples with an empty text left out", name, dropped, len(labels))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mose.data.pairs import load_table
+from mose.disk import replacing
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def labelled(pairs: Sequence[CodePair], seed: int = 0) -> Iterator[dict[str, str
     for pair in pairs:
         others = by_language[pair.language_b]
         start = draw.randrange(len(others))
-        for other in others[start:] + others[:start]:
+        for other in (others[(start + step) % len(others)] for step in range(len(others))):
             if other.task != pair.task and other.code_b not in answers[pair.task]:
                 yield {"code_a": pair.code_a, "code_b": pair.code_b, "label": 1}
                 yield {"code_a": pair.code_a, "code_b": other.code_b, "label": 0}
@@ -82,7 +83,7 @@ def labelled(pairs: Sequence[CodePair], seed: int = 0) -> Iterator[dict[str, str
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Writes the pairs; returns the exit status: 0 done, 1 failed, 2 bad arguments."""
+    """Writes the pairs; returns the exit status: 0 done, 1 failed, 2 bad arguments, 130 interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m mose.data.clone_pairs", description=(__doc__ or "").split("\n")[0]
     )
@@ -95,14 +96,19 @@ def main(argv: list[str] | None = None) -> int:
         rows = list(labelled(read_code_pairs(args.source, args.split), args.seed))
         if not rows:
             raise ValueError(f"{args.source}: no pair has another task in its language")
-        Path(args.output_file).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.output_file).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        output = Path(args.output_file)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(output) as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
     except ValueError as error:
         print(f"clone_pairs: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"clone_pairs: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("clone_pairs: interrupted", file=sys.stderr)
+        return 130
     print(f"{len(rows)} pairs in {args.output_file}, half of them clones")
     return 0
 

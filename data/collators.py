@@ -109,7 +109,8 @@ class PairCollator:
         changed = replace_frequent_words(
             [texts[at] for at in code], [languages[at] for at in code], self.word_replacement, generator
         )
-        return [dict(zip(code, changed, strict=True)).get(at, text) for at, text in enumerate(texts)]
+        augmented = dict(zip(code, changed, strict=True))
+        return [augmented.get(at, text) for at, text in enumerate(texts)]
 
     def _prompts(self, languages: list[str], generator: torch.Generator) -> list[str]:
         draws = torch.rand(len(languages), generator=generator).tolist()

@@ -76,6 +76,10 @@ def load_corpus(
         raise ValueError(
             f"column_mapping gives {sorted(unknown)}: the names known are {', '.join(ROW_COLUMNS)} and files"
         )
+    if isinstance(held_out, str):
+        raise ValueError(f"held_out={held_out!r}: a share from 0 to below 1, or a list of names of repositories")
+    if not isinstance(held_out, int | float):
+        held_out = sorted(held_out)  # a set has another order in every process, and a fingerprint must not
     wanted = _side(held_out, part)
     sources: list[Source] = []
     if source_trees:

@@ -196,18 +196,24 @@ class _News:
 def _start(*setup: Any) -> None:
     global _setup
     _setup = _Setup(*setup)
+    _setup.news.cancel_join_thread()  # after a failure nobody listens any more, and this process has to end
 
 
 @functools.cache
 def _encoder() -> Encoder:
     """Loaded with the first task and not at the start, since an error then reaches the one who waits for it."""
     torch.set_num_threads(_setup.threads)
-    encoder = _setup.load(_setup.free.get())
-    if encoder.fingerprint() != _setup.model:
-        raise RuntimeError(
-            f"{encoder.name}: what lies on the disk is not the model in memory, so that other processes cannot "
-            "take part; save it first, or encode in one process"
-        )
+    device = _setup.free.get()
+    try:
+        encoder = _setup.load(device)
+        if encoder.fingerprint() != _setup.model:
+            raise RuntimeError(
+                f"{encoder.name}: what lies on the disk is not the model in memory, so that other processes "
+                "cannot take part; save it first, or encode in one process"
+            )
+    except BaseException:
+        _setup.free.put(device)  # the next task would wait for one for ever
+        raise
     return encoder
 
 

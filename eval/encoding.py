@@ -17,6 +17,12 @@ from tqdm import tqdm
 TOKEN_BUDGETS = (2_048, 65_536)
 WINDOW = 16_384  # texts that are tokenized and sorted together; bounds the memory that token ids take
 
+#: Fields of a configuration that change embeddings and that no weight's name or shape tells.
+USES = (
+    *("hidden_act", "norm_epsilon", "num_attention_heads", "rope_parameters", "pooling", "gate_kernel_size"),
+    *("projection_act", "projection_input", "truncate_dim"),
+)
+
 
 class Progress(Protocol):
     """Hears how far an encoding has come."""
@@ -123,7 +129,8 @@ def encode(
 
 
 def fingerprint(model: Any, tokenizer: Any, exit_layer: int) -> str:
-    """SHA-256 of what an embedding at `exit_layer` depends on: the weights up to it, and the tokenizer.
+    """SHA-256 of what an embedding at `exit_layer` depends on: the weights up to it, how they are used (`USES`),
+    and the tokenizer.
 
     It is the same whether the model was loaded up to that exit or deeper, and whatever its weights' precision
     in memory, as long as that is at least the stored one.
@@ -138,6 +145,7 @@ def fingerprint(model: Any, tokenizer: Any, exit_layer: int) -> str:
         array = weights[name].detach().to("cpu", torch.float32).contiguous().numpy()
         digest.update(f"{name} {array.shape}".encode())
         digest.update(array.data)
+    digest.update(json.dumps({name: getattr(config, name) for name in USES}, sort_keys=True).encode())
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     del rules["truncation"], rules["padding"]  # set anew by every call
     digest.update(json.dumps(rules, sort_keys=True).encode())

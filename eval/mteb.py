@@ -177,6 +177,10 @@ def local_task(data: RetrievalSet, languages: tuple[str, ...] = ("eng-Latn",)) -
     """
     import datasets
 
+    def judged(query: str) -> dict[str, int]:
+        """Without the query itself, where it is no candidate: MTEB takes it from the results alone."""
+        return {key: grade for key, grade in data.qrels[query].items() if not data.exclude_own or key != query}
+
     metadata = TaskMetadata(
         name=data.name,
         description=f"The retrieval set {data.name}.",
@@ -206,7 +210,7 @@ def local_task(data: RetrievalSet, languages: tuple[str, ...] = ("eng-Latn",)) -
             "test": {
                 "corpus": datasets.Dataset.from_dict(corpus),
                 "queries": datasets.Dataset.from_dict({"id": list(data.query_ids), "text": list(data.queries)}),
-                "relevant_docs": {key: dict(grades) for key, grades in data.qrels.items()},
+                "relevant_docs": {key: judged(key) for key in data.query_ids},
                 "top_ranked": None,
             }
         }

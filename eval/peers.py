@@ -101,7 +101,7 @@ class SentenceTransformerPeer:
     def fingerprint(self) -> str:
         digest = hashlib.sha256(str(self.model).encode())  # names and settings of its modules
         for name, weight in sorted(self.model.state_dict().items()):
-            array = weight.detach().to("cpu").contiguous().view(torch.uint8).numpy()
+            array = weight.detach().to("cpu").reshape(-1).view(torch.uint8).numpy()
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
             digest.update(array.data)
         tokenizer = getattr(self.model.tokenizer, "backend_tokenizer", None)

@@ -105,7 +105,7 @@ def vector_ranks(
         )
     tie = tie_places(document_ids)
     columns = [np.asarray(of, dtype=np.int64) for of in relevant]
-    scores = [np.full(len(of), np.nan, dtype=np.float32) for of in columns]
+    scores = [np.full(len(of), np.nan, dtype=np.result_type(queries, np.float32)) for of in columns]
     found = [np.ones(len(of), dtype=np.int64) for of in columns]
     size = block_bytes // 4 // max(1, min(len(queries), 1024))
     for counting in (False, True):  # blocks are the same both times, and so their scores to the last bit

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
+from mose.hub.weights import WEIGHT_FILE
 from mose.tokenization.prompts import LANGUAGES, code_prompt, text_prompt
 
 #: The project's root, which is a repository of this kind itself.
@@ -89,6 +90,11 @@ def publishable(folder: Path, include: Iterable[str] = ()) -> dict[str, Path]:
             raise ValueError(f"--include {pattern}: {folder} holds no such file")
         for path in paths:
             name = path.relative_to(folder).as_posix()
+            if WEIGHT_FILE.fullmatch(name):
+                raise ValueError(
+                    f"--include {pattern}: {name} is not published as it is; the weights go in shards cut at the "
+                    "exits, without being named"
+                )
             if reason := forbidden(name):
                 raise ValueError(f"--include {pattern}: {name} is never published (it matches {reason!r})")
             found[name] = path

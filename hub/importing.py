@@ -79,7 +79,9 @@ def import_released(
         planned.config.architectures = ["MoSEForPreTraining" if planned.pretraining else "MoSEModel"]
         planned.config.save_pretrained(partial)
         words.save_pretrained(partial)
-        _write_other_files(partial, folder, source, planned)
+        # A folder by its name alone: a card that is published tells no paths of this machine.
+        name = folder.resolve().name if Path(source).is_dir() else source
+        _write_other_files(partial, folder, name, planned)
         if output_dir.exists():
             output_dir.rmdir()
         partial.rename(output_dir)
@@ -204,7 +206,7 @@ def _card(source: str, folder: Path, kept: dict[str, Any], planned: Any) -> str:
     from huggingface_hub import ModelCardData
 
     config = planned.config
-    described: dict[str, Any] = kept if Path(source).is_dir() else kept | {"base_model": source}
+    described: dict[str, Any] = kept if source == folder.resolve().name else kept | {"base_model": source}
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="feature-extraction",
@@ -221,7 +223,7 @@ def _card(source: str, folder: Path, kept: dict[str, Any], planned: Any) -> str:
     return f"""---
 {data.to_yaml()}
 ---
-# {folder.name if Path(source).is_dir() else source}, as a MoSE repository
+# {source}, as a MoSE repository
 
 The weights of `{source}`, under their own licence, renamed tensor by tensor; none was changed. Exits: {exits}.
 

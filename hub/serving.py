@@ -67,6 +67,8 @@ def _answer(handler: Callable[[Any], Any], body: bytes) -> tuple[bytes, int]:
         return _error(f"the body is not JSON: {str(error)[:200]}"), 400
     try:
         return json.dumps(handler(data), allow_nan=False).encode(), 200
+    except RecursionError:  # shallow enough to be read, too deep to be looked through
+        return _error("the body is nested too deeply"), 400
     except ValueError as error:
         if not hasattr(error, "status"):
             logger.exception("a request failed")

@@ -6,7 +6,6 @@ index of all shards lies one for each exit, `model.safetensors.index.exit4.json`
 """
 
 import json
-import os
 import re
 import struct
 from collections.abc import Callable, Mapping
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from mose.disk import replacing
 
 INDEX = "model.safetensors.index.json"
 #: torch's types and safetensors' names for them.
@@ -111,28 +112,19 @@ def write_safetensors(path: Path, sources: Mapping[str, TensorSource]) -> None:
         }
     words = json.dumps(header, separators=(",", ":")).encode()
     words += b" " * (-len(words) % 8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(struct.pack("<Q", len(words)) + words)
-            for name, source in sources.items():
-                tensor = source.read()
-                if tensor.dtype != source.dtype or tuple(tensor.shape) != source.shape:
-                    raise ValueError(
-                        f"{name}: {tensor.dtype} of shape {tuple(tensor.shape)} where {source.dtype} of shape "
-                        f"{source.shape} was promised"
-                    )
-                file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(struct.pack("<Q", len(words)) + words)
+        for name, source in sources.items():
+            tensor = source.read()
+            if tensor.dtype != source.dtype or tuple(tensor.shape) != source.shape:
+                raise ValueError(
+                    f"{name}: {tensor.dtype} of shape {tuple(tensor.shape)} where {source.dtype} of shape "
+                    f"{source.shape} was promised"
+                )
+            file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Indented JSON, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

@@ -23,7 +23,7 @@ from mose.hub.shards import INDEX, TensorSource, index_name, write_shards
 from mose.hub.weights import WEIGHTS, read_index
 
 #: Of the deeper model, not of the smaller one.
-LEFT_BEHIND = ("README.md", "config.json", "training_summary.json", "adapter_config.json", "onnx/")
+LEFT_BEHIND = ("README.md", "config.json", "training_summary.json", "adapter_", "onnx/")
 
 
 def sliced_config(config: MoSEConfig, exit_layer: int) -> MoSEConfig:

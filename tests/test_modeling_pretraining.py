@@ -80,6 +80,19 @@ def test_a_half_precision_model_has_gradients_of_its_type():
         assert F.cosine_similarity(ours.float().flatten(), theirs.flatten(), dim=0) > 0.999
 
 
+def test_float16_keeps_the_gradients_of_a_large_batch():
+    """With the loss scaled up, as in training: what one of a million tokens counts is below float16's least."""
+    *tensors, targets, scales = random_rows(torch.float32, rows=40)
+    half = [t.detach().half().requires_grad_() for t in tensors]
+    found, expected = (
+        torch.autograd.grad(MaskedCrossEntropy.apply(*of, targets, scales * 1e-8, True)[0] * 2**16, of)
+        for of in (half, tensors)
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        assert F.cosine_similarity(ours.float().flatten(), theirs.flatten(), dim=0) > 0.999
+        torch.testing.assert_close(ours.float().norm(), theirs.norm(), rtol=0.01, atol=0)
+
+
 class Shapes(TorchDispatchMode):
     """Keeps the shape of what every operation gives."""
 
@@ -159,6 +172,15 @@ def test_batches_of_a_step_add_up_to_one_batch(pretraining, tiny_batch):
     shares = [(p["labels"] != -100).sum() / masked for p in parts]
     icc = sum(share * (weights * o.icc_losses).sum() for share, o in zip(shares, out, strict=True))
     torch.testing.assert_close(sum(o.loss for o in out), (weights * whole.mlm_losses).sum() + icc)
+
+
+@pytest.mark.parametrize("items", [0, torch.tensor(0)])
+def test_a_step_without_a_masked_token_has_a_loss(pretraining, tiny_batch, items):
+    labels = torch.full_like(tiny_batch["input_ids"], -100)
+    out = pretraining(**tiny_batch, labels=labels, context_labels=CONTEXT, num_items_in_batch=items)
+    assert out.loss == 0
+    out.loss.backward()
+    assert all(p.grad.isfinite().all() for p in pretraining.parameters() if p.grad is not None)
 
 
 # --- MoSEForMaskedLM ---------------------------------------------------------------------------------------

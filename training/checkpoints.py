@@ -9,6 +9,8 @@ from pathlib import Path
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
+from mose.disk import replacing
+
 logger = logging.getLogger("mose.train")
 
 MANIFEST = "manifest.json"
@@ -30,14 +32,14 @@ def last_whole_checkpoint(output_dir: Path) -> Path | None:
 
 def write_manifest(checkpoint: Path) -> None:
     """Lists every file of a checkpoint with its size and SHA-256; in place at once or not at all."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST)
+    written = (checkpoint / MANIFEST, checkpoint / f"{MANIFEST}.draft")  # a kill may have left either
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path not in written)
     content = {
         str(path.relative_to(checkpoint)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in files
     }
-    unfinished = checkpoint / f"{MANIFEST}.unfinished"
-    unfinished.write_text(json.dumps(content, indent=2))
-    unfinished.replace(checkpoint / MANIFEST)
+    with replacing(checkpoint / MANIFEST) as stream:
+        stream.write(json.dumps(content, indent=2).encode())
 
 
 def find_fault(checkpoint: Path) -> str | None:

@@ -56,21 +56,23 @@ class ClassificationTrainer(FigureTrainer):
             f"{name}_exit_{e}": value
             for at, e in enumerate(self.exits)
             for name, value in exit_metrics(
-                logits[:, at].argmax(axis=-1), prediction.label_ids, self.positive
+                logits[:, at].argmax(axis=-1), prediction.label_ids, self.positive, logits.shape[-1]
             ).items()
         }
 
 
-def exit_metrics(predicted: np.ndarray, labels: Any, positive: int = 1) -> dict[str, float]:
+def exit_metrics(predicted: np.ndarray, labels: Any, positive: int = 1, classes: int = 2) -> dict[str, float]:
     """Accuracy, precision, recall, F1 and the mean of the classes' F1.
 
     Args:
         predicted, labels: (n,), class ids.
         positive: Of two classes the one that precision, recall and F1 are of; of more they are means over the
             classes that occur in either argument.
+        classes: How many the model tells apart, all of which need not occur.
     """
-    binary = max(predicted.max(), labels.max()) < 2
-    average: dict[str, Any] = {"average": "binary", "pos_label": positive} if binary else {"average": "macro"}
+    average: dict[str, Any] = {"average": "macro"}
+    if classes == 2:
+        average = {"average": "binary", "pos_label": positive}
     precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, zero_division=0, **average)
     macro = precision_recall_fscore_support(labels, predicted, zero_division=0, average="macro")[2]
     accuracy = accuracy_score(labels, predicted)
@@ -78,7 +80,7 @@ def exit_metrics(predicted: np.ndarray, labels: Any, positive: int = 1) -> dict[
     return dict(zip(names, map(float, (accuracy, precision, recall, f1, macro)), strict=True))
 
 
-def majority_metrics(labels: Sequence[int], positive: int = 1) -> dict[str, float]:
+def majority_metrics(labels: Sequence[int], positive: int = 1, classes: int = 2) -> dict[str, float]:
     """What one gets by answering always with the class that is most frequent in `labels`."""
     found = np.asarray(labels)
-    return exit_metrics(np.full_like(found, np.bincount(found).argmax()), found, positive)
+    return exit_metrics(np.full_like(found, np.bincount(found).argmax()), found, positive, classes)

@@ -25,6 +25,8 @@ def load_classifier(
 ) -> tuple[MoSEForSequenceClassification, PreTrainedTokenizerFast]:
     """The model in float32, with a new classifier per exit unless it has one for the same classes; the tokenizer.
 
+    Exit 0 is left out: a classifier reads `<cls>`, which has met no other token there.
+
     Raises:
         ValueError: the model is no MoSE, or has no such exit.
         OSError: the model cannot be found or reached.
@@ -35,11 +37,19 @@ def load_classifier(
         "id2label": dict(enumerate(labels)),
         "label2id": {label: i for i, label in enumerate(labels)},
     }
+    # Where no block was run, `<cls>` has seen nothing of the text.
+    exits = tuple(e for e in config.get("exit_layers") or () if e > 0)
     if args.exit_layer is not None:
-        # The other exits would have classifiers that nobody has trained.
-        if args.exit_layer not in (exits := config.get("exit_layers") or ()):
-            raise ValueError(f"exit_layer={args.exit_layer}: this model exits at {', '.join(map(str, exits))}")
-        options |= {"exit_layer": args.exit_layer, "exit_layers": (args.exit_layer,)}
+        if args.exit_layer not in exits:
+            raise ValueError(
+                f"exit_layer={args.exit_layer}: this model can classify at {', '.join(map(str, exits))}"
+                + (" (exit 0 runs no block: its <cls> knows nothing of the text)" if args.exit_layer == 0 else "")
+            )
+        exits = (args.exit_layer,)  # the others would have classifiers that nobody has trained
+        options["exit_layer"] = args.exit_layer
+    if not exits:
+        raise ValueError(f"--model {name}: it has exit 0 alone, which runs no block and cannot classify")
+    options["exit_layers"] = exits
     tokenizer = load_tokenizer(args.tokenizer or name)
     # Others will hand it two texts: `tokenizer(a, b)`, as pipelines do.
     backend = tokenizer.backend_tokenizer
@@ -101,7 +111,7 @@ def classify(
         if validation is not None:
             results = trainer.evaluate()
             ids = [labels.index(label) for label in validation["label"]]
-            majority = majority_metrics(ids, positive)
+            majority = majority_metrics(ids, positive, len(labels))
             results |= {f"majority_{name}": value for name, value in majority.items()}
             trainer.save_metrics("eval", results)
             for e in trainer.exits:

@@ -39,7 +39,7 @@ class ClassificationModelArguments:
         default=None,
         metadata={
             "help": "Classify at this exit alone: nothing deeper is built, no other exit trained or saved. "
-            "By default at every exit, each loss weighed by its depth."
+            "By default at every exit but 0, each loss weighed by its depth."
         },
     )
 

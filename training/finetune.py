@@ -120,7 +120,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: FineTun
             train if validation is None else concatenate_datasets([train, validation]),
             args.teacher,
             cache_dir,
-            model.config.hidden_size,
+            model.config.embedding_size,
             args.teacher_max_length,
         )
         if validation is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
+from mose.disk import replacing
 from mose.eval.beir import RetrievalSet
 from mose.eval.encoding import encode
 from mose.eval.metrics import score_blocks
@@ -135,6 +136,5 @@ class HeldOut:
     def _measure(self, when: str, model: Any, tokenizer: Any) -> None:
         self.report[when] = measure(model, tokenizer, self.data, **self.measuring)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(self.report, indent=2) + "\n")
-        unfinished.replace(self.path)
+        with replacing(self.path) as file:
+            file.write(json.dumps(self.report, indent=2).encode() + b"\n")

@@ -3,7 +3,8 @@
 An adapter folder holds `adapter_config.json` and `adapter_model.safetensors` as peft writes them, so that
 `AutoModel.from_pretrained(folder)` and `PeftModel.from_pretrained(base, folder)` load it. Beyond peft's, the
 weights hold `similarity_scale`, a bare parameter that peft has no entry for but loads by its name; and the file's
-metadata hold digests of the base's weights, by which a wrong base is told.
+metadata hold digests of the base's weights, by which a wrong base is told, and what training made of the space
+of the embeddings (`SPACE`), which a model of its own would have in its configuration.
 """
 
 import hashlib
@@ -28,7 +29,9 @@ from mose.modeling_mose import MoSEModel
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _SCALE = "base_model.model.similarity_scale"
-_DIGESTS = "base_digests"
+_DIGESTS, _SPACE = "base_digests", "space"
+#: Fields of the configuration that fine-tuning sets.
+SPACE = ("aligned_exits", "matryoshka_dims")
 
 
 class LoRAModel(PeftModelForFeatureExtraction):
@@ -53,9 +56,11 @@ class LoRAModel(PeftModelForFeatureExtraction):
         if not kwargs.get("is_main_process", True):
             return
         path = Path(save_directory) / WEIGHTS_FILE
-        scale = cast(MoSEModel, self.get_base_model()).similarity_scale.detach().cpu().clone()
+        model = cast(MoSEModel, self.get_base_model())
+        scale = model.similarity_scale.detach().cpu().clone()
         unfinished = path.with_suffix(".unfinished")
-        metadata = {"format": "pt", _DIGESTS: json.dumps(self.base_digests)}
+        space = {name: getattr(model.config, name) for name in SPACE}
+        metadata = {"format": "pt", _DIGESTS: json.dumps(self.base_digests), _SPACE: json.dumps(space)}
         save_file({**load_file(path), _SCALE: scale}, unfinished, metadata=metadata)
         unfinished.replace(path)
         write_card(Path(save_directory), str(self.active_peft_config.base_model_name_or_path), merged=False)
@@ -133,16 +138,20 @@ def check_base(folder: str | Path, found: dict[str, str], base: str) -> None:
         ValueError: It is another; the message names both. Or the adapter was not written by `LoRAModel`.
     """
     trained_on = adapter_base(folder)
-    with safe_open(Path(folder) / WEIGHTS_FILE, "pt") as file:
-        written = (file.metadata() or {}).get(_DIGESTS)
-    if written is None:
+    expected = _written(folder, _DIGESTS)
+    if expected is None:
         raise ValueError(f"adapter {folder}: it does not say which weights it was trained on")
-    expected = json.loads(written)
     if different := [part for part in found if part in expected and expected[part] != found[part]]:
         raise ValueError(
             f"adapter {folder} was trained on {trained_on}; the weights of {base} are others "
             f"({different[0]} first), so the adapter does not fit them"
         )
+
+
+def _written(folder: str | Path, name: str) -> Any:
+    """What `LoRAModel` wrote beside an adapter's weights under a name; None where it did not write them."""
+    with safe_open(Path(folder) / WEIGHTS_FILE, "pt") as file:
+        return json.loads((file.metadata() or {}).get(name, "null"))
 
 
 def load_adapter(folder: str | Path, base: str | None = None, exit_layer: int | None = None) -> PeftModel:
@@ -160,8 +169,10 @@ def load_adapter(folder: str | Path, base: str | None = None, exit_layer: int | 
     trained_on = adapter_base(folder)
     config = PeftConfig.from_pretrained(str(folder))
     exits = sorted(
-        {int(match[1]) for name in config.modules_to_save if (match := re.match(r"exits\.(\d+)", name))}
+        {int(match[1]) for name in config.modules_to_save or () if (match := re.match(r"exits\.(\d+)", name))}
     )
+    if not exits:
+        raise ValueError(f"adapter {folder} has no exits: `train_hf.py finetune --lora` did not make it")
     if exit_layer is not None and exit_layer not in exits:
         raise ValueError(f"exit_layer={exit_layer}: adapter {folder} has exits {', '.join(map(str, exits))}")
     deepest = exits[-1] if exit_layer is None else exit_layer
@@ -171,6 +182,9 @@ def load_adapter(folder: str | Path, base: str | None = None, exit_layer: int | 
     except OSError as error:
         raise OSError(f"the base {name} of adapter {folder}: {error}") from error
     check_base(folder, digests(model), name)
+    space = _written(folder, _SPACE) or {}
+    for field in space.keys() & set(SPACE):
+        setattr(model.config, field, space[field])
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # as above
         return PeftModel.from_pretrained(model, str(folder))
 

@@ -24,9 +24,13 @@ logger = logging.getLogger("mose.train")
 
 
 def choose_tokenizer(
-    args: PreTrainingModelArguments, corpus: Corpus, cache: Path, max_length: int
+    args: PreTrainingModelArguments, corpus: Corpus, cache: Path, max_length: int, anew: bool = False
 ) -> PreTrainedTokenizerBase:
     """The tokenizer asked for; for a preset without one, trained on the corpus and kept in `cache`.
+
+    Args:
+        anew: do not use what lies in `cache`: a run that begins may have another corpus or size than the one
+            that left it there, or that was killed while it wrote.
 
     Raises:
         ValueError: it lacks a special token, or the preset's vocabulary is too large for a corpus.
@@ -43,7 +47,7 @@ def choose_tokenizer(
             "--preset mose-1b: give --tokenizer bigcode/starcoder2-3b (the paper's), another, or --vocab-size to "
             "train one on the corpus"
         )
-    if (cache / "tokenizer.json").exists():
+    if not anew and (cache / "tokenizer.json").exists():
         return load_tokenizer(str(cache))
     size = args.vocab_size or MoSEConfig.from_preset(str(args.preset)).vocab_size
     logger.info("training a tokenizer of %d tokens on up to %d files", size, args.tokenizer_files)
@@ -120,7 +124,8 @@ def pretrain(
     set_seed(args.seed)
     corpus, held_out = load_parts(data_args, args.seed)
     with args.main_process_first(local=False, desc="choosing the tokenizer"):
-        tokenizer = choose_tokenizer(model_args, corpus, output_dir / "tokenizer", max_length)
+        anew = checkpoint is None and args.process_index == 0  # the others wait for what the first one wrote
+        tokenizer = choose_tokenizer(model_args, corpus, output_dir / "tokenizer", max_length, anew)
     set_seed(args.seed)
     model = load_pretraining_model(model_args, tokenizer, max_length)
     stream = PreTrainingStream(

@@ -10,7 +10,7 @@ from transformers import SchedulerType, TrainingArguments
 
 from mose.configuration_mose import PRESETS
 from mose.data.contexts import OBJECTIVES
-from mose.training.arguments import _json_object
+from mose.training.arguments import json_object
 
 #: What a preset's run takes where nothing else is said. The paper gives the optimizer, the warm-up, the steps and
 #: the places of the drops; the peak rate and the size of a drop are choices of this project.
@@ -73,7 +73,7 @@ class PreTrainingModelArguments:
     )
 
     def __post_init__(self):
-        self.overrides: dict[str, Any] = _json_object("config_overrides", self.config_overrides)
+        self.overrides: dict[str, Any] = json_object("config_overrides", self.config_overrides)
         if (self.model is None) == (self.preset is None):
             raise ValueError("give either --model or --preset")
         if self.preset is not None and self.preset not in PRESETS:
@@ -145,7 +145,7 @@ class PreTrainingDataArguments:
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens that is predicted."})
 
     def __post_init__(self):
-        self.columns: dict[str, str] = _json_object("column_mapping", self.column_mapping)
+        self.columns: dict[str, str] = json_object("column_mapping", self.column_mapping)
         if not self.source_tree and not self.dataset:
             raise ValueError("nothing to train on: give --source-tree, --dataset or both")
         if self.context_objective not in OBJECTIVES:

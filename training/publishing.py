@@ -178,6 +178,6 @@ def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
         value = getattr(value, "value", value)
         if isinstance(value, str) and "/" in value:
             continue
-        if isinstance(value, bool | int | float | str | list | tuple) and value not in ("", False):
+        if isinstance(value, int | float | str | list | tuple) and value is not False and value != "":
             found[name] = value
     return found

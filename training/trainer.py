@@ -53,8 +53,14 @@ class FineTuningTrainer(FigureTrainer):
 
     def __init__(self, *args, teacher_vectors: Tensor | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        if teacher_vectors is None and self.args.contrastive_weight == 0:
-            raise ValueError("contrastive_weight=0: without a teacher nothing is left to learn from")
+        given = self.args
+        left = given.contrastive_weight + (given.align_weight if given.align_exits else 0.0)
+        left += 0.0 if teacher_vectors is None else given.teacher_kl_weight + given.teacher_cosine_weight
+        if left == 0:
+            raise ValueError(
+                "contrastive_weight=0: without a teacher or align_exits, of a weight above 0, nothing is left to "
+                "learn from"
+            )
         for part in self.args.multipliers:
             if not any(part in name for name, _ in self.model.named_parameters()):
                 raise ValueError(f"learning_rate_multipliers: no parameter's name holds {part!r}")
@@ -76,7 +82,7 @@ class FineTuningTrainer(FigureTrainer):
             )
         full = config.resolve_truncate_dim()
         shorter = {config.resolve_truncate_dim(dim) for dim in args.matryoshka_dims} - {full}
-        config.aligned_exits = args.align_exits
+        config.aligned_exits = args.align_exits and args.align_weight > 0
         config.matryoshka_dims = sorted(shorter, reverse=True) or None
         return Objective(
             contrastive_weight=args.contrastive_weight,

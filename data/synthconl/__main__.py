@@ -32,6 +32,8 @@ def build(args: argparse.Namespace) -> None:
         mapping = json.loads(args.column_mapping)
     except json.JSONDecodeError as error:
         raise ValueError(f"--column-mapping {args.column_mapping}: not JSON ({error})") from error
+    if not isinstance(mapping, dict):
+        raise ValueError(f"--column-mapping {args.column_mapping}: must be a JSON object, {{…}}")
     source = load_source(args.source_tree, args.dataset, mapping, args.split)
     progress = not args.no_progress
     jobs = open_build(folder, source, settings, progress)

@@ -22,6 +22,7 @@ from mose.data.neardup import NearDuplicates
 from mose.data.synthconl.answers import NoCode, read_answer
 from mose.data.synthconl.plan import Job, choose, fingerprint, language_key
 from mose.data.synthconl.translation import Answer
+from mose.disk import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -97,20 +98,11 @@ def open_build(folder: Path, source: Dataset, settings: Settings, progress: bool
             break
     if not jobs:
         raise ValueError(f"nothing to translate: of {len(source)} rows all were skipped: {dict(skipped)}")
-    write_whole(folder / PLAN_FILE, "".join(json.dumps(asdict(job)) + "\n" for job in jobs))
-    # Last: a folder with settings has a whole plan.
-    write_whole(path, json.dumps({"settings": wanted, "skipped": skipped}, indent=2) + "\n")
+    with replacing(folder / PLAN_FILE) as file:
+        file.writelines(json.dumps(asdict(job)).encode() + b"\n" for job in jobs)
+    with replacing(path) as file:  # last: a folder with settings has a whole plan
+        file.write(json.dumps({"settings": wanted, "skipped": skipped}, indent=2).encode() + b"\n")
     return jobs
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that there is the old one or the new one, and never a part."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def translate_all(

@@ -38,10 +38,14 @@ def check_output(option: str, file: str | None) -> None:
     """Finds out before hours of work that `file` could not be written; None and - are fine.
 
     Raises:
-        ArgumentError: its folder does not exist.
+        ArgumentError: its folder does not exist, or it is a folder itself.
     """
-    if file not in (None, "-") and not Path(file).absolute().parent.is_dir():
+    if file is None or file == "-":
+        return
+    if not Path(file).absolute().parent.is_dir():
         raise ArgumentError(f"{option} {file}: there is no folder {Path(file).parent}")
+    if Path(file).is_dir():
+        raise ArgumentError(f"{option} {file}: is a folder; name a file")
 
 
 def devices(device: str, processes: int) -> list[str]:

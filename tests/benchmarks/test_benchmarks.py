@@ -171,7 +171,7 @@ def toy_set(tmp_path):
 
 
 def test_encode(report_of, model_folder, toy_set):
-    small = ("--model", model_folder, "--data", toy_set, "--rounds", 1, "--documents", 4, "--peers")
+    small = ("--model", model_folder, "--data", toy_set, "--rounds", 1, "--documents", 4, "--cpu-time", "--peers")
     report, _ = report_of(encode, *small)
     assert list(report["speed"]) == ["exit 0", "exit 1", "exit 2", "all exits"]
     assert report["all_exits_cost"] == pytest.approx(

@@ -75,6 +75,7 @@ def test_columns_are_mapped_and_pairs_are_preferred(tmp_path):
         ([{"code": "a"}], {}, "has the columns code; what can be read is code_a, code_b, label"),
         ([{"label": 1}], {}, "has the columns label"),
         ([{"code": 3, "label": 1}], {}, "column 'code' holds 3, which is no text"),
+        ([{"code": 0, "label": 1}, {"code": 2, "label": 1}], {}, "column 'code' holds 0, which is no text"),
         ([{"code": "a", "label": 0.5}], {}, "label 0.5: a class is"),
         ([{"code": "a", "label": None}, {"code": "a", "label": 1}], {}, "1 of 2 examples have no label"),
         ([{"code": "a", "label": " "}], {}, "1 of 1 examples have no label"),

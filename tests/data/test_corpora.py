@@ -167,6 +167,10 @@ def test_held_out_repositories_are_never_trained_on(tmp_path):
     assert parts["held_out"] < more
     named = load_corpus(datasets=[path], held_out=["owner/repo-7"], part="held_out")
     assert [row["repository"] for row in named] == ["owner/repo-7"]
+    orders = (["owner/repo-7", "owner/repo-8"], ["owner/repo-8", "owner/repo-7"])  # as a set may have them
+    assert len({load_corpus(datasets=[few], held_out=names).fingerprint() for names in orders}) == 1
+    with pytest.raises(ValueError, match="held_out='0.1': a share from 0"):
+        load_corpus(datasets=[few], held_out="0.1")
 
 
 def test_near_duplicates_are_left_out(tmp_path, plant_repositories):

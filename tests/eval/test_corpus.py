@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import os
+import queue
 import signal
 
 import numpy as np
@@ -144,13 +145,14 @@ def test_a_process_that_loads_another_model_says_so(model, tokenizer, model_fold
     with torch.no_grad():
         changed.embed_tokens.weight[5, 0] += 1
     encoder = MoSEEncoder(changed, tokenizer, [0, 3], source=str(model_folder))
-    free = iter(["cpu"])
-    setup = corpus._Setup(encoder.load, encoder.fingerprint(), None, None, torch.get_num_threads())
-    monkeypatch.setattr(
-        corpus, "_setup", setup._replace(free=type("Queue", (), {"get": lambda _: next(free)})()), False
-    )
-    with pytest.raises(RuntimeError, match="what lies on the disk is not the model in memory"):
-        corpus._encoder()
+    free: queue.Queue = queue.Queue()
+    free.put("cpu")
+    setup = corpus._Setup(encoder.load, encoder.fingerprint(), free, None, torch.get_num_threads())
+    monkeypatch.setattr(corpus, "_setup", setup, False)
+    for _ in range(2):  # the device is free again: a second task fails, too, and does not wait for one
+        with pytest.raises(RuntimeError, match="what lies on the disk is not the model in memory"):
+            corpus._encoder()
+        assert free.qsize() == 1
 
 
 def test_any_peer_can_be_kept(tiny_teacher, tmp_path, counted):

@@ -261,6 +261,7 @@ def test_a_cache_and_an_earlier_mose_beside_it(model, tokenizer, model_folder, f
         ({"--model": "cut-short"}, 1, "--model cut-short: cannot be loaded"),
         ({"--model": "stranger"}, 2, "a 'bert' model has no exits"),
         ({"--json": "./nowhere/report.json"}, 2, "there is no folder nowhere"),
+        ({"--json": "broken"}, 2, "--json broken: is a folder"),
         ({"--max-length": "0"}, 2, "--max-length: '0': give a whole number of at least 1"),
         ({"--max-length": "far"}, 2, "--max-length: 'far': give a whole number"),
         ({"--peers": "bm25 bm25"}, 1, "two rows of the report would be called 'bm25'"),

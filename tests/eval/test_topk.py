@@ -96,3 +96,16 @@ def test_bad_input_is_named(folder):
         vector_ranks(one, sharded(folder, broken, 2), [[0]], ["a", "b", "c"])
     with pytest.raises(ValueError, match="judgements for 2 and 3 ids"):
         vector_ranks(one, sharded(folder, broken, 2), [[0], [1]], ["a", "b", "c"])
+
+
+def test_ranks_of_double_precision_queries(folder):
+    """A score that was rounded to float32 would find itself ahead of itself."""
+    draw = np.random.default_rng(0)
+    queries, documents = draw.normal(size=(8, 5)), draw.normal(size=(20, 5)).astype(np.float32)
+    ids = [f"d{at:02}" for at in range(20)]
+    expected = metrics.ranks([queries @ documents.T], [range(20)] * 8, ids)
+    for relevant in ([range(20)] * 8, [[at] for at in range(8)]):
+        found = vector_ranks(queries, sharded(folder, documents, 7), relevant, ids)
+        assert [of.tolist() for of in found] == [
+            ranked[list(of)].tolist() for ranked, of in zip(expected, relevant, strict=True)
+        ]

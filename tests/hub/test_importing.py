@@ -313,6 +313,8 @@ def test_licence_and_prompts_are_the_sources(tmp_path):
     card = (tmp_path / "out/README.md").read_text()
     assert "license: bigcode-openrail-m" in card and "bigcode/the-stack-v2" in card
     assert "bigcode-openrail-m" in (tmp_path / "out/LICENSE").read_text()
+    for name in ("README.md", "LICENSE"):  # neither tells paths of this machine
+        assert str(tmp_path) not in (tmp_path / "out" / name).read_text()
     prompts = json.loads((tmp_path / "out/config_sentence_transformers.json").read_text())["prompts"]
     assert prompts["cpp"] == "Represent this c++ code snippet for retrieval:<sep>"
     bare = write(tmp_path / "bare", released.tensors(), released.settings, card=None)

@@ -165,6 +165,8 @@ def test_further_files_go_where_they_are_asked_for(online, model_folder):
     for pattern in ("../*", "/etc/passwd", "a/../../b"):
         with pytest.raises(ValueError, match="it leads out of"):
             send(online, model_folder, include=[pattern])
+    with pytest.raises(ValueError, match="model.safetensors is not published as it is"):
+        send(online, model_folder, include=["*.safetensors"])
 
 
 @pytest.mark.parametrize("model_class", [MoSEForPreTraining, MoSEForSequenceClassification])

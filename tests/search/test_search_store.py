@@ -132,6 +132,9 @@ def test_the_fingerprint_knows_weights_exit_and_tokenizer(model, tiny_model, tok
         changed.layers[1].mlp.c_fc.weight[0, 0] += 1e-3  # the second block
     assert fingerprint(changed, tokenizer, 1) == fingerprint(model, tokenizer, 1)
     assert fingerprint(changed, tokenizer, 2) != fingerprint(model, tokenizer, 2)
+    used_otherwise = tiny_model(0)
+    used_otherwise.config.truncate_dim = 8
+    assert fingerprint(used_otherwise, tokenizer, 1) not in names
     tokenizer(["a", "bc"], truncation=True, padding=True, max_length=8)  # leaves a trace in the tokenizer
     assert fingerprint(model, tokenizer, 1) in names
     other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))

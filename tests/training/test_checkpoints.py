@@ -57,3 +57,12 @@ def test_a_damaged_one_is_refused_by_name_and_the_one_before_is_used(tmp_path, c
 def test_the_manifest_lists_every_file(tmp_path):
     content = json.loads((write(tmp_path, "checkpoint-1") / MANIFEST).read_text())
     assert set(content) == {"model.safetensors", "parts/optimizer.pt", "trainer_state.json"}
+
+
+@pytest.mark.parametrize("left", [MANIFEST, f"{MANIFEST}.draft"])
+def test_one_that_is_written_again_after_a_kill_is_whole(tmp_path, left):
+    checkpoint = write(tmp_path, "checkpoint-1")
+    (checkpoint / left).write_text('{"model.saf')
+    write_manifest(checkpoint)
+    assert find_fault(checkpoint) is None
+    assert left not in json.loads((checkpoint / MANIFEST).read_text())

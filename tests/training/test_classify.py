@@ -18,7 +18,7 @@ from mose.train_hf import main
 from mose.training.classification import exit_metrics, majority_metrics
 from mose.training.classify_arguments import ClassificationArguments
 
-EXITS = (0, 1, 3)
+EXITS = (1, 3)  # of 0, 1 and 3
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,7 @@ def test_log_and_evaluation_have_every_exit(trained, files):
 def test_one_exit_alone(tiny_model_folder, files, tmp_path):
     assert classify(tiny_model_folder, files, tmp_path / "out", "--exit-layer", "1") == 0
     weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert MoSEForSequenceClassification.from_pretrained(tmp_path / "out").config.built_exit_layers == (1,)
     assert {name.split(".")[1] for name in weights if name.startswith("classifiers.")} == {"1"}
     assert not [name for name in weights if "layers.1." in name]
     log = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
@@ -107,7 +108,7 @@ def test_a_fresh_process_reads_it_without_this_package(trained, tiny_tokenizer):
     first, second = (tiny_tokenizer(text, add_special_tokens=False)["input_ids"] for text in (a, b))
     with torch.no_grad():
         output = model(torch.tensor([[sep, *first, sep, *second, cls]]), output_all_exits=True)
-    assert np.allclose(shallow, output.exit_logits[1].softmax(-1)[0], atol=1e-5)
+    assert np.allclose(shallow, output.exit_logits[0].softmax(-1)[0], atol=1e-5)
     scores = {entry["label"]: entry["score"] for entry in deepest}
     assert np.allclose([scores["different"], scores["same"]], output.logits.softmax(-1)[0], atol=1e-5)
 
@@ -148,7 +149,8 @@ def test_the_papers_preset_and_what_overrides_it():
     ("flags", "message"),
     [
         (["--train-file", "no/such.jsonl"], "no/such.jsonl"),
-        (["--exit-layer", "2"], "exit_layer=2: this model exits at 0, 1, 3"),
+        (["--exit-layer", "2"], "exit_layer=2: this model can classify at 1, 3"),
+        (["--exit-layer", "0"], "exit_layer=0: this model can classify at 1, 3 (exit 0 runs no block"),
         (["--positive-label", "maybe"], "positive_label='maybe': the labels are different, same"),
         (["--max-length", "3"], "max_length=3: a pair needs at least 5"),
         (["--max-steps", "0"], "max_steps=0, num_train_epochs=0.0: one must be above 0"),
@@ -189,7 +191,11 @@ def test_binary_metrics_are_counted_by_hand(answers, positive):
 
 def test_three_classes_are_averaged_and_the_majority_is_one_answer():
     predicted, labels = np.array([0, 1, 2, 2]), np.array([0, 2, 2, 1])
-    assert exit_metrics(predicted, labels)["f1"] == pytest.approx((1 + 0 + 0.5) / 3)
+    assert exit_metrics(predicted, labels, classes=3)["f1"] == pytest.approx((1 + 0 + 0.5) / 3)
+    # Still three where one of them does not occur.
+    two = np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0])
+    assert exit_metrics(*two, classes=3)["f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert exit_metrics(*two)["f1"] == pytest.approx(2 / 3)
     assert majority_metrics([0, 1, 1]) == {
         "accuracy": pytest.approx(2 / 3), "precision": pytest.approx(2 / 3), "recall": 1.0,
         "f1": pytest.approx(0.8), "f1_macro": pytest.approx(0.4),

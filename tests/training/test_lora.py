@@ -44,7 +44,8 @@ def trained(tiny_model_folder, tree, tmp_path_factory) -> Path:
     """A finished run: the adapter, its checkpoints, and the merged model in `merged`."""
     folder = tmp_path_factory.mktemp("lora") / "out"
     flags = ["--model", tiny_model_folder, "--source-tree", str(tree), "--output-dir", str(folder)]
-    assert main(["finetune", *flags, *RUN.split(), "--lora-merge"]) == 0
+    space = ["--align-exits", "--matryoshka-dims", "16"]
+    assert main(["finetune", *flags, *RUN.split(), *space, "--lora-merge"]) == 0
     return folder
 
 
@@ -126,7 +127,7 @@ def test_a_run_that_is_resumed_ends_as_an_unbroken_one(trained, tiny_model_folde
     shutil.copytree(trained / "checkpoint-2", broken / "checkpoint-2")
     shutil.copy(trained / "held_out.json", broken)
     flags = ["--model", tiny_model_folder, "--source-tree", str(tree), "--output-dir", str(broken), "--resume"]
-    assert main(["finetune", *flags, *RUN.split()]) == 0
+    assert main(["finetune", *flags, *RUN.split(), "--align-exits", "--matryoshka-dims", "16"]) == 0
     expected, found = (load_file(folder / "adapter_model.safetensors") for folder in (trained, broken))
     assert expected.keys() == found.keys()
     assert not [name for name in expected if not torch.equal(expected[name], found[name])]
@@ -189,6 +190,8 @@ def test_merge_is_a_command(trained, tiny_batch, tmp_path, capsys):
     assert main(["merge", "--adapter", str(trained), "--output-dir", str(out), "--exit-layer", "1"]) == 0
     model, whole = (MoSEModel.from_pretrained(folder).eval() for folder in (out, trained / "merged"))
     assert model.exit_layers == (0, 1)
+    for config in (model.config, whole.config):
+        assert config.aligned_exits and list(config.matryoshka_dims) == [16]
     assert torch.allclose(
         model(**tiny_batch).pooler_output, whole(**tiny_batch, exit_layer=1).pooler_output, atol=1e-6
     )
@@ -199,6 +202,12 @@ def test_merge_is_a_command(trained, tiny_batch, tmp_path, capsys):
         main(["merge", "--adapter", str(trained), "--output-dir", str(tmp_path / "x"), "--exit-layer", "2"]) == 2
     )
     assert "exit_layer=2: adapter" in capsys.readouterr().err
+    foreign = tmp_path / "foreign"
+    shutil.copytree(trained, foreign)
+    config = json.loads((foreign / "adapter_config.json").read_text()) | {"modules_to_save": None}
+    (foreign / "adapter_config.json").write_text(json.dumps(config))
+    assert main(["merge", "--adapter", str(foreign), "--output-dir", str(tmp_path / "x")]) == 2
+    assert f"adapter {foreign} has no exits" in capsys.readouterr().err
     assert main(["merge", "--adapter", str(out), "--output-dir", str(tmp_path / "x")]) == 2
     assert f"{out} holds no LoRA adapter" in capsys.readouterr().err
 
@@ -241,7 +250,7 @@ def test_what_a_bare_lora_run_begins_with(tree, monkeypatch):
     assert lora.max_steps == -1 and lora.num_train_epochs > 0 and lora.learning_rate > plain.learning_rate
     assert (plain.learning_rate, plain.max_steps, plain.num_train_epochs) == (1e-5, 20_000, 0)
     assert not plain.bf16 and not FineTuningArguments(lora=True, bf16=False).bf16
-    monkeypatch.setattr("mose.training.arguments.multiplies_bf16", lambda: True)
+    monkeypatch.setattr("mose.training.finetune_arguments.multiplies_bf16", lambda: True)
     assert FineTuningArguments(lora=True).bf16 and not FineTuningArguments().bf16
     steps = FineTuningArguments(lora=True, max_steps=7, learning_rate=1e-5)
     assert (steps.max_steps, steps.learning_rate) == (7, 1e-5)

@@ -17,12 +17,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining, Trainer, TrainingArguments
 
 from mose import train_hf
+from mose.data.corpora import load_corpus
 from mose.data.masking import MLMCollator
 from mose.modeling_mose import MoSEForPreTraining, MoSEModel
 from mose.train_hf import main
 from mose.training.checkpoints import last_whole_checkpoint
 from mose.training.flops import peak_flops, training_flops
-from mose.training.pretrain_arguments import PreTrainingArguments
+from mose.training.pretrain import choose_tokenizer
+from mose.training.pretrain_arguments import PreTrainingArguments, PreTrainingModelArguments
 
 SIZES = {
     "vocab_size": 320,
@@ -136,6 +138,16 @@ def test_other_objectives_and_a_tokenizer_of_the_corpus(flags, tmp_path, objecti
     assert main([*command, "--context-objective", objective, "--output-dir", str(out)]) == 0
     assert weights(out)["model.embed_tokens.weight"].shape == (300, 32)
     assert ("icc_loss_exit_2" in log_lines(out)[0]) == (objective == "nsp")
+
+
+def test_a_run_that_begins_trains_its_own_tokenizer(repositories, tmp_path):
+    """Not so a process that waited for it, or a run that goes on."""
+    corpus, args = load_corpus([str(repositories)], []), PreTrainingModelArguments(preset="mose-nano")
+    for anew, size, expected in ((True, 290, 290), (False, 300, 290), (True, 300, 300)):
+        args.vocab_size = size
+        assert len(choose_tokenizer(args, corpus, tmp_path / "tokenizer", 40, anew)) == expected
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text('{"cut')
+    assert len(choose_tokenizer(args, corpus, tmp_path / "tokenizer", 40, anew=True)) == 300
 
 
 def test_a_plain_trainer_trains_a_checkpoint(flags, tiny_tokenizer, tmp_path):

@@ -233,6 +233,10 @@ def test_a_multiplier_that_fits_no_parameter_is_named(build):
 def test_nothing_to_learn_from_is_refused(build, tiny_teacher):
     with pytest.raises(ValueError, match="contrastive_weight=0: without a teacher"):
         build(contrastive_weight=0.0)
+    trainer, _ = build(contrastive_weight=0.0, align_exits=True)  # is enough to learn from
+    assert trainer.model.config.aligned_exits
+    trainer, _ = build(align_exits=True, align_weight=0.0)
+    assert not trainer.model.config.aligned_exits
 
 
 # --- what the arguments ask for ----------------------------------------------------------------------------

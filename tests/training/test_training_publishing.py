@@ -89,6 +89,7 @@ def test_a_trainer_pushes_when_told_to_and_names_no_path_of_this_machine(online,
     summary = json.loads(files["training_summary.json"])
     assert (summary["steps"], summary["examples"], summary["arguments"]["seed"]) == (2, 16, 42)
     assert summary["losses"]["loss"] > 0
+    assert summary["arguments"]["weight_decay"] == 0 and "fp16" not in summary["arguments"]
     future = trainer.push_to_hub(blocking=False, license="mit")
     assert not future.result().changed
 

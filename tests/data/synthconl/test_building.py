@@ -197,6 +197,7 @@ def test_files_of_bounded_size_hold_all_rows_in_order(tmp_path, rows):
         (["--temperature", "-1"], 2, "temperature=-1.0"),
         (["--dataset", "no/such.jsonl"], 2, "no/such.jsonl"),
         (["--column-mapping", "{"], 2, "--column-mapping {: not JSON"),
+        (["--column-mapping", '["code"]'], 2, '--column-mapping ["code"]: must be a JSON object'),
         (["--column-mapping", '{"code": "kode"}'], 2, "column_mapping gives 'kode'"),
         (["--column-mapping", '{"text": "repository"}'], 2, "it lacks text"),
         (["--source-tree", "."], 2, "give either source trees or a dataset"),
