@@ -5,7 +5,7 @@
 
     results = mteb.evaluate(MoSEEncoder("owner/name", exit_layer=2), mteb.get_tasks(["CosQA"]))
 
-Needs the optional dependency: `pip install "mose[mteb]"`.
+Needs the optional dependency: `pip install -c constraints.txt -e ".[mteb]"` in a clone.
 """
 
 from collections.abc import Mapping

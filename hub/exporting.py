@@ -226,7 +226,9 @@ def run(options: argparse.Namespace) -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError:
-        raise ArgumentError("exporting needs onnxruntime and onnxscript: pip install 'mose[onnx]'") from None
+        raise ArgumentError(
+            "exporting needs onnxruntime and onnxscript: in a clone, pip install -c constraints.txt -e '.[onnx]'"
+        ) from None
     import torch
     from transformers import AutoModel
 

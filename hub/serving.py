@@ -110,7 +110,9 @@ def run(options: argparse.Namespace) -> None:
     try:
         import uvicorn
     except ImportError:
-        raise ArgumentError("serving needs uvicorn and starlette: pip install 'mose[serve]'") from None
+        raise ArgumentError(
+            "serving needs uvicorn and starlette: in a clone, pip install -c constraints.txt -e '.[serve]'"
+        ) from None
     from mose.handler import EndpointHandler
     from mose.hub.importing import is_folder
 
