@@ -140,9 +140,8 @@ class PreTrainingStream(IterableDataset):
             self.lanes,
             self.epochs,
         )
-        own = (self.seed, self.lanes, self.epochs)
         probe = builder.tokenizer("def main(x): return x + 1  # probe", add_special_tokens=False)["input_ids"]
-        return f"{digest(self.corpus.fingerprint(), *settings, *own, len(builder.tokenizer), probe):016x}"
+        return f"{digest(self.corpus.fingerprint(), *settings, len(builder.tokenizer), probe):016x}"
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         lanes: dict[int, Iterator[dict[str, Any]]] = {}

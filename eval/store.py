@@ -226,15 +226,17 @@ def writing(folder: Path, source: Source, overwrite: bool = True) -> Iterator[tu
 
 
 def _old_store(folder: Path, overwrite: bool) -> Store | None:
-    """What lies in a folder that is to be written; None: nothing, or what nobody can read."""
+    """What lies in a folder that is to be written; None: nothing, or a store that nobody can read.
+
+    Another program's files are never taken for a store, whatever they are called.
+    """
     try:
         return Store.read(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, StoreError) as error:
         for file in sorted(folder.iterdir()):
             if file.name != "lock" and not file.name.startswith(("shard-", MANIFEST)):
                 raise StoreError(f"{folder}: holds {file.name}, no embeddings; name an empty folder") from None
-    except StoreError:
-        if not overwrite:
+        if isinstance(error, StoreError) and not overwrite:
             raise
     return None
 

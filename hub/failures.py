@@ -2,7 +2,8 @@
 
 
 class PublishError(RuntimeError):
-    """The Hub did not take it; the message says what to do. The repository is as it was."""
+    """The Hub did not take it; the message says what to do. The repository is as it was, but for a
+    tag: where it could not be set, the commit stands."""
 
 
 def advice(error: Exception, repo_id: str) -> str:

@@ -193,16 +193,28 @@ def _send(
         parent_commit=before.sha,
     )
     if tag is not None:
-        tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
-        if tags.get(tag, commit.oid) != commit.oid:
+        try:
+            _set_tag(api, repo_id, tag, commit.oid)
+        except PublishError:
+            raise
+        except Exception as error:  # as in `publish`; but here the commit stands
             raise PublishError(
-                f"tag {tag!r} stands on commit {tags[tag][:12]}, and what was published is {commit.oid[:12]}: "
-                "choose another tag, or delete that one"
-            )
-        if tag not in tags:
-            api.create_tag(repo_id, tag=tag, revision=commit.oid)
+                f"published as {commit.oid[:12]}, but tag {tag!r} was not set ({error}); run the same command "
+                "again"
+            ) from error
     url = commit.pr_url or f"{api.endpoint}/{repo_id}"
     return Published(repo_id, sizes, gone, commit.oid, url, changed=commit.oid != before.sha)
+
+
+def _set_tag(api: HfApi, repo_id: str, tag: str, commit: str) -> None:
+    tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
+    if tags.get(tag, commit) != commit:
+        raise PublishError(
+            f"tag {tag!r} stands on commit {tags[tag][:12]}, and what was published is {commit[:12]}: "
+            "choose another tag, or delete that one"
+        )
+    if tag not in tags:
+        api.create_tag(repo_id, tag=tag, revision=commit)
 
 
 def _same_pull_request(

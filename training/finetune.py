@@ -113,6 +113,8 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: FineTun
     if validation is not None:
         check_size(validation, args.eval_batch_size * args.world_size, "--per-device-eval-batch-size")
     logger.info("%d pairs to train on, %d to validate on", len(train), len(validation or ()))
+    if searched is not None:
+        logger.info("%d functions held out, to be found before and after", len(searched.queries))
     keep: tuple[str, ...] = ()
     vectors = None
     if args.teacher:

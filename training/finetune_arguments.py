@@ -18,6 +18,7 @@ PAPER_DEFAULTS = {
     "max_steps": 20_000,
     "num_train_epochs": 0.0,
     "warmup_steps": 0,
+    "mini_batch_size": 32,  # ours: the paper has no mini-batches
 }
 
 
@@ -74,12 +75,12 @@ class FineTuningArguments(LoRAArguments, TrainingArguments):
             "negatives, and with one pair it has none."
         },
     )
-    mini_batch_size: int = field(
-        default=32,
+    mini_batch_size: int | None = field(
+        default=None,
         metadata={
-            "help": "Texts in one forward pass; texts of like length go together, so less is padded. Memory "
-            "grows with this, not with the batch, at the price of a second forward pass; a batch that fits into "
-            "it needs none."
+            "help": "Texts in one forward pass, by default 32; texts of like length go together, so less is "
+            "padded. Memory grows with this, not with the batch, at the price of a second forward pass; a batch "
+            "that fits into it needs none."
         },
     )
     learning_rate_multipliers: dict | str | None = field(
@@ -148,6 +149,7 @@ class FineTuningArguments(LoRAArguments, TrainingArguments):
         self.check_lora()
         self._fill_in_defaults()
         assert self.num_train_epochs is not None and self.max_steps is not None
+        assert self.mini_batch_size is not None
         if self.num_train_epochs > 0:
             self.max_steps = -1
         elif self.max_steps < 1:

@@ -95,7 +95,7 @@ def _forward(
             flat += [torch.cat(of_exit)[order] for of_exit in zip(*chunks, strict=True)]
         else:
             flat += [embedding[:0] for embedding in output.exit_embeddings]
-    return *flat, output.similarity_scale
+    return *flat, output.similarity_scale[:1]  # DataParallel gives one for each device
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class _Cached(torch.autograd.Function):
                         ]
                     ).sum()
                     if last:
-                        surrogate = surrogate + (output.similarity_scale * of_scale).sum()
+                        surrogate = surrogate + (output.similarity_scale[:1] * of_scale).sum()
                 surrogate.backward()
         after.restore()
         return None, None, None, None

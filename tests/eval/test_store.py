@@ -95,6 +95,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         open_store(tmp_path / "nowhere")
 
 
+def test_another_programs_manifest_is_no_damaged_store(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"model.safetensors": {"bytes": 7}}')
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(StoreError, match="holds model.safetensors, no embeddings"), writing(tmp_path, SOURCE):
+        pass
+    assert (tmp_path / "manifest.json").read_text().startswith('{"model')
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99, "source": {}, "shards": {}}'])
 def test_a_spoilt_manifest(tmp_path, content):
     fill(tmp_path)

@@ -100,6 +100,15 @@ def test_private_branch_tag_and_messages(online, model_folder):
     assert repository.tags["v1"] == done.commit
 
 
+def test_a_tag_that_fails_says_that_the_commit_stands(online, model_folder):
+    online.fail("POST .*/tag/", status=500, times=99)
+    with pytest.raises(PublishError, match="published as .{12}, but tag 'v1' was not set"):
+        send(online, model_folder, tag="v1")
+    online.faults.clear()
+    done = send(online, model_folder, tag="v1")
+    assert not done.changed and online.repository(REPO).tags["v1"] == done.commit
+
+
 def test_a_pull_request_leaves_main_alone(online, model_folder):
     done = send(online, model_folder, create_pr=True)
     repository = online.repository(REPO)

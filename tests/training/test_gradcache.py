@@ -99,6 +99,30 @@ def test_texts_of_like_length_go_together(tiny_model):
     assert shapes == [(3, 40), (3, 3)]
 
 
+def test_a_model_on_several_devices_gives_one_scale(tiny_model, sides):
+    class Replicated(torch.nn.Module):
+        """Gathers as `DataParallel` does: the embeddings of all parts, and a scale from each."""
+
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, **batch):
+            output = self.module(**batch)
+            output.similarity_scale = output.similarity_scale.repeat(2)
+            return output
+
+    gradients = []
+    for wrap in (Replicated, lambda model: model):
+        model = model_of(tiny_model)
+        model.zero_grad()
+        (queries, documents), scale = embed(wrap(model), sides, 3)
+        assert scale.shape == (1,)
+        total(queries, documents, scale, model.config.exit_weights).backward()
+        gradients.append(model.similarity_scale.grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
 def test_an_empty_side_has_embeddings_of_no_texts(tiny_model, sides):
     nothing = (torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1, dtype=torch.long))
     found, _ = embed(tiny_model, [*sides, nothing], 3)

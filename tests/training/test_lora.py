@@ -254,6 +254,8 @@ def test_what_a_bare_lora_run_begins_with(tree, monkeypatch):
     assert FineTuningArguments(lora=True).bf16 and not FineTuningArguments().bf16
     steps = FineTuningArguments(lora=True, max_steps=7, learning_rate=1e-5)
     assert (steps.max_steps, steps.learning_rate) == (7, 1e-5)
+    assert lora.mini_batch_size == lora.per_device_train_batch_size  # no text goes through the model twice
+    assert FineTuningArguments(lora=True, mini_batch_size=8).mini_batch_size == 8
     assert DataArguments(source_tree=[str(tree)]).held_out_share is None and ModelArguments().model is None
 
 
