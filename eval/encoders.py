@@ -4,8 +4,6 @@ An encoder can be loaded again by another process, and says by a fingerprint wha
 corpora can be encoded by several processes, and kept on disk.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,10 +18,6 @@ from mose.tokenization.prompts import code_prompt, text_prompt
 
 #: What a `language` column says of natural language. Anything else names a programming language.
 NATURAL = frozenset({"en", "english", "text", "nl", "natural language"})
-#: Fields of a configuration that change no embedding.
-WITHOUT_EFFECT = frozenset(
-    ("_name_or_path", "architectures", "auto_map", "dtype", "exit_layer", "transformers_version")
-)
 
 
 class Encoder(Protocol):
@@ -44,7 +38,7 @@ class Encoder(Protocol):
     load: Callable[[str], "Encoder"]
 
     def fingerprint(self) -> str:
-        """SHA-256 of the weights and the tokenizer."""
+        """SHA-256 of the weights, of how they are used, and of the tokenizer."""
         ...
 
     def encode(
@@ -183,11 +177,7 @@ class MoSEEncoder:
         return {"max_length": self.max_length, "dtype": str(self.dtype)}
 
     def fingerprint(self) -> str:
-        # The weights' names and shapes leave open how they are used.
-        fields = self.model.config.to_dict()
-        rules = {name: value for name, value in fields.items() if name not in WITHOUT_EFFECT}
-        weights = fingerprint(self.model, self.tokenizer, self.exits[-1])
-        return hashlib.sha256(f"{weights} {json.dumps(rules, sort_keys=True)}".encode()).hexdigest()
+        return fingerprint(self.model, self.tokenizer, self.exits[-1])
 
     def encode(
         self,

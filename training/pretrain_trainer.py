@@ -106,6 +106,7 @@ class PreTrainingTrainer(HubTrainer):
                 self._load_from_checkpoint(str(resume_from_checkpoint))
                 self.state = state
                 return None
+        self._since = time.perf_counter()  # what was made ready before is no training
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _examples_used(self, step: int) -> int:
