@@ -7,6 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+from transformers import TrainingArguments
+
 
 def json_object(name: str, value: Mapping | str | None) -> dict:
     """What the flag `name` holds: a JSON object, or a mapping where Python code gives one.
@@ -21,6 +24,18 @@ def json_object(name: str, value: Mapping | str | None) -> dict:
     if not isinstance(content, Mapping):
         raise ValueError(f"{name}={value}: must be a JSON object, {{…}}")
     return dict(content)
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """TrainingArguments that mean the CPU where there is nothing else.
+
+    transformers refuses `bf16` on a CPU that was not asked for.
+    """
+
+    def __post_init__(self):
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        super().__post_init__()
 
 
 @dataclass

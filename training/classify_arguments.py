@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass, field
 
-import torch
-from transformers import TrainingArguments
-
-from mose.training.arguments import json_object
+from mose.training.arguments import RunArguments, json_object
 
 #: The paper's clone detection (section 4), and what holds where neither it nor a flag says otherwise.
 BIGCLONEBENCH = {
@@ -86,7 +83,7 @@ class ClassificationDataArguments:
 
 
 @dataclass
-class ClassificationArguments(TrainingArguments):
+class ClassificationArguments(RunArguments):
     """TrainingArguments, with the paper's settings for BigCloneBench at hand."""
 
     output_dir: str | None = field(
@@ -136,8 +133,6 @@ class ClassificationArguments(TrainingArguments):
                 f"max_steps={self.max_steps}, num_train_epochs={self.num_train_epochs}: one must be above 0"
             )
         self.output_dir = self.output_dir or "runs/classify"
-        # transformers refuses bf16 on a CPU that was not asked for, even where there is nothing else.
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         # The collator makes the model's inputs out of columns that `forward` does not know.
         self.remove_unused_columns = False

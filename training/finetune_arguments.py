@@ -3,10 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-import torch
-from transformers import TrainingArguments
-
-from mose.training.arguments import json_object
+from mose.training.arguments import RunArguments, json_object
 from mose.training.lora_arguments import LORA_BATCH_SIZE, LORA_DEFAULTS, LoRAArguments, multiplies_bf16
 from mose.training.objective import DISTILLATIONS
 
@@ -23,7 +20,7 @@ PAPER_DEFAULTS = {
 
 
 @dataclass
-class FineTuningArguments(LoRAArguments, TrainingArguments):
+class FineTuningArguments(LoRAArguments, RunArguments):
     """TrainingArguments and the parameters that control the losses at the exits; the defaults are the paper's
     (section 3): learning rate 1e-5, 20,000 steps of 2,048 pairs, no teacher."""
 
@@ -154,8 +151,6 @@ class FineTuningArguments(LoRAArguments, TrainingArguments):
             self.max_steps = -1
         elif self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps}: must be at least 1, or give num_train_epochs")
-        # transformers refuses bf16 on a CPU that was not asked for, even where there is nothing else.
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         #: Whether batches may be made smaller, as nobody has said how large they are to be.
         self.batch_size_is_open = not self.per_device_train_batch_size

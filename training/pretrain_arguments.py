@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import SchedulerType, TrainingArguments
+from transformers import SchedulerType
 
 from mose.configuration_mose import PRESETS
 from mose.data.contexts import OBJECTIVES
-from mose.training.arguments import json_object
+from mose.training.arguments import RunArguments, json_object
 
 #: What a preset's run takes where nothing else is said. The paper gives the optimizer, the warm-up, the steps and
 #: the places of the drops; the peak rate and the size of a drop are choices of this project.
@@ -155,7 +155,7 @@ class PreTrainingDataArguments:
 
 
 @dataclass
-class PreTrainingArguments(TrainingArguments):
+class PreTrainingArguments(RunArguments):
     """TrainingArguments with the paper's optimizer (AdamW 0.9, 0.95, eps 1e-6, weight decay 0.1) and schedule;
     what depends on the size of the model comes from `RECIPES` where it is not given."""
 

@@ -1,8 +1,10 @@
 import pytest
 
 from mose.training.arguments import DataArguments
+from mose.training.classify_arguments import ClassificationArguments
 from mose.training.finetune import fit_batches
 from mose.training.finetune_arguments import FineTuningArguments
+from mose.training.pretrain_arguments import PreTrainingArguments
 
 
 def arguments(tmp_path, **settings):
@@ -17,6 +19,13 @@ def test_the_defaults_are_the_papers(tmp_path):
     assert DataArguments(dataset=["a"]).word_replacement == 0.3
     assert defaults.teacher is None and defaults.report_to == []
     assert not defaults.remove_unused_columns
+
+
+@pytest.mark.parametrize("kind", [FineTuningArguments, ClassificationArguments, PreTrainingArguments])
+def test_bf16_needs_no_word_of_the_cpu_where_there_is_nothing_else(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    args = kind(output_dir=str(tmp_path), bf16=True)
+    assert args.bf16 and args.device.type == "cpu"
 
 
 def test_epochs_override_steps(tmp_path):
