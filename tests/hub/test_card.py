@@ -192,7 +192,7 @@ def test_the_shipped_card_is_valid():
     assert not card_errors(content)
 
 
-def test_weights_of_half_precision_are_counted_as_such(shared_tiny_model, tmp_path):
-    MoSEModel(shared_tiny_model.config).to(torch.bfloat16).save_pretrained(tmp_path)
-    held = sum(parameter.numel() for parameter in shared_tiny_model.parameters())
+def test_weights_of_half_precision_are_counted_as_such(tiny_model, tmp_path):
+    held = sum(parameter.numel() for parameter in tiny_model.parameters())
+    tiny_model.to(torch.bfloat16).save_pretrained(tmp_path)
     assert f"| 3 | {held:,} | {2 * held:,} |" in model_card(tmp_path)
