@@ -37,6 +37,7 @@ def load_corpus(
     held_out: float | Collection[str] = 0.05,
     part: str = "train",
     languages: Collection[str] | None = None,
+    files_per_repository: int | None = None,
     progress: bool = True,
 ) -> "Corpus":
     """A stream of source files with their repositories.
@@ -59,6 +60,8 @@ def load_corpus(
             side in every run and source. Or their names.
         part: "train", or "held_out" for those held out.
         languages: Of source trees, the languages wanted, all that can be read by default.
+        files_per_repository: Of source trees, at most so many files of each repository, drawn by a hash of their
+            paths, so that a few giants do not make up the corpus; all by default.
         progress: Whether to show a progress bar on stderr where reading takes long.
 
     Raises:
@@ -71,6 +74,8 @@ def load_corpus(
         raise ValueError(f"shuffle_buffer={shuffle_buffer}: at least 2 files")
     if part not in PARTS:
         raise ValueError(f"part={part!r}: there are {' and '.join(PARTS)}")
+    if files_per_repository is not None and files_per_repository < 1:
+        raise ValueError(f"files_per_repository={files_per_repository}: at least 1, or None for all")
     mapping = dict(column_mapping or {})
     if unknown := set(mapping.values()) - {*ROW_COLUMNS, "files"}:
         raise ValueError(
@@ -83,7 +88,7 @@ def load_corpus(
     wanted = _side(held_out, part)
     sources: list[Source] = []
     if source_trees:
-        trees = TreeSource(source_trees, wanted, seed, languages)
+        trees = TreeSource(source_trees, wanted, seed, languages, files_per_repository)
         if not any(map(wanted, trees.repositories)):
             raise ValueError(
                 f"held_out={held_out}: none of the {len(trees.repositories)} repositories in {trees.name} is "

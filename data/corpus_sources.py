@@ -65,6 +65,7 @@ class TreeSource:
         wanted: Whether files of a repository are to be read, by its name.
         seed: Of the order, which is another in each epoch.
         languages: The languages wanted, all that can be read by default.
+        files_per_repository: At most so many files of each repository, drawn by a hash of their paths; None: all.
 
     Raises:
         ValueError: A tree does not exist, or holds no source file.
@@ -76,6 +77,7 @@ class TreeSource:
         wanted: Callable[[str], bool],
         seed: int,
         languages: Collection[str] | None = None,
+        files_per_repository: int | None = None,
     ):
         self.name, self.seed = ", ".join(map(str, trees)), seed
         repositories: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
@@ -85,6 +87,10 @@ class TreeSource:
                 repositories[repository_of(root, path)].append((root, path))
             if sum(map(len, repositories.values())) == before:
                 raise ValueError(f"source tree {str(root)!r} holds no source file of a language that is read")
+        if files_per_repository is not None:
+            for repository, files in repositories.items():
+                drawn = sorted(files, key=lambda file: digest("file", _below(*file)))[:files_per_repository]
+                repositories[repository] = sorted(drawn)
         self.repositories = sorted(repositories)
         self._parcels = [
             (repository, files[start : start + PARCEL_FILES])

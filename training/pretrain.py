@@ -106,6 +106,7 @@ def load_parts(args: PreTrainingDataArguments, seed: int) -> tuple[Corpus, Corpu
             shuffle_buffer=args.shuffle_buffer,
             seed=seed,
             near_duplicates=args.near_duplicates,
+            files_per_repository=args.files_per_repository,
             held_out=args.held_out,
             part=name,
         )

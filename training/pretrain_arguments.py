@@ -114,6 +114,13 @@ class PreTrainingDataArguments:
     near_duplicates: bool = field(
         default=False, metadata={"help": "Leave out near-duplicate files (MinHash LSH, Jaccard 0.7)."}
     )
+    files_per_repository: int | None = field(
+        default=None,
+        metadata={
+            "help": "Take at most so many files of each repository of a --source-tree, drawn by a hash of their "
+            "paths; all by default."
+        },
+    )
     held_out: float = field(
         default=0.05, metadata={"help": "Share of the repositories to evaluate on, never trained on; 0: none."}
     )

@@ -37,37 +37,24 @@ def one_run(args: argparse.Namespace, objective: str, seed: int) -> dict[str, fl
         for listed in (args.source_tree, args.finetuning_tree or args.source_tree)
     )
     common = [
-        "--use-cpu",
-        "--report-to",
-        "none",
-        "--save-strategy",
-        "no",
-        "--disable-tqdm",
-        "true",
-        "--seed",
-        seed,
+        *("--use-cpu", "--report-to", "none", "--save-strategy", "no"),
+        *("--disable-tqdm", "true", "--seed", seed),
     ]
+    capped = ["--files-per-repository", args.files_per_repository] if args.files_per_repository else []
     script = Path(__file__).parents[2] / "train_hf.py"
     if not (out / "pretrained" / "eval_results.json").exists():
         # What is held out, and the tokenizer, depend on no seed and no objective.
         call(
             *(script, "pretrain", "--preset", "mose-nano", "--config-overrides", json.dumps(SIZES), *trees),
-            *("--tokenizer", args.tokenizer, "--context-objective", objective, "--max-length", 256),
+            *(*capped, "--tokenizer", args.tokenizer, "--context-objective", objective, "--max-length", 256),
             *("--max-steps", args.steps, "--learning-rate", 2e-3, "--held-out", 0.12, "--eval-examples", 256),
             *("--per-device-eval-batch-size", 32, "--output-dir", out / "pretrained", *common),
         )
     if not (out / "finetuned" / "model.safetensors").exists():
         call(
-            *(
-                script,
-                "finetune",
-                "--model",
-                out / "pretrained",
-                *pair_trees,
-                "--max-steps",
-                args.finetuning_steps,
-            ),
-            *("--per-device-train-batch-size", 64, "--learning-rate", 5e-4, "--warmup-steps", 0.1),
+            *(script, "finetune", "--model", out / "pretrained", *pair_trees),
+            *("--max-steps", args.finetuning_steps, "--learning-rate", 1e-3, "--warmup-steps", 0.1),
+            *("--per-device-train-batch-size", 64, "--mini-batch-size", 64),
             *("--max-query-length", 64, "--max-document-length", 96, "--logging-steps", 10),
             *("--output-dir", out / "finetuned", *common),
         )
@@ -89,6 +76,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source-tree", action="append", required=True, help="as in train_hf.py; again for more")
     parser.add_argument("--finetuning-tree", action="append", help="what pairs are mined from, if not those")
+    parser.add_argument("--files-per-repository", type=int, help="as in train_hf.py")
     parser.add_argument("--tokenizer", required=True, help="folder of a tokenizer of at most 4,096 tokens")
     parser.add_argument("--data", required=True, help="retrieval set in the BEIR layout")
     parser.add_argument("--output-dir", type=Path, required=True, help="where runs and the summary go")

@@ -262,3 +262,19 @@ def test_telling_repositories_apart_needs_two(plant_repositories):
     corpus.check()
     with pytest.raises(ValueError, match="all of the repository 'a'.*needs 2"):
         corpus.check(repositories=2)
+
+
+def test_no_repository_gives_more_files_than_wanted(plant_repositories):
+    """A cap draws the same files whatever the rest of the corpus is, evenly rather than the first ones."""
+    root = plant_repositories(SIZES)
+    capped = Counter(row["repository"] for row in load_corpus([root], held_out=0, files_per_repository=9))
+    assert capped == {"a": 3, "b": 9, "c": 1, "d": 9, "e": 9}
+    drawn = {key(row) for row in load_corpus([root], held_out=0, files_per_repository=9)}
+    assert {key(row) for row in load_corpus([root], held_out=["a"], files_per_repository=9)} == {
+        (repository, path) for repository, path in drawn if repository != "a"
+    }
+    assert {key(row) for row in load_corpus([root], held_out=0, files_per_repository=4)} < drawn
+    firsts = sorted(p.relative_to(root).as_posix() for p in (root / "b").rglob("*.py"))[:9]
+    assert {path for repository, path in drawn if repository == "b"} != set(firsts)
+    with pytest.raises(ValueError, match="files_per_repository=0: at least 1"):
+        load_corpus([root], held_out=0, files_per_repository=0)
