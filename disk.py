@@ -24,6 +24,19 @@ def replacing(file: Path) -> Iterator[Any]:
     flush(file.parent)
 
 
+def check_free(folder: Path) -> None:
+    """That a folder can be made here, or take the place of an empty one.
+
+    Raises:
+        FileExistsError: It holds something, is a file, or is the current folder, which whoever stands in it
+            would no longer see after it was replaced.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: exists and is not an empty folder: choose another")
+    if folder.resolve() == Path.cwd():
+        raise FileExistsError(f"{folder}: is the current folder: name one that is not there yet")
+
+
 def flush(path: Path) -> None:
     """Waits until a file, or the names in a folder, have reached the disk."""
     if os.name == "nt":

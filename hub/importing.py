@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from mose.disk import check_free
 from mose.hub.commands import ArgumentError
 
 logger = logging.getLogger("mose.hub")
@@ -45,7 +46,7 @@ def import_released(
     Raises:
         OpenQuestions, Unaccounted, ValueError: as in `mose.hub.released_plan.plan`; or no tokenizer, or one
             without the special tokens.
-        FileExistsError: something lies in `output_dir`.
+        FileExistsError: something lies in `output_dir`, or it is the current folder.
         FileNotFoundError: no checkpoint, or none in safetensors.
         OSError: the Hub does not give it.
     """
@@ -56,8 +57,7 @@ def import_released(
     from mose.hub.shards import TensorSource, write_shards
     from mose.hub.weights import read_weights
 
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise FileExistsError(f"{output_dir}: exists and is not an empty folder")
+    check_free(output_dir)
     folder = fetched(source, revision)
     settings = _settings(folder / "config.json")
     if settings.get("model_type") == "mose":

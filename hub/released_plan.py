@@ -43,8 +43,9 @@ def plan(settings: Mapping[str, Any], sources: Mapping[str, TensorSource], choic
     ledger.sort()
     fields: dict[str, Any] = {"exit_norm": "final", "dtype": _dtype(ledger)}
     for name in REQUIRED:
-        if not isinstance(ledger.settings.get(name), int):
-            raise ValueError(f"config.json: {name}={ledger.settings.get(name)!r}: must be a whole number")
+        value = ledger.settings.get(name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"config.json: {name}={value!r}: must be a whole number, at least 1")
         fields[name] = ledger.settings[name]
     fields |= {name: ledger.settings[name] for name in OPTIONAL if ledger.settings.get(name) is not None}
     _check_attention(ledger)

@@ -14,6 +14,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError
 
 from mose.configuration_mose import MoSEConfig
+from mose.disk import check_free
 from mose.hub.card import model_card
 from mose.hub.card_facts import card_license
 from mose.hub.checkpoints import load_config, whole_checkpoint
@@ -64,13 +65,12 @@ def slice_repository(
         `output_dir`.
 
     Raises:
-        FileExistsError: `output_dir` holds something.
+        FileExistsError: `output_dir` holds something, or is the current folder.
         FileNotFoundError: `source` lacks configuration or weights.
         ValueError: there is no such exit, or `source` is not a whole MoSE.
     """
     output = Path(output_dir)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} holds something already: choose another folder")
+    check_free(output)
     folder = Path(source)
     if not folder.is_dir():
         folder = download(str(source), exit_layer, revision, token)

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from mose.disk import check_free
 from mose.training.lora import load_adapter, save_merged
 from mose.training.lora_arguments import MergeArguments
 from mose.training.wiring import load_tokenizer
@@ -13,8 +14,10 @@ logger = logging.getLogger("mose.train")
 def merge(args: MergeArguments) -> None:
     """Folds a LoRA adapter into its base; saves a plain MoSE repository to --output-dir."""
     folder = Path(args.output_dir)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"--output-dir {folder} is not empty")
+    try:
+        check_free(folder)
+    except FileExistsError as error:
+        raise ValueError(f"--output-dir {error}") from error
     model = load_adapter(args.adapter, args.model, args.exit_layer)
     save_merged(model, load_tokenizer(args.adapter), folder)
     logger.info("merged model in %s", folder)

@@ -270,6 +270,7 @@ def test_other_vocabularies_scales_and_rotary_buffers(tmp_path, batch):
         ({"head_dim": 4}, "head_dim=4: must be 8"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling="),
         ({"num_attention_heads": None}, "num_attention_heads=None: must be a whole number"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0: .* at least 1"),
         ({"till_layer": 3}, "3 blocks ends at none of its exits 1, 2, 4"),
         ({"model_type": "mose"}, "is a MoSE of this project already"),
         ({"vocab_size": 300, "pad_token_id": 400}, "pad_token_id=400: the embeddings have 328"),
@@ -280,6 +281,17 @@ def test_settings_that_the_model_cannot_have_are_named(tmp_path, settings, messa
     source = write(tmp_path / "source", released.tensors(), released.settings | settings)
     with pytest.raises(ValueError, match=message):
         import_released(str(source), tmp_path / "out", Choices(**CHOICES))
+
+
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
+    released = Released()
+    source = write(tmp_path / "source", released.tensors(), released.settings)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    for folder in (Path(), tmp_path / "out"):
+        with pytest.raises(FileExistsError, match="is the current folder"):
+            import_released(str(source), folder, Choices(**CHOICES))
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_heads_that_begin_as_the_identity(tmp_path, batch):
