@@ -15,10 +15,10 @@ from pathlib import Path
 
 OBJECTIVES = ("icc", "nsp", "none")
 SIZES = {
-    "hidden_size": 128,
-    "intermediate_size": 512,
-    "num_hidden_layers": 4,
-    "exit_layers": [1, 2, 4],
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "exit_layers": [1, 2],
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "vocab_size": 4096,
@@ -47,13 +47,13 @@ def one_run(args: argparse.Namespace, objective: str, seed: int) -> dict[str, fl
         call(
             *(script, "pretrain", "--preset", "mose-nano", "--config-overrides", json.dumps(SIZES), *trees),
             *(*capped, "--tokenizer", args.tokenizer, "--context-objective", objective, "--max-length", 256),
-            *("--max-steps", args.steps, "--learning-rate", 2e-3, "--held-out", 0.12, "--eval-examples", 256),
+            *("--max-steps", args.steps, "--learning-rate", 3e-3, "--held-out", 0.12, "--eval-examples", 1024),
             *("--per-device-eval-batch-size", 32, "--output-dir", out / "pretrained", *common),
         )
     if not (out / "finetuned" / "model.safetensors").exists():
         call(
             *(script, "finetune", "--model", out / "pretrained", *pair_trees),
-            *("--max-steps", args.finetuning_steps, "--learning-rate", 1e-3, "--warmup-steps", 0.1),
+            *("--max-steps", args.finetuning_steps, "--learning-rate", 2e-3, "--warmup-steps", 0.1),
             *("--per-device-train-batch-size", 64, "--mini-batch-size", 64),
             *("--max-query-length", 64, "--max-document-length", 96, "--logging-steps", 10),
             *("--output-dir", out / "finetuned", *common),
