@@ -46,7 +46,7 @@ def plan(settings: Mapping[str, Any], sources: Mapping[str, TensorSource], choic
         value = ledger.settings.get(name)
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"config.json: {name}={value!r}: must be a whole number, at least 1")
-        fields[name] = ledger.settings[name]
+        fields[name] = value
     fields |= {name: ledger.settings[name] for name in OPTIONAL if ledger.settings.get(name) is not None}
     _check_attention(ledger)
     fields["vocab_size"] = ledger.shape("embed_tokens.weight", (ledger.settings.get("vocab_size", 0),))[0]

@@ -3,7 +3,8 @@
 Each run is `train_hf.py pretrain` with another `--context-objective`, then the same short `train_hf.py finetune`,
 then retrieval over a set in the BEIR layout at every exit. Runs that are there already are not done again.
 
-    python recipes/pretraining-objectives/compare.py --source-tree DIR --data SET --output-dir runs/objectives
+    python recipes/pretraining-objectives/compare.py --source-tree DIR --tokenizer DIR --data SET \\
+        --output-dir runs/objectives
 """
 
 import argparse

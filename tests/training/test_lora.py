@@ -197,7 +197,7 @@ def test_merge_is_a_command(trained, tiny_batch, tmp_path, capsys):
     )
     assert json.loads((out / "modules.json").read_text())[0]["kwargs"] == ["exit_layer"]
     assert main(["merge", "--adapter", str(trained), "--output-dir", str(out)]) == 2
-    assert f"{out}: exists and is not an empty folder" in capsys.readouterr().err
+    assert f"--output-dir {out}: exists and is not an empty folder" in capsys.readouterr().err
     assert (
         main(["merge", "--adapter", str(trained), "--output-dir", str(tmp_path / "x"), "--exit-layer", "2"]) == 2
     )
