@@ -3,7 +3,7 @@
     {"inputs": "a text" or ["texts", …], "parameters": {"exit_layer": 2, "prompt_name": "query", …}}
 
 gives one vector, or one per text, as lists of floats. Whoever serves it turns an exception into an error response
-with its message: huggingface's toolkit makes each a 400; `mose.hub.serving` follows `RequestError.status`.
+with its message: huggingface's toolkit makes each a 400; `mose.hub.serve` follows `RequestError.status`.
 This file is served where `mose` is not installed: it imports torch, transformers and nothing of ours.
 """
 

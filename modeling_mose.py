@@ -396,7 +396,7 @@ class MoSEPreTrainedModel(PreTrainedModel):
 class MoSEModel(MoSEPreTrainedModel):
     """The encoder: token embeddings, blocks up to `config.exit_layer`, and the exits on the way.
 
-    Weights are not searched for NaN, which would cost a pass over them; `mose.eval.encoding.encode`, and
+    Weights are not searched for NaN, which would cost a pass over them; `mose.inference.encoding.encode`, and
     so search and evaluation, refuses the embeddings that such weights give.
 
     Args:

@@ -12,22 +12,22 @@ from transformers import HfArgumentParser
 from transformers.utils import logging as transformers_logging
 
 from mose.training.arguments import DataArguments, ModelArguments
-from mose.training.classify import classify
-from mose.training.classify_arguments import (
+from mose.training.classification.arguments import (
     ClassificationArguments,
     ClassificationDataArguments,
     ClassificationModelArguments,
 )
-from mose.training.finetune import finetune
-from mose.training.finetune_arguments import FineTuningArguments
-from mose.training.lora_arguments import MergeArguments
-from mose.training.merge import merge
-from mose.training.pretrain import pretrain
-from mose.training.pretrain_arguments import (
+from mose.training.classification.command import classify
+from mose.training.finetuning.arguments import FineTuningArguments
+from mose.training.finetuning.command import finetune
+from mose.training.finetuning.lora_arguments import MergeArguments
+from mose.training.finetuning.merge import merge
+from mose.training.pretraining.arguments import (
     PreTrainingArguments,
     PreTrainingDataArguments,
     PreTrainingModelArguments,
 )
+from mose.training.pretraining.command import pretrain
 
 #: Of each command what it runs, and the dataclasses whose fields are its flags and its arguments.
 COMMANDS: dict[str, tuple[Callable[..., None], list]] = {

@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from tqdm import tqdm
 
 from mose.configuration_mose import MoSEConfig
-from mose.hub.publishing import publish
+from mose.hub.publish import publish
 from mose.modeling_mose import MoSEModel
 
 LOAD = """

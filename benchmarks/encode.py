@@ -15,11 +15,12 @@ from command import DTYPES, Report, add_device, add_sample, new_parser, run, tab
 from timing import interleave
 from transformers.utils import logging
 
+from mose.data.retrieval.retrieval_set import load_retrieval_set
 from mose.eval import speed
-from mose.eval.beir import load_retrieval_set
-from mose.eval.encoders import load_model, prompt_for
-from mose.eval.encoding import encode
-from mose.eval.peers import MINILM, SentenceTransformerPeer, load_peer
+from mose.eval.baselines import MINILM, SentenceTransformerPeer, load_peer
+from mose.inference.encoders import load_model
+from mose.inference.encoding import encode
+from mose.tokenization.prompts import prompt_for
 
 Encoder = Callable[[list[str]], Any]
 ALL = "all exits"  # from one pass

@@ -21,14 +21,15 @@ from command import Report, add_sample, new_parser, run, table
 from timing import interleave
 from transformers.utils import logging
 
+from mose.data.retrieval.retrieval_set import load_retrieval_set
 from mose.eval import speed
-from mose.eval.beir import load_retrieval_set
-from mose.eval.encoders import load_model, prompt_for
-from mose.eval.encoding import encode
 from mose.eval.metrics import score_blocks
 from mose.eval.retrieval import score
-from mose.hub.exporting import export
+from mose.hub.export import export
 from mose.hub.onnx_encoder import OnnxEncoder, model_file
+from mose.inference.encoders import load_model
+from mose.inference.encoding import encode
+from mose.tokenization.prompts import prompt_for
 
 #: Embeds texts that have their prompts.
 Encoder = Callable[[list[str]], np.ndarray]

@@ -18,8 +18,8 @@ from timing import interleave
 
 from mose.configuration_mose import PRESETS, MoSEConfig
 from mose.modeling_mose import MoSEModel
-from mose.training.gradcache import embed
-from mose.training.objective import Batch, Objective
+from mose.training.finetuning.gradcache import embed
+from mose.training.finetuning.objective import Batch, Objective
 
 Step = Callable[[int], None]
 

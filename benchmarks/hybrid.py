@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 from command import DTYPES, Report, add_device, new_parser, positive, run, table
 
-from mose.eval.beir import load_retrieval_set
-from mose.eval.bm25 import BM25
-from mose.eval.encoders import load_model, prompt_for
-from mose.eval.encoding import encode
+from mose.data.retrieval.retrieval_set import load_retrieval_set
 from mose.eval.metrics import score_blocks
 from mose.eval.retrieval import score
+from mose.inference.bm25 import BM25
+from mose.inference.encoders import load_model
+from mose.inference.encoding import encode
 from mose.search import fuse
+from mose.tokenization.prompts import prompt_for
 
 
 def measure(options: argparse.Namespace) -> Report:

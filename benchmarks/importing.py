@@ -111,7 +111,9 @@ def measure(args: argparse.Namespace) -> Report:
         size = write_released(source, config)
         words = [word for pair in CHOICES.items() for word in pair]
         command = [sys.executable, "-m", "mose.hub", "import", str(source), "--output-dir", str(out), *words]
-        idle = watched([sys.executable, "-c", "import mose.hub.importing, mose.hub.released_plan, tokenizers"])
+        idle = watched(
+            [sys.executable, "-c", "import mose.hub.convert.command, mose.hub.convert.plan, tokenizers"]
+        )
         seconds, most = watched(command)
         start = time.perf_counter()
         model = MoSEModel.from_pretrained(out, exit_layer=4, variant="exit4", dtype=torch.bfloat16)

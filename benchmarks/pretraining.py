@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from mose.configuration_mose import PRESETS, MoSEConfig
 from mose.modeling_mose import MoSEForPreTraining
-from mose.training.flops import training_flops
+from mose.training.pretraining.flops import training_flops
 
 WAYS = ("one exit", "every exit", "naive")
 

@@ -19,9 +19,9 @@ from sklearn.model_selection import cross_val_score
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from mose.data.contexts import OBJECTIVES
-from mose.data.corpora import load_corpus
-from mose.data.stream import PreTrainingStream
+from mose.data.pretraining.contexts import OBJECTIVES
+from mose.data.pretraining.corpus import load_corpus
+from mose.data.pretraining.stream import PreTrainingStream
 
 MOST_SNIPPETS = 32
 

@@ -19,10 +19,11 @@ from timing import interleave
 from transformers.utils import logging
 
 from mose.eval import speed
-from mose.eval.encoders import load_model
-from mose.eval.encoding import encode
-from mose.search import ROOT, TESTS, Index
-from mose.search_index import DEFAULT_HYBRID
+from mose.inference.encoders import load_model
+from mose.inference.encoding import encode
+from mose.search import Index
+from mose.search.__main__ import ROOT, TESTS
+from mose.search.index import DEFAULT_HYBRID
 from mose.tokenization.prompts import text_prompt
 
 

@@ -22,8 +22,8 @@ from command import Report, new_parser, positive, run, table
 from loading import process_facts
 from tqdm import tqdm
 
-from mose.eval.store import Source, Store, open_store, write_shard, writing
 from mose.eval.topk import top_k
+from mose.inference.store import Source, Store, open_store, write_shard, writing
 
 CHECKED = 5  # queries whose answers are compared with a plain sort
 

@@ -6,33 +6,33 @@ Knows nothing of training. The names below are loaded on first use, so that `--h
 import importlib
 
 _HOMES = {
-    "BM25": "bm25",
-    "MoSEEncoder": "encoders",
-    "NoExitFits": "choose",
-    "RetrievalSet": "beir",
-    "choose_exit": "choose",
-    "classify": "pairs",
-    "encode": "encoding",
-    "encode_corpus": "corpus",
-    "evaluate": "retrieval",
-    "evaluate_pairs": "pairs",
-    "flops_per_token": "costs",
-    "get_task": "tasks",
-    "intervals": "significance",
-    "load_classifier": "pairs",
-    "load_model": "encoders",
-    "load_peer": "peers",
-    "load_retrieval_set": "beir",
-    "load_task": "tasks",
-    "markdown": "report",
-    "open_store": "store",
-    "parameters": "costs",
-    "permutation_p_value": "significance",
-    "plot_report": "plots",
-    "summarize": "tasks",
-    "terminal": "report",
-    "top_k": "topk",
-    "write_card": "card",
+    "BM25": "mose.inference.bm25",
+    "MoSEEncoder": "mose.inference.encoders",
+    "NoExitFits": "mose.eval.choose",
+    "RetrievalSet": "mose.data.retrieval.retrieval_set",
+    "choose_exit": "mose.eval.choose",
+    "classify": "mose.eval.classification",
+    "encode": "mose.inference.encoding",
+    "encode_corpus": "mose.inference.corpus",
+    "evaluate": "mose.eval.retrieval",
+    "evaluate_pairs": "mose.eval.classification",
+    "flops_per_token": "mose.eval.costs",
+    "get_task": "mose.eval.tasks",
+    "intervals": "mose.eval.significance",
+    "load_classifier": "mose.eval.classification",
+    "load_model": "mose.inference.encoders",
+    "load_peer": "mose.eval.baselines",
+    "load_retrieval_set": "mose.data.retrieval.retrieval_set",
+    "load_task": "mose.eval.tasks",
+    "markdown": "mose.eval.report",
+    "open_store": "mose.inference.store",
+    "parameters": "mose.eval.costs",
+    "permutation_p_value": "mose.eval.significance",
+    "plot_report": "mose.eval.plots",
+    "summarize": "mose.eval.tasks",
+    "terminal": "mose.eval.report",
+    "top_k": "mose.eval.topk",
+    "write_card": "mose.eval.card",
 }
 __all__ = sorted(_HOMES)
 
@@ -40,4 +40,4 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mose.disk import replacing
 from mose.eval.report import measures_of
+from mose.utils.files import atomic_write
 
 _KEY = "model-index"
 _HEADER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
@@ -31,7 +31,7 @@ def write_card(report: dict[str, Any], file: str | Path, measures: Sequence[str]
     old = file.read_bytes().decode("utf-8")
     new = card_with_results(old, report, measures)
     if new != old:
-        with replacing(file) as stream:
+        with atomic_write(file) as stream:
             stream.write(new.encode())
 
 

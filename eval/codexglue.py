@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from mose.data.retrieval.retrieval_set import RetrievalSetError, Row, json_rows, lines
 from mose.eval import metrics
-from mose.eval.beir import RetrievalSetError, Row, json_rows, lines
-from mose.eval.pairs import scores
+from mose.eval.classification import scores
 from mose.eval.tasks.base import cell
 
 #: A rank behind all others, for what a prediction leaves out.

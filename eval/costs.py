@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from mose.eval.encoders import MoSEEncoder
-from mose.eval.peers import SentenceTransformerPeer
+from mose.eval.baselines import SentenceTransformerPeer
+from mose.inference.encoders import MoSEEncoder
 
 FLOPS_TOKENS = 256  # length of the sequence whose FLOPs are shared out among its tokens
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from mose.data.retrieval.retrieval_set import DEFAULT_MEASURES
+
 BLOCK_BYTES = 64 << 20  # what one block of scores may take
-MEASURES = ("mrr", "ndcg@10", "recall@1", "recall@10")  # of a report that is asked for nothing else
 
 
 def score_blocks(
@@ -199,7 +200,7 @@ def map_at_r(ranks: Sequence[np.ndarray]) -> float:
 
 
 def per_query(
-    ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]], measures: Sequence[str] = MEASURES
+    ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]], measures: Sequence[str] = DEFAULT_MEASURES
 ) -> dict[str, np.ndarray]:
     """The values, (queries,) each, whose means `summary` gives.
 
@@ -210,7 +211,7 @@ def per_query(
 
 
 def summary(
-    ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]], measures: Sequence[str] = MEASURES
+    ranks: Sequence[np.ndarray], grades: Sequence[Sequence[int]], measures: Sequence[str] = DEFAULT_MEASURES
 ) -> dict[str, float]:
     """The figures of a report: `mrr`, `map@r`, `ndcg@k` and `recall@k` for any k, as many as asked for.
 

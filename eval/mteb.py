@@ -20,10 +20,11 @@ from mteb.models.abs_encoder import AbsEncoder, get_prompt_name
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.types import PromptType
 
-from mose.eval.beir import UNNAMED_CODE, RetrievalSet
-from mose.eval.encoders import load_model, prompt_for
-from mose.eval.encoding import encode
+from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.eval.tasks.coir import ENTRIES, SUBSET
+from mose.inference.encoders import load_model
+from mose.inference.encoding import encode
+from mose.tokenization.prompts import UNKNOWN_LANGUAGE, prompt_for
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -131,7 +132,7 @@ def language(task_metadata: TaskMetadata, hf_subset: str, prompt_type: PromptTyp
         return hf_subset if kind == SUBSET else kind
     if prompt_type == PromptType.query or not code:
         return "en"
-    return code[0] if len(code) == 1 else UNNAMED_CODE
+    return code[0] if len(code) == 1 else UNKNOWN_LANGUAGE
 
 
 def _languages(eval_langs: Any, hf_subset: str) -> list[str]:

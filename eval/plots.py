@@ -8,9 +8,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mose.disk import replacing
 from mose.eval.choose import mean_quality
 from mose.eval.report import Row, measures_of, rows_of, title
+from mose.utils.files import atomic_write
 
 DPI = 110
 EXIT_COLOUR, FRONT_COLOUR = "#1f5fa8", "#9aa5b1"
@@ -46,7 +46,7 @@ def plot_report(report: dict[str, Any], folder: str | Path, measure: str | None 
     written = []
     for name, figure in figures.items():
         if figure is not None:
-            with replacing(folder / name) as file:
+            with atomic_write(folder / name) as file:
                 figure.savefig(file, format="png", dpi=DPI)
             written.append(folder / name)
     if not written:

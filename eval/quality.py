@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.eval import metrics
-from mose.eval.beir import RetrievalSet
 from mose.eval.significance import intervals, permutation_p_value
-from mose.eval.store import Vectors
 from mose.eval.topk import vector_ranks
+from mose.inference.store import Vectors
 
 Ranks = list[np.ndarray]  # per query, those of its relevant documents
 Embeddings = Mapping[str, np.ndarray | Vectors]  # key of an encoder -> (texts, dim)

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.eval import metrics, speed
-from mose.eval.beir import RetrievalSet
-from mose.eval.corpus import encode_corpus
+from mose.eval.baselines import BM25Peer, Peer, row_names
 from mose.eval.costs import costs
-from mose.eval.encoders import Encoder, MoSEEncoder
-from mose.eval.encoders import load_model as load_model
-from mose.eval.encoders import prompt_for as prompt_for
-from mose.eval.peers import BM25Peer, Peer, row_names
 from mose.eval.quality import Embeddings, Judgements, across_exits, figures
+from mose.inference.corpus import encode_corpus
+from mose.inference.encoders import Encoder, MoSEEncoder
 
 
 def evaluate(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mose.eval.metrics import BLOCK_BYTES, ahead, ranks, score_blocks, tie_places, without_own
-from mose.eval.store import Vectors
+from mose.inference.store import Vectors
 
 
 def top_k(

@@ -8,8 +8,8 @@ import importlib
 _HOMES = {
     "eval_results": "card_facts",
     "model_card": "card",
-    "publish": "publishing",
-    "slice_repository": "slicing",
+    "publish": "publish",
+    "slice_repository": "slice",
     "validate_card": "card",
 }
 __all__ = sorted(_HOMES)

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from mose.disk import replacing
 from mose.hub.card_facts import METRICS, adapter_base, eval_results, hub_id, training_summary
 from mose.hub.commands import ArgumentError
+from mose.utils.files import atomic_write
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 ADAPTER_TEMPLATE = Path(__file__).with_name("adapter_template.md")
@@ -291,6 +291,6 @@ def run(options: argparse.Namespace) -> None:
     if str(output) == "-":
         print(content, end="")
         return
-    with replacing(output) as stream:
+    with atomic_write(output) as stream:
         stream.write(content.encode())
     print(output)

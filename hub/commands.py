@@ -12,11 +12,11 @@ import sys
 
 #: Of each command the module in `mose.hub` and what `--help` says of it.
 COMMANDS = {
-    "publish": ("publishing", "put a folder on the Hub as a complete MoSE repository, in one commit"),
-    "slice": ("slicing", "cut a repository at an exit into a smaller one that gives the same vectors"),
-    "import": ("importing", "turn a released checkpoint of the paper into a MoSE repository"),
-    "export": ("exporting", "write exits as ONNX, and as int8 for CPUs"),
-    "serve": ("serving", "answer requests over HTTP as Inference Endpoints do"),
+    "publish": ("publish", "put a folder on the Hub as a complete MoSE repository, in one commit"),
+    "slice": ("slice", "cut a repository at an exit into a smaller one that gives the same vectors"),
+    "import": ("convert.command", "turn a released checkpoint of the paper into a MoSE repository"),
+    "export": ("export", "write exits as ONNX, and as int8 for CPUs"),
+    "serve": ("serve", "answer requests over HTTP as Inference Endpoints do"),
     "card": ("card", "write a folder's model card from its configuration, training run and evaluation report"),
 }
 

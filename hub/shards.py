@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mose.disk import replacing
+from mose.utils.files import atomic_write
 
 INDEX = "model.safetensors.index.json"
 #: torch's types and safetensors' names for them.
@@ -112,7 +112,7 @@ def write_safetensors(path: Path, sources: Mapping[str, TensorSource]) -> None:
         }
     words = json.dumps(header, separators=(",", ":")).encode()
     words += b" " * (-len(words) % 8)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(struct.pack("<Q", len(words)) + words)
         for name, source in sources.items():
             tensor = source.read()
@@ -126,5 +126,5 @@ def write_safetensors(path: Path, sources: Mapping[str, TensorSource]) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Indented JSON, whole or not at all."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

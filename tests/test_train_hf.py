@@ -19,8 +19,8 @@ from mose.modeling_mose import MoSEModel
 from mose.train_hf import main
 from mose.training.arguments import DataArguments, ModelArguments
 from mose.training.checkpoints import last_whole_checkpoint
-from mose.training.finetune_arguments import FineTuningArguments
-from mose.training.trainer import FineTuningTrainer
+from mose.training.finetuning.arguments import FineTuningArguments
+from mose.training.finetuning.trainer import FineTuningTrainer
 
 SCRIPT = train_hf.__file__
 

@@ -18,6 +18,10 @@ LANGUAGES = {
     "cpp": "C++",
     "csharp": "C#",
 }
+#: The language of code in an unknown programming language. Queries without a language are natural language.
+UNKNOWN_LANGUAGE = "code"
+#: What a dataset's `language` column calls natural language.
+NATURAL_LANGUAGES = frozenset({"en", "english", "text", "nl", "natural language"})
 _ALIASES = {"c++": "cpp", "c#": "csharp", "cs": "csharp", "js": "javascript", "py": "python", "golang": "go"}
 
 
@@ -35,3 +39,13 @@ def code_prompt(language: str | None = None) -> str:
     key = _ALIASES.get(key.lower(), key.lower() if key.lower() in LANGUAGES else key)
     name = LANGUAGES.get(key, key)
     return f"Represent this {name + ' ' if name else ''}code snippet for retrieval:{SEP}"
+
+
+def prompt_for(language: str, query: bool) -> str:
+    """Return the prompt for a query or a document in `language`.
+
+    Without a language, a query is natural language and a document is code.
+    """
+    if language.strip().lower() in NATURAL_LANGUAGES or (query and not language.strip()):
+        return text_prompt()
+    return code_prompt("" if language == UNKNOWN_LANGUAGE else language)

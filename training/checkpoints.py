@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
-from mose.disk import replacing
+from mose.utils.files import PARTIAL_SUFFIX, atomic_write
 
 logger = logging.getLogger("mose.train")
 
@@ -32,13 +32,13 @@ def last_whole_checkpoint(output_dir: Path) -> Path | None:
 
 def write_manifest(checkpoint: Path) -> None:
     """Lists every file of a checkpoint with its size and SHA-256; in place at once or not at all."""
-    written = (checkpoint / MANIFEST, checkpoint / f"{MANIFEST}.draft")  # a kill may have left either
+    written = (checkpoint / MANIFEST, checkpoint / f"{MANIFEST}{PARTIAL_SUFFIX}")  # a kill may have left either
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path not in written)
     content = {
         str(path.relative_to(checkpoint)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in files
     }
-    with replacing(checkpoint / MANIFEST) as stream:
+    with atomic_write(checkpoint / MANIFEST) as stream:
         stream.write(json.dumps(content, indent=2).encode())
 
 

@@ -7,8 +7,8 @@ from itertools import combinations
 
 from tree_sitter import Parser
 
-from mose.data.functions import ParseError, extract_functions
-from mose.data.languages import grammar
+from mose.data.source.definitions import ParseError, extract_functions
+from mose.data.source.languages import grammar
 
 #: What a fence's info string may call each language. C and C++ are mistaken for each other; the parser decides.
 _TAGS = {

@@ -18,11 +18,11 @@ from typing import Any, Protocol
 from datasets import Dataset
 from tqdm import tqdm
 
-from mose.data.neardup import NearDuplicates
+from mose.data.source.near_duplicates import NearDuplicates
 from mose.data.synthconl.answers import NoCode, read_answer
 from mose.data.synthconl.plan import Job, choose, fingerprint, language_key
 from mose.data.synthconl.translation import Answer
-from mose.disk import replacing
+from mose.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -98,9 +98,9 @@ def open_build(folder: Path, source: Dataset, settings: Settings, progress: bool
             break
     if not jobs:
         raise ValueError(f"nothing to translate: of {len(source)} rows all were skipped: {dict(skipped)}")
-    with replacing(folder / PLAN_FILE) as file:
+    with atomic_write(folder / PLAN_FILE) as file:
         file.writelines(json.dumps(asdict(job)).encode() + b"\n" for job in jobs)
-    with replacing(path) as file:  # last: a folder with settings has a whole plan
+    with atomic_write(path) as file:  # last: a folder with settings has a whole plan
         file.write(json.dumps({"settings": wanted, "skipped": skipped}, indent=2).encode() + b"\n")
     return jobs
 

@@ -58,8 +58,8 @@ def run(options: argparse.Namespace) -> None:
     import torch
     from transformers.utils import logging
 
-    from mose.eval.corpus import encode_corpus
-    from mose.eval.encoders import MoSEEncoder, load_model
+    from mose.inference.corpus import encode_corpus
+    from mose.inference.encoders import MoSEEncoder, load_model
 
     logging.disable_progress_bar()
     texts, languages = _columns(options)

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mose.disk import replacing
 from mose.eval.commands.shared import DTYPES, ArgumentError, check_output, devices, exit_layers, positive
+from mose.utils.files import atomic_write
 
 
 def add(commands: Any) -> None:
@@ -105,7 +105,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from mose.eval.beir import load_retrieval_set
+    from mose.data.retrieval.retrieval_set import load_retrieval_set
 
     check_measuring(options)
     try:
@@ -137,8 +137,9 @@ def measure(options: argparse.Namespace, sets: list[Any]) -> dict[str, Any]:
     import torch
     from transformers.utils import logging
 
-    from mose.eval.peers import load_peer
-    from mose.eval.retrieval import evaluate, load_model
+    from mose.eval.baselines import load_peer
+    from mose.eval.retrieval import evaluate
+    from mose.inference.encoders import load_model
 
     logging.disable_progress_bar()  # bars of weights being loaded say nothing of how long this will take
     dtype = torch.bfloat16 if options.dtype == "bf16" else None
@@ -180,7 +181,7 @@ def write(options: argparse.Namespace, report: dict[str, Any]) -> None:
     if options.json == "-":
         sys.stdout.write(document)
     elif options.json:
-        with replacing(Path(options.json)) as file:
+        with atomic_write(Path(options.json)) as file:
             file.write(document.encode())
     if options.plots:
         from mose.eval.plots import plot_report

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     except FileNotFoundError as error:
         raise ArgumentError(f"--data {error}" if options.data else str(error)) from None
     except ValueError as error:
-        from mose.eval.beir import RetrievalSetError
+        from mose.data.retrieval.retrieval_set import RetrievalSetError
 
         if isinstance(error, RetrievalSetError):  # the data are wrong, not the arguments
             raise
@@ -99,7 +99,7 @@ def _lines(tasks: dict[str, Any]) -> list[str]:
 def _classified(options: argparse.Namespace, sets: list[Any]) -> dict[str, Any]:
     import torch
 
-    from mose.eval.pairs import evaluate_pairs, load_classifier
+    from mose.eval.classification import evaluate_pairs, load_classifier
 
     if options.peers:
         print("mose.eval: --peers cannot classify pairs; they are left out there", file=sys.stderr)

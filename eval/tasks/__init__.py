@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mose.eval.beir import RetrievalSet
+from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.eval.tasks import (
     advtest,
     any_beir,

@@ -7,7 +7,7 @@ whole function still holds the docstring.
 
 from collections.abc import Iterator
 
-from mose.eval.beir import RetrievalSet, Row, assemble
+from mose.data.retrieval.retrieval_set import RetrievalSet, Row, assemble
 from mose.eval.tasks.base import Location, Source, Task
 
 

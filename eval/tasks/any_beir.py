@@ -1,6 +1,6 @@
 """Any retrieval set in the BEIR layout: a folder, or the id of a Hub dataset."""
 
-from mose.eval.beir import RetrievalSet, load_retrieval_set
+from mose.data.retrieval.retrieval_set import RetrievalSet, load_retrieval_set
 from mose.eval.tasks.base import Location, Task
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mose.eval.beir import RetrievalSet, RetrievalSetError, Row, hub_table, json_rows
+from mose.data.retrieval.retrieval_set import RetrievalSet, RetrievalSetError, Row, hub_table, json_rows
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mose.eval.beir import RetrievalSetError, json_rows, lines
+from mose.data.retrieval.retrieval_set import RetrievalSetError, json_rows, lines
 from mose.eval.tasks.base import Location, PairSet, Source, Task, cell
 
 FUNCTIONS = "data.jsonl"

@@ -13,7 +13,7 @@ functions of both splits can be searched, which makes the task easier.
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from mose.eval.beir import RetrievalSet, Row, assemble
+from mose.data.retrieval.retrieval_set import RetrievalSet, Row, assemble
 from mose.eval.tasks.base import Location, Source, Task
 
 LANGUAGES = ("ruby", "javascript", "go", "python", "java", "php")

@@ -7,8 +7,9 @@ Commits are those that MTEB 2 pins. What is text and what is code is set here an
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from mose.eval.beir import UNNAMED_CODE, RetrievalSet, load_retrieval_set
+from mose.data.retrieval.retrieval_set import RetrievalSet, load_retrieval_set
 from mose.eval.tasks.base import Location, Source, Task
+from mose.tokenization.prompts import UNKNOWN_LANGUAGE
 
 SIX = ("python", "javascript", "go", "ruby", "java", "php")
 SUBSET = "the subset's own language"
@@ -67,8 +68,8 @@ ENTRIES = {
     "codetrans-contest": _Entry(
         "CoIR-Retrieval/codetrans-contest",
         "20da4eb20a4b17300c0986ee148c90867a7f2a4d",
-        UNNAMED_CODE,
-        UNNAMED_CODE,
+        UNKNOWN_LANGUAGE,
+        UNKNOWN_LANGUAGE,
         "221 → 1,008",
     ),
     "stackoverflow-qa": _Entry(

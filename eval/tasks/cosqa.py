@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mose.eval.beir import RetrievalSet, RetrievalSetError, Row, assemble, load_retrieval_set
+from mose.data.retrieval.retrieval_set import RetrievalSet, RetrievalSetError, Row, assemble, load_retrieval_set
 from mose.eval.tasks.base import Location, Source, Task, cell, merge_identical
 
 CODES = "code_idx_map.txt"

@@ -7,7 +7,7 @@ Names make it easy: BM25 is near the ceiling, so it is a check that all is in or
 from collections.abc import Iterator
 from pathlib import Path
 
-from mose.eval.beir import RetrievalSet, RetrievalSetError, Row, assemble, lines
+from mose.data.retrieval.retrieval_set import RetrievalSet, RetrievalSetError, Row, assemble, lines
 from mose.eval.tasks.base import Location, Source, Task
 
 DIRECTIONS = {"java-csharp": ("java", "csharp"), "csharp-java": ("csharp", "java")}

@@ -6,7 +6,7 @@ relevant: R = 499 in the published split. Measured by MAP@R.
 
 from collections import defaultdict
 
-from mose.eval.beir import RetrievalSet, RetrievalSetError
+from mose.data.retrieval.retrieval_set import RetrievalSet, RetrievalSetError
 from mose.eval.tasks.base import Location, Source, Task
 
 MEASURES = ("map@r",)

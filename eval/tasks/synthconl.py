@@ -10,8 +10,9 @@ it, this says what was remembered, unless a part was held out, such as a local f
 
 from collections.abc import Iterator
 
-from mose.eval.beir import UNNAMED_CODE, RetrievalSet, Row, assemble
+from mose.data.retrieval.retrieval_set import RetrievalSet, Row, assemble
 from mose.eval.tasks.base import Location, Source, Task
+from mose.tokenization.prompts import UNKNOWN_LANGUAGE
 
 
 def load(at: Location) -> list[RetrievalSet]:
@@ -20,7 +21,7 @@ def load(at: Location) -> list[RetrievalSet]:
 
     def side(letter: str) -> Iterator[Row]:
         for number, (where, row) in enumerate(rows):
-            language = at.optional(row, f"language_{letter}") or UNNAMED_CODE
+            language = at.optional(row, f"language_{letter}") or UNKNOWN_LANGUAGE
             text = at.cell(where, row, f"code_{letter}")
             yield where, {"_id": f"{letter}{number}", "text": text, "language": language}
 

@@ -30,19 +30,21 @@ from filelock import FileLock, Timeout
 from transformers import set_seed
 
 from mose.configuration_mose import MoSEConfig
-from mose.data.collators import PairCollator
-from mose.data.pairs import load_pairs
-from mose.eval.beir import RetrievalSet, load_retrieval_set
-from mose.eval.encoding import encode
+from mose.data.retrieval.collator import PairCollator
+from mose.data.retrieval.pairs import load_pairs
+from mose.data.retrieval.retrieval_set import RetrievalSet, load_retrieval_set
+from mose.eval.baselines import bundled
 from mose.eval.metrics import score_blocks
-from mose.eval.peers import bundled
-from mose.eval.retrieval import load_model, prompt_for, score
+from mose.eval.retrieval import score
+from mose.inference.encoders import load_model
+from mose.inference.encoding import encode
 from mose.modeling_mose import MoSEModel
-from mose.training.finetune_arguments import FineTuningArguments
-from mose.training.initialization import start_embeddings_from, start_exits_alike, token_strings
-from mose.training.teacher import teacher_embeddings
-from mose.training.trainer import FineTuningTrainer
-from mose.training.wiring import load_tokenizer
+from mose.tokenization.prompts import prompt_for
+from mose.training.finetuning.arguments import FineTuningArguments
+from mose.training.finetuning.initialization import start_embeddings_from, start_exits_alike, token_strings
+from mose.training.finetuning.teacher import teacher_embeddings
+from mose.training.finetuning.trainer import FineTuningTrainer
+from mose.training.setup import load_tokenizer
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "mose-nano"))

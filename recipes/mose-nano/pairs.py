@@ -21,8 +21,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from mose.data.functions import ParseError, anonymize, extract_functions
-from mose.data.mining import mine_rows
+from mose.data.source.definitions import ParseError, anonymize, extract_functions
+from mose.data.source.mining import mine_rows
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 SEARCH_FORMS = ("{0}", "python {0}", "{0} python", "{0} in python", "how to {0} in python", "python how to {0}")

@@ -20,16 +20,16 @@ from pairs import build_pairs
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from mose.configuration_mose import MoSEConfig
-from mose.data.collators import PairCollator
-from mose.eval.peers import bundled
+from mose.data.retrieval.collator import PairCollator
+from mose.eval.baselines import bundled
 from mose.hub.files import write_sentence_transformers_files
 from mose.modeling_mose import MoSEModel
 from mose.tokenization.build import build_tokenizer
 from mose.training.checkpoints import last_whole_checkpoint
-from mose.training.finetune_arguments import FineTuningArguments
-from mose.training.initialization import fit_projection, grow, start_embeddings_from, token_strings
-from mose.training.teacher import attach_teacher, teacher_embeddings
-from mose.training.trainer import FineTuningTrainer
+from mose.training.finetuning.arguments import FineTuningArguments
+from mose.training.finetuning.initialization import fit_projection, grow, start_embeddings_from, token_strings
+from mose.training.finetuning.teacher import attach_teacher, teacher_embeddings
+from mose.training.finetuning.trainer import FineTuningTrainer
 
 HERE = Path(__file__).parent
 COLLATOR = ("max_query_length", "max_document_length", "instruction_dropout", "token_dropout")

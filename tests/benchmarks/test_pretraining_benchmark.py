@@ -6,7 +6,7 @@ import pretraining
 import pytest
 
 from mose.configuration_mose import MoSEConfig
-from mose.training.flops import training_flops
+from mose.training.pretraining.flops import training_flops
 
 
 def test_pretraining(tmp_path, capsys):

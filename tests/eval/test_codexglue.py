@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from mose.data.retrieval.retrieval_set import RetrievalSetError
 from mose.eval.__main__ import main
-from mose.eval.beir import RetrievalSetError
 from mose.eval.codexglue import advtest, bigclonebench, poj104
 
 

@@ -5,9 +5,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mose.configuration_mose import MoSEConfig
+from mose.eval.baselines import load_peer
 from mose.eval.costs import costs, counted_flops_per_token, flops_per_token, parameters
-from mose.eval.encoders import MoSEEncoder
-from mose.eval.peers import load_peer
+from mose.inference.encoders import MoSEEncoder
 from mose.modeling_mose import MoSEModel
 
 

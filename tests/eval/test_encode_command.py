@@ -7,7 +7,7 @@ import pytest
 
 import mose.eval
 from mose.eval.__main__ import main
-from mose.eval.encoding import encode
+from mose.inference.encoding import encode
 from mose.tokenization.prompts import code_prompt
 
 TEXTS = [f"def f{at}(): return {at}" for at in range(9)]

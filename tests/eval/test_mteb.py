@@ -7,10 +7,10 @@ mteb = pytest.importorskip("mteb", reason="the optional dependency mteb is not i
 from mteb._evaluators import retrieval_metrics  # noqa: E402
 from mteb.types import PromptType  # noqa: E402
 
-from mose.eval.beir import RetrievalSet, load_retrieval_set  # noqa: E402
-from mose.eval.encoding import encode  # noqa: E402
+from mose.data.retrieval.retrieval_set import RetrievalSet, load_retrieval_set  # noqa: E402
 from mose.eval.mteb import COIR, MoSEEncoder, language, local_task  # noqa: E402
 from mose.eval.retrieval import evaluate  # noqa: E402
+from mose.inference.encoding import encode  # noqa: E402
 from mose.tokenization.prompts import code_prompt, text_prompt  # noqa: E402
 
 LANGUAGES = ("eng-Latn", "python-Code")

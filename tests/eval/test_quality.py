@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mose.eval.beir import RetrievalSet
+from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.eval.quality import Judgements, across_exits, figures
 
 DOCUMENTS = ("a", "b", "c", "d")

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import mose.eval
-from mose.eval import corpus, speed
+from mose.data.retrieval.retrieval_set import RetrievalSet
+from mose.eval import speed
+from mose.inference import corpus
 from mose.eval.__main__ import main
-from mose.eval.beir import RetrievalSet
-from mose.eval.peers import BM25Peer, SentenceTransformerPeer
-from mose.eval.retrieval import evaluate, judged_ranks, prompt_for
-from mose.tokenization.prompts import code_prompt, text_prompt
+from mose.eval.baselines import BM25Peer, SentenceTransformerPeer
+from mose.eval.retrieval import evaluate, judged_ranks
+from mose.tokenization.prompts import code_prompt, prompt_for, text_prompt
 
 CODE = tuple(f"def function_{at}(x{at}):\n    return x{at} * {at}" for at in range(12))
 IDS = tuple(f"d{at}" for at in range(12))
@@ -246,7 +247,7 @@ def test_a_cache_and_an_earlier_mose_beside_it(model, tokenizer, model_folder, f
                 assert found["across_exits"][exit_layer] == pytest.approx(figures)
             assert "intervals" not in found and "intervals" in expected
         assert report["costs"][f"{model_folder.name}@1"] == report["costs"]["1"]
-        monkeypatch.setattr("mose.eval.encoders.encode", None)  # whoever calls it fails
+        monkeypatch.setattr("mose.inference.encoders.encode", None)  # whoever calls it fails
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mose.eval import metrics
-from mose.eval.store import Vectors
 from mose.eval.topk import top_k, vector_ranks
+from mose.inference.store import Vectors
 
 
 @st.composite

@@ -109,7 +109,7 @@ def test_training_is_told_from_what_the_run_left(model_folder):
 
 def test_the_python_in_a_card_runs(model_folder, tmp_path, monkeypatch):
     """As it stands, on a folder cut at the exits."""
-    from mose.hub.slicing import slice_repository
+    from mose.hub.slice import slice_repository
 
     output = slice_repository(model_folder, 3, tmp_path / "whole")
     monkeypatch.chdir(tmp_path)

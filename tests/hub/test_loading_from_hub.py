@@ -8,7 +8,7 @@ import torch
 from loopback_hub import LoopbackHub
 from sentence_transformers import SentenceTransformer
 
-from mose.hub.publishing import publish
+from mose.hub.publish import publish
 
 REPO = "tester/tiny-mose"
 TEXTS = ["def add(first, second):\n    return first + second", "Add two numbers.", "x"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import report
 
-from mose.eval.beir import RetrievalSet
+from mose.data.retrieval.retrieval_set import RetrievalSet
 
 
 def test_the_tables_in_the_documentation_are_those_of_the_results(tmp_path, monkeypatch):

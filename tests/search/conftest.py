@@ -6,7 +6,7 @@ import torch
 
 from mose.configuration_mose import MoSEConfig
 from mose.modeling_mose import MoSEModel
-from mose.search_index import Index
+from mose.search.index import Index
 
 DATES = '''\
 import datetime

@@ -1,10 +1,10 @@
 import pytest
 
 from mose.training.arguments import DataArguments
-from mose.training.classify_arguments import ClassificationArguments
-from mose.training.finetune import fit_batches
-from mose.training.finetune_arguments import FineTuningArguments
-from mose.training.pretrain_arguments import PreTrainingArguments
+from mose.training.classification.arguments import ClassificationArguments
+from mose.training.finetuning.arguments import FineTuningArguments
+from mose.training.finetuning.command import fit_batches
+from mose.training.pretraining.arguments import PreTrainingArguments
 
 
 def arguments(tmp_path, **settings):

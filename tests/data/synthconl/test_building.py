@@ -13,7 +13,7 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard
 
 import mose
-from mose.data.pairs import load_pairs
+from mose.data.retrieval.pairs import load_pairs
 from mose.data.synthconl.__main__ import main
 from mose.data.synthconl.answers import NoCode, read_answer
 from mose.data.synthconl.dataset import write_dataset

@@ -7,11 +7,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from mose.eval.beir import RetrievalSet, RetrievalSetError
-from mose.eval.encoders import prompt_for
+from mose.data.retrieval.retrieval_set import RetrievalSet, RetrievalSetError
 from mose.eval.tasks import TASKS, get_task, load_task, summarize
 from mose.eval.tasks.base import merge_identical
-from mose.tokenization.prompts import code_prompt, text_prompt
+from mose.tokenization.prompts import code_prompt, prompt_for, text_prompt
 
 SIX = ["ruby", "javascript", "go", "python", "java", "php"]
 

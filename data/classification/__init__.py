@@ -1,0 +1,1 @@
+"""Labelled snippets and clone pairs."""

@@ -1,0 +1,1 @@
+"""Repositories as a token stream for MLM and In-Context Classification."""

@@ -1,0 +1,1 @@
+"""Pairs for contrastive fine-tuning, and retrieval sets in the BEIR layout."""

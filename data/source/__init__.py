@@ -1,0 +1,1 @@
+"""Source code: which files, which languages, which definitions, and mining pairs from them."""

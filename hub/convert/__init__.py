@@ -1,0 +1,1 @@
+"""Converting the released checkpoints of the paper: `mose hub import`."""

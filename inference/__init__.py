@@ -1,0 +1,1 @@
+"""Running a MoSE: loading it at some exits, encoding texts, storing embeddings, and BM25 beside them."""

@@ -1,0 +1,23 @@
+"""Semantic code search: index the functions of a source tree, find them by what they do.
+
+The names below are loaded on first use, so that `--help` needs no torch.
+"""
+
+import importlib
+
+_HOMES = {
+    "BuildReport": "index",
+    "Hit": "index",
+    "Index": "index",
+    "SearchIndexError": "store",
+    "fuse": "index",
+    "main": "__main__",
+    "render": "__main__",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

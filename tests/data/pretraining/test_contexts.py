@@ -1,0 +1,316 @@
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from mose.data.pretraining import contexts
+from mose.data.pretraining.contexts import ContextBuilder, tokenize
+
+
+def make_rows(sizes, seed=0):
+    """Files of so many words for each repository, whose words begin with its capital letter."""
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "text": " ".join(f"{repository}{n}" for n in rng.integers(10, size=words)),
+            "repository": repository,
+            "language": "python",
+            "path": f"{number}.py",
+        }
+        for repository, files in sizes.items()
+        for number, words in enumerate(files)
+    ]
+
+
+def skewed_sizes(seed=0, repositories=24):
+    """Repositories that differ in how many files they have and how long these are: lengths could tell."""
+    rng = np.random.default_rng(seed)
+    return {
+        chr(65 + r): (rng.lognormal(rng.uniform(2.5, 5), 0.4, size=rng.integers(2, 40)).astype(int) + 8).tolist()
+        for r in range(repositories)
+    }
+
+
+def snippets_of(example, tokenizer):
+    """The texts between the special tokens."""
+    ids = example["input_ids"]
+    assert ids[0] == tokenizer.sep_token_id and ids[-1] == tokenizer.cls_token_id
+    found, current = [], []
+    for token in [*ids[1:-1], tokenizer.sep_token_id]:
+        if token == tokenizer.sep_token_id:
+            found.append(current)
+            current = []
+        else:
+            current.append(token)
+    assert not {tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.mask_token_id} & set(ids[1:-1])
+    assert all(found)
+    return found
+
+
+CAPITALS: dict[int, set[str]] = {}
+
+
+def capitals_of(tokenizer, token):
+    if token not in CAPITALS:
+        CAPITALS[token] = {letter for letter in tokenizer.decode([token]) if letter.isupper()}
+    return CAPITALS[token]
+
+
+def origins(example, tokenizer):
+    """The repositories of the snippets, read from their capital letters."""
+    letters = []
+    for snippet in snippets_of(example, tokenizer):
+        capitals = set().union(*(capitals_of(tokenizer, token) for token in snippet))
+        assert len(capitals) == 1
+        letters.append(capitals.pop())
+    return letters
+
+
+def build_many(tokenizer, objective="icc", blocks=6, max_length=96, **options):
+    builder = ContextBuilder(tokenizer, max_length, objective, **options)
+    return [
+        example
+        for block in range(blocks)
+        for example in builder(make_rows(skewed_sizes(block), block), (0, block))
+    ]
+
+
+@pytest.fixture(scope="module")
+def icc_examples(tiny_tokenizer):
+    return build_many(tiny_tokenizer, min_snippet=8)
+
+
+def test_icc_labels_say_whether_all_snippets_are_of_one_repository(icc_examples, tiny_tokenizer):
+    intruders = Counter()
+    for example in icc_examples:
+        found = origins(example, tiny_tokenizer)
+        assert len(found) >= 2 and len(example["input_ids"]) <= 96
+        strangers = sum(letter != example["repository"] for letter in found)
+        assert example["context_label"] == (strangers == 0)
+        assert strangers <= max(1, len(found) // 2)
+        intruders[strangers] += 1
+    assert len(icc_examples) > 2500 and len(intruders) >= 4  # none, one, and several
+
+
+def test_contexts_are_filled(icc_examples):
+    lengths = np.array([len(example["input_ids"]) for example in icc_examples])
+    assert lengths.mean() > 0.85 * 96
+
+
+def layout_features(example, sep):
+    """All that shows without reading: how many snippets, how long, in which order, and how long altogether."""
+    ids = np.array(example["input_ids"])
+    lengths = np.diff([*np.flatnonzero(ids == sep), len(ids) - 1]) - 1
+    row = np.zeros(28)
+    row[: min(10, len(lengths))] = lengths[:10]
+    row[10 : 10 + min(10, len(lengths))] = np.sort(lengths)[:10]
+    row[20:] = (len(lengths), len(ids), lengths.min(), lengths.max(), lengths.std(), lengths[-1], lengths[0], 0)
+    row[27] = len(set(lengths)) / len(lengths)
+    return row
+
+
+CLASSIFIERS = {
+    "logistic": lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)),
+    "boosting": lambda: HistGradientBoostingClassifier(max_iter=30, random_state=0),
+}
+
+
+def p_value_of_guessing(features, labels, classifier):
+    """The accuracy on unseen folds of two equal classes, and how likely it is where nothing can be known."""
+    guesses = cross_val_predict(CLASSIFIERS[classifier](), features, labels, cv=3)
+    right = int((guesses == labels).sum())
+    return right / len(labels), binomtest(right, len(labels)).pvalue
+
+
+def balanced(features, labels, seed=0):
+    """As many of either class, in random order."""
+    rng = np.random.default_rng(seed)
+    n = np.bincount(labels, minlength=2).min()
+    chosen = np.concatenate([rng.permutation(np.flatnonzero(labels == label))[:n] for label in (0, 1)])
+    chosen = rng.permutation(chosen)
+    return features[chosen], labels[chosen]
+
+
+@pytest.mark.parametrize("objective", ["icc", "nsp"])
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_lengths_and_places_do_not_tell_the_label(objective, classifier, icc_examples, tiny_tokenizer):
+    examples = icc_examples if objective == "icc" else build_many(tiny_tokenizer, "nsp", min_snippet=8)
+    features = np.array([layout_features(example, tiny_tokenizer.sep_token_id) for example in examples])
+    labels = np.array([example["context_label"] for example in examples])
+    assert len(labels) > 1500 and binomtest(int(labels.sum()), len(labels)).pvalue > 1e-3
+    accuracy, p = p_value_of_guessing(*balanced(features, labels), classifier)
+    assert p > 1e-3, accuracy
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_a_leak_of_lengths_would_be_found(classifier, tiny_tokenizer, monkeypatch):
+    """The control: intruders that keep the length that they have in their own repository."""
+    honest = contexts._Pool.draw
+
+    def careless(self, length, group, rng):
+        lengths = [other for other in self._lengths if any(g != group for g in self._groups[other][:2])]
+        return honest(self, lengths[rng.integers(len(lengths))], group, rng)
+
+    monkeypatch.setattr(contexts._Pool, "draw", careless)
+    examples = build_many(tiny_tokenizer, min_snippet=8, blocks=3)
+    features = np.array([layout_features(example, tiny_tokenizer.sep_token_id) for example in examples])
+    labels = np.array([example["context_label"] for example in examples])
+    accuracy, p = p_value_of_guessing(*balanced(features, labels), classifier)
+    assert accuracy > 0.6 and p < 1e-9
+
+
+def places(examples, tokenizer):
+    """One snippet of each mixed example, an intruder or not by a coin: what shows of it, and which it is."""
+    rng = np.random.default_rng(0)
+    rows, labels = [], []
+    for example in examples:
+        if example["context_label"]:
+            continue
+        snippets = snippets_of(example, tokenizer)
+        foreign = np.array([letter != example["repository"] for letter in origins(example, tokenizer)])
+        lengths = np.array(list(map(len, snippets)))
+        intrudes = bool(rng.integers(2))
+        at = rng.choice(np.flatnonzero(foreign == intrudes))
+        around = lengths[max(0, at - 1)], lengths[min(len(lengths) - 1, at + 1)]
+        rank = (lengths < lengths[at]).mean()
+        rows.append((at, at / (len(lengths) - 1), len(lengths), lengths[at], rank, *around, lengths.mean()))
+        labels.append(int(intrudes))
+    return np.array(rows), np.array(labels)
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_lengths_do_not_tell_which_snippet_intrudes(classifier, icc_examples, tiny_tokenizer):
+    accuracy, p = p_value_of_guessing(*places(icc_examples, tiny_tokenizer), classifier)
+    assert p > 1e-3, accuracy
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_a_leak_of_places_would_be_found(classifier, tiny_tokenizer):
+    """The control: examples of which the intruders are moved to the end."""
+    examples = []
+    for example in build_many(tiny_tokenizer, min_snippet=8, blocks=3):
+        snippets = snippets_of(example, tiny_tokenizer)
+        foreign = [letter != example["repository"] for letter in origins(example, tiny_tokenizer)]
+        order = np.argsort(foreign, kind="stable")
+        ids = [i for at in order for i in (tiny_tokenizer.sep_token_id, *snippets[at])]
+        examples.append({**example, "input_ids": [*ids, tiny_tokenizer.cls_token_id]})
+    accuracy, p = p_value_of_guessing(*places(examples, tiny_tokenizer), classifier)
+    assert accuracy > 0.7 and p < 1e-9
+
+
+def test_how_many_intrude_does_not_depend_on_the_layout_but_for_the_number_of_snippets(
+    icc_examples, tiny_tokenizer
+):
+    """Given k snippets, each number from 1 to k // 2 comes as often (chi-square by exact binomials)."""
+    seen = defaultdict(Counter)
+    for example in icc_examples:
+        if not example["context_label"]:
+            found = origins(example, tiny_tokenizer)
+            seen[len(found)][sum(letter != example["repository"] for letter in found)] += 1
+    checked = 0
+    for snippets, counts in seen.items():
+        total, most = sum(counts.values()), max(1, snippets // 2)
+        assert set(counts) <= set(range(1, most + 1))
+        for number in range(1, most + 1):
+            assert binomtest(counts[number], total, 1 / most).pvalue > 1e-4
+            checked += total > 100
+    assert checked >= 4
+
+
+def test_nsp_pairs_are_continuations_or_come_from_another_file(tiny_tokenizer):
+    # The words of a file are numbered, so that a snippet tells its file and its place in it.
+    rows = []
+    for file in range(30):
+        text = " ".join(f"{chr(65 + file % 26)}{file}.{n}" for n in range(10 + 5 * file))
+        rows.append({"text": text, "repository": f"r{file % 3}", "language": "python", "path": ""})
+    texts = [tokenize(tiny_tokenizer, [row["text"]])[0].tolist() for row in rows]
+    builder = ContextBuilder(tiny_tokenizer, 80, "nsp", min_snippet=8, file_tokens=10_000)
+    seen = Counter()
+    for example in builder(rows, (0,)):
+        first, second = snippets_of(example, tiny_tokenizer)
+        joined, n = first + second, len(first)
+        own = any(joined == text[at : at + len(joined)] for text in texts for at in range(len(text) - n))
+        assert own == example["context_label"]
+        seen[own] += 1
+    assert min(seen[True], seen[False]) > 60
+
+
+def test_without_a_context_objective_all_of_a_file_is_used_once(tiny_tokenizer):
+    rows = make_rows({"A": [3, 40, 200], "B": [1, 90]})
+    examples = list(ContextBuilder(tiny_tokenizer, 64, "none", min_snippet=4, file_tokens=10_000)(rows, (0,)))
+    assert all("context_label" not in example for example in examples)
+    found = Counter(token for example in examples for token in snippets_of(example, tiny_tokenizer)[0])
+    texts = tokenize(tiny_tokenizer, [row["text"] for row in rows])
+    expected = Counter(int(t) for ids in texts for t in ids[: len(ids) - len(ids) % 62 * (len(ids) % 62 < 4)])
+    assert found == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(contexts.OBJECTIVES),
+    st.integers(5, 70),
+    st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=4), min_size=1, max_size=5),
+    st.integers(0, 2**32),
+)
+def test_any_block_gives_whole_examples_by_its_seed(tiny_tokenizer, objective, max_length, sizes, seed):
+    rows = make_rows({chr(65 + r): files for r, files in enumerate(sizes)}, seed)
+    builder = ContextBuilder(tiny_tokenizer, max_length, objective)
+    examples = list(builder(rows, (seed,)))
+    assert examples == list(ContextBuilder(tiny_tokenizer, max_length, objective)(rows, (seed,)))
+    for example in examples:
+        assert len(example["input_ids"]) <= max_length
+        found = snippets_of(example, tiny_tokenizer)
+        assert (len(found) >= 2) if objective == "icc" else len(found) == {"nsp": 2, "none": 1}[objective]
+    if objective == "icc" and len(sizes) == 1:
+        assert not examples and builder.counts["layouts without intruder"] == (max(sizes[0]) > 0 or 0)
+
+
+def test_special_tokens_in_a_file_are_text(tiny_tokenizer):
+    text = "a <mask> b <sep> c <cls> <pad> d"
+    ids = tokenize(tiny_tokenizer, [text])[0].tolist()
+    assert tiny_tokenizer.decode(ids) == text
+    assert not set(ids) & set(tiny_tokenizer.all_special_ids)
+    assert (
+        tiny_tokenizer.mask_token_id in tiny_tokenizer("<mask>")["input_ids"]
+    )  # and stay what they are elsewhere
+
+
+def test_of_a_long_file_a_run_is_used_another_each_time(tiny_tokenizer):
+    rows = make_rows({"A": [5000]})
+    builder = ContextBuilder(tiny_tokenizer, 50, "none", file_tokens=300)
+    texts = []
+    for seed in range(2):
+        ids = sum((snippets_of(example, tiny_tokenizer)[0] for example in builder(rows, (seed,))), [])
+        assert 250 < len(ids) <= 300
+        texts.append(sorted(ids))
+    whole = tokenize(tiny_tokenizer, [rows[0]["text"]])[0]
+    assert len(whole) > 10_000 and texts[0] != texts[1]
+
+
+def test_bad_arguments_are_named(tiny_tokenizer):
+    for options, message in (
+        ({"max_length": 4}, "max_length=4: 2 snippets of one token take 5"),
+        ({"max_length": 2, "objective": "none"}, "max_length=2: 1 snippets of one token take 3"),
+        ({"objective": "mlm"}, "'mlm': there are icc, nsp, none"),
+        ({"min_snippet": 40}, "min_snippet=40: must be from 1 to 30"),
+        ({"file_tokens": 10}, "file_tokens=10: must be at least max_length=64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ContextBuilder(tiny_tokenizer, **{"max_length": 64, **options})
+    assert ContextBuilder(tiny_tokenizer, 5).sizes == [1]
+
+    class Lacking:
+        is_fast = True
+        pad_token_id = cls_token_id = 1
+        sep_token_id = mask_token_id = None
+
+    with pytest.raises(ValueError, match="no sep and no mask token"):
+        ContextBuilder(Lacking(), 64)

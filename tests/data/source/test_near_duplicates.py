@@ -1,0 +1,83 @@
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mose.data.source.near_duplicates import NearDuplicates, hashed_ngrams, near_duplicates
+
+
+def grams(text: str, n: int = 5) -> set[str]:
+    return {text[i : i + n] for i in range(max(len(text) - n + 1, 1))}
+
+
+def jaccard(first: str, second: str) -> float:
+    a, b = grams(first), grams(second)
+    return len(a & b) / len(a | b)
+
+
+def edited(text: str, edits: int, rng: random.Random) -> str:
+    letters = list(text)
+    for _ in range(edits):
+        letters[rng.randrange(len(letters))] = chr(rng.randrange(97, 123))
+    return "".join(letters)
+
+
+def test_texts_kept_are_those_that_brute_force_keeps():
+    rng = random.Random(0)
+    texts, sides = [], []
+    for _ in range(60):
+        base = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz ()_=\n", k=rng.randrange(200, 600)))
+        copy = edited(base, len(base) * rng.choice([0, 1, 2, 8, 15]) // 100, rng)
+        similarity = jaccard(base, copy)
+        if 0.58 < similarity < 0.82:  # four standard errors about the threshold: a signature may err there
+            continue
+        sides.append(similarity > 0.7)
+        texts += [base, copy]
+    assert sides.count(True) >= 15 and sides.count(False) >= 15
+    expected = []
+    for position, text in enumerate(texts):
+        if all(jaccard(text, texts[other]) < 0.7 for other in expected):
+            expected.append(position)
+    assert near_duplicates(texts) == expected
+    assert len(expected) == 2 * len(sides) - sides.count(True)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(max_size=40), st.integers(1, 6))
+def test_hashes_are_as_many_as_distinct_ngrams(text, n):
+    assert len(hashed_ngrams(text, n)) == len(grams(text, n))
+
+
+def test_short_and_empty_texts_are_their_own_ngram():
+    assert near_duplicates(["", "a", "", "ab", "a", "b" * 5, "b" * 9]) == [0, 1, 3, 5]
+
+
+def test_the_class_adds_what_is_new_only():
+    seen = NearDuplicates()
+    assert not seen.is_duplicate("def add(a, b): return a + b")
+    assert seen.add("def add(a, b): return a + b")
+    assert seen.is_duplicate("def add(a, b): return a + b")
+    assert not seen.add("def add(a, b): return a + b")
+    assert len(seen) == 1
+
+
+def test_the_estimate_is_that_of_the_seed_and_close_to_the_truth():
+    rng = random.Random(1)
+    base = "".join(rng.choices("abcdefgh ", k=400))
+    other = edited(base, 20, rng)
+    truth = jaccard(base, other)
+    estimates = []
+    for seed in (0, 0, 1, 2):
+        seen = NearDuplicates(seed=seed)
+        estimates.append(seen._signature(base).jaccard(seen._signature(other)))
+    assert estimates[0] == estimates[1] and len(set(estimates)) > 1
+    assert all(abs(estimate - truth) < 4 * (truth * (1 - truth) / 256) ** 0.5 for estimate in estimates)
+
+
+@pytest.mark.parametrize(
+    "options", [{"threshold": 0.0}, {"threshold": 1.5}, {"num_perm": 1}, {"ngram": 0}, {"threshold": -1}]
+)
+def test_bad_options_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        NearDuplicates(**options)

@@ -1,0 +1,443 @@
+"""Import of the released checkpoints, against transformers' Starcoder2Model with the published heads on top."""
+
+import json
+import weakref
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+from released_checkpoints import Released, tokenizer, truncated, write
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
+
+from mose.handler import EndpointHandler
+from mose.hub import weights
+from mose.hub.commands import main
+from mose.hub.convert.command import import_released
+from mose.hub.convert.plan_parts import Choices, OpenQuestions, Unaccounted
+from mose.hub.publish import publish
+from mose.hub.shards import TensorSource
+from mose.hub.weights import read_weights
+
+CHOICES = {
+    "pooling": "mean",
+    "embedding_norm": "at_most_one",
+    "projection_act": "leaky_relu",
+    "projection_input": "tokens",
+}
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(3)
+    mask = torch.tensor([[1] * 11, [0] * 4 + [1] * 7, [0] * 10 + [1]])
+    return torch.randint(5, 300, mask.shape) * mask, mask
+
+
+def load(folder: Path, **kwargs) -> torch.nn.Module:
+    return AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32, **kwargs).eval()
+
+
+def check(folder: Path, expected: dict[int, torch.Tensor], batch) -> None:
+    model = load(folder)
+    assert model.exit_layers == tuple(e for e in expected if e <= model.exit_layers[-1])
+    with torch.no_grad():
+        for e in model.exit_layers:
+            out = model(*batch, exit_layer=e)
+            assert (out.pooler_output - expected[e]).abs().max() <= 1e-5, e
+        if len(model.exit_layers) > 1:
+            e = model.exit_layers[0]
+            shallow = load(folder, exit_layer=e, variant=f"exit{e}")
+            assert len(shallow.layers) == e
+            assert (shallow(*batch).pooler_output - expected[e]).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(("pooling", "shards"), [("mean", 1), ("cls", 3)])
+@pytest.mark.parametrize("norm", ["unit", "at_most_one"])
+@pytest.mark.parametrize(
+    ("heads", "projection_input"), [(1, "tokens"), (2, "tokens"), (2, "pooled"), (3, "tokens")]
+)
+def test_every_exit_gives_the_released_models_vectors(
+    tmp_path, batch, shards, pooling, norm, heads, projection_input
+):
+    released = Released(heads=heads)
+    source = write(tmp_path / "source", released.tensors(), released.settings, shards)
+    chosen = CHOICES | {"pooling": pooling, "embedding_norm": norm, "projection_input": projection_input}
+    done = import_released(str(source), tmp_path / "out", Choices(**chosen))
+    assert not done.left_out
+    check(tmp_path / "out", released.embeddings(*batch, pooling, norm, projection_input), batch)
+
+
+def test_full_depth_in_bf16(tmp_path, batch):
+    """36 blocks and the paper's exits, in the released type; rounded once, when the test writes them."""
+    released = Released(exits=(4, 9, 18, 27, 36))
+    halves = {name: tensor.to(torch.bfloat16) for name, tensor in released.tensors().items()}
+    released.load_state_dict({name: tensor.float() for name, tensor in halves.items()})
+    source = write(tmp_path / "source", halves, released.settings, shards=2)
+    done = import_released(str(source), tmp_path / "out", Choices(**CHOICES))
+    assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == "bfloat16"
+    assert done.config.exit_norm == "final" and done.config.norm_epsilon == 1e-3
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) == 5
+    check(tmp_path / "out", released.embeddings(*batch, "mean", "at_most_one"), batch)
+
+
+@pytest.mark.parametrize("prefix", ["", "cls.", "heads."])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["conditioned", "plain", "none"])
+def test_the_heads_of_pretraining(tmp_path, batch, kind, tied, prefix):
+    released = Released(heads=0, pretraining=kind, tied=tied)
+    source = write(tmp_path / "source", released.tensors(prefix), released.settings)
+    import_released(str(source), tmp_path / "out", Choices(pooling="cls"))
+    model = AutoModelForPreTraining.from_pretrained(tmp_path / "out", trust_remote_code=True).eval()
+    for e, (mlm, icc) in released.heads(*batch).items():
+        with torch.no_grad():
+            out = model(*batch, exit_layer=e)
+        real = batch[1].bool()
+        assert (out.prediction_logits[real] - mlm[real]).abs().max() <= 1e-5
+        assert (out.context_logits - icc).abs().max() <= 1e-5
+    check(tmp_path / "out", released.embeddings(*batch, "cls", "unit"), batch)
+
+
+def test_bert_may_store_its_tied_decoder_and_its_bias_twice(tmp_path, batch):
+    released = Released(heads=0, pretraining="conditioned")
+    tensors = released.tensors() | {
+        "predictions.decoder.weight": released.starEncoder2.embed_tokens.weight.detach().clone(),
+        "predictions.bias": released.predictions["decoder"].bias.detach().clone(),
+    }
+    source = write(tmp_path / "source", tensors, released.settings)
+    done = import_released(str(source), tmp_path / "out", Choices(pooling="mean"))
+    assert set(done.left_out.values()) == {"the token embeddings again", "predictions.bias again"}
+    tensors["predictions.bias"] += 1
+    source = write(tmp_path / "source", tensors, released.settings)
+    with pytest.raises(Unaccounted, match="predictions.bias and predictions.decoder.bias differ"):
+        import_released(str(source), tmp_path / "out2", Choices(pooling="mean"))
+
+
+@pytest.mark.parametrize("exit_layer", [4, 9, 18, 27])
+def test_truncated_variants(tmp_path, batch, exit_layer):
+    exits = (4, 9, 18, 27, 36)
+    released = Released(exits=exits)
+    expected = released.embeddings(*batch, "mean", "at_most_one")
+    tensors = truncated(released.tensors(), exit_layer)
+    settings = released.settings | {"till_layer": exit_layer}
+    norm = [name for name in tensors if name.startswith("starEncoder2.norm.")]
+    for at, blocks in enumerate((36, exit_layer)):  # whichever the configuration says
+        kept = {name: tensor for name, tensor in tensors.items() if at or name not in norm}
+        source = write(tmp_path / f"source{at}", kept, settings | {"num_hidden_layers": blocks})
+        chosen = Choices(**CHOICES, last_norm="drop" if at else None)
+        done = import_released(str(source), tmp_path / f"out{at}", chosen)
+        deeper = exits[exits.index(exit_layer) + 1 :]
+        reasons = sorted(set(done.left_out.values()))
+        assert len([r for r in reasons if r.startswith("head of exit")]) == len(deeper)
+        assert ("the final norm of the whole model" in reasons) == bool(at)
+        check(tmp_path / f"out{at}", expected, batch)
+
+
+def test_a_truncated_variant_may_apply_the_final_norm_and_hold_one_head(tmp_path, batch):
+    """Its code may run transformers' model of fewer blocks, which norms the last of its states."""
+    released = Released(exits=(1, 2, 4))
+    tensors = {n: t for n, t in truncated(released.tensors(), 2).items() if "projection_heads" not in n}
+    tensors |= {f"projection_heads.0.{n}": t for n, t in released.projection_heads[1].state_dict().items()}
+    settings = released.settings | {"till_layer": 2, "num_hidden_layers": 2}
+    source = write(tmp_path / "source", tensors, settings)
+    with pytest.raises(OpenQuestions) as asked:
+        import_released(str(source), tmp_path / "out", Choices(**CHOICES))
+    assert "--last-norm" in str(asked.value) and "--head-exits" in str(asked.value)
+    import_released(str(source), tmp_path / "out", Choices(**CHOICES, last_norm="apply", head_exits=[2]))
+    states = released.starEncoder2.norm(released.states(*batch)[2])
+    rows = [
+        released.projection_heads[1](row[real]).mean(0) for row, real in zip(states, batch[1].bool(), strict=True)
+    ]
+    vectors = torch.stack(rows)
+    expected = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1)
+    check(tmp_path / "out", {2: expected.detach()}, batch)
+
+
+def test_what_the_file_leaves_open_is_asked_for_all_at_once(tmp_path):
+    released = Released()
+    tensors = released.tensors()
+    for at in range(3):
+        for old, new in (("0", "first"), ("2", "second")):
+            for kind in ("weight", "bias"):
+                name = f"projection_heads.{at}.{old}.{kind}"
+                tensors[f"projection_heads.{at}.{new}.{kind}"] = tensors.pop(name)
+    settings = {k: v for k, v in released.settings.items() if k not in ("matryoshka_layers", "rope_theta")}
+    source = write(tmp_path / "source", tensors, settings)
+    with pytest.raises(OpenQuestions) as asked:
+        import_released(str(source), tmp_path / "out", Choices(exit_layers=[1, 2, 4]))
+    for option in (
+        "--pooling: how an exit makes one vector of its tokens (mean, cls)",
+        "--embedding-norm",
+        "--projection-act",
+        "--projection-input",
+        "--projection-layers: the order in which first, second run",
+        "--rope-theta",
+    ):
+        assert option in str(asked.value)
+    with pytest.raises(OpenQuestions, match="--exit-layers"):
+        import_released(str(source), tmp_path / "out", Choices())
+    assert not (tmp_path / "out").exists()
+    complete = Choices(
+        **CHOICES, exit_layers=[1, 2, 4], rope_theta=999_999.44, projection_layers=["first", "second"]
+    )
+    import_released(str(source), tmp_path / "out", complete)
+    ids, mask = torch.arange(5, 12)[None], torch.ones(1, 7, dtype=torch.long)
+    check(tmp_path / "out", released.embeddings(ids, mask, "mean", "at_most_one"), (ids, mask))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: t.pop("starEncoder2.layers.2.mlp.c_fc.bias"),
+            "parameter without a tensor.*layers.2.mlp.c_fc.bias",
+        ),
+        (
+            lambda t: t.pop("projection_heads.1.2.weight"),
+            "parameter without a tensor.*exits.2.projection.2.weight",
+        ),
+        (lambda t: t.pop("starEncoder2.norm.weight"), "parameter without a tensor.*exits.4.norm.weight"),
+        (lambda t: t.update({"adapter.weight": torch.zeros(2)}), "tensor without a place.*: adapter.weight"),
+        (
+            lambda t: t.update({"starEncoder2.layers.4.mlp.c_fc.bias": torch.zeros(48)}),
+            "tensor without a place.*: starEncoder2.layers.4.mlp.c_fc.bias",
+        ),
+        (
+            lambda t: t.update({"starEncoder2.layers.1.mlp.c_fc.weight": torch.zeros(47, 32)}),
+            r"misfit: starEncoder2.layers.1.mlp.c_fc.weight is \(47, 32\), layers.1.* must be \(48, 32\)",
+        ),
+        (
+            lambda t: t.update({"projection_heads.0.2.weight": torch.zeros(32, 31)}),
+            r"projection_heads.0.2.weight is \(32, 31\): a linear layer here reads 32 values",
+        ),
+        (
+            lambda t: t.update({"projection_heads.0.1.weight": torch.zeros(32)}),
+            r"projection_heads.0.1.weight is \(32,\): a linear layer here",
+        ),
+        (
+            lambda t: t.update({"model.starEncoder2.norm.bias": torch.ones(32)}),
+            "model.starEncoder2.norm.bias and starEncoder2.norm.bias differ",
+        ),
+    ],
+)
+def test_what_is_left_over_is_listed_and_nothing_is_written(tmp_path, change, message):
+    released = Released()
+    tensors = released.tensors()
+    change(tensors)
+    source = write(tmp_path / "source", tensors, released.settings)
+    with pytest.raises(Unaccounted, match=f"(?s){message}"):
+        import_released(str(source), tmp_path / "out", Choices(**CHOICES))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_what_is_not_wanted_can_be_left_out_by_name(tmp_path):
+    released = Released()
+    source = write(tmp_path / "source", released.tensors() | {"adapter.w": torch.ones(2)}, released.settings)
+    done = import_released(str(source), tmp_path / "out", Choices(**CHOICES, leave_out=[r"^adapter\."]))
+    assert done.left_out == {"adapter.w": "left out as asked"}
+    with pytest.raises(ValueError, match="--leave-out nothing: no tensor"):
+        import_released(str(source), tmp_path / "out2", Choices(**CHOICES, leave_out=["nothing"]))
+
+
+def test_other_vocabularies_scales_and_rotary_buffers(tmp_path, batch):
+    """A padded vocabulary, another rotary base, a stored scale, heads without biases, stored frequencies."""
+    released = Released(vocab=352, theta=10_000.0)
+    tensors = {n: t for n, t in released.tensors().items() if not (n.startswith("proj") and n.endswith("bias"))}
+    with torch.no_grad():
+        for name, parameter in released.named_parameters():
+            if name.startswith("projection_heads") and name.endswith("bias"):
+                parameter.zero_()
+    frequencies = 10_000.0 ** -(torch.arange(0, 8, 2) / 8)
+    tensors |= {"temp_coef": torch.tensor([17.5]), "starEncoder2.rotary_emb.inv_freq": frequencies}
+    source = write(tmp_path / "source", tensors, released.settings | {"vocab_size": 300})
+    done = import_released(str(source), tmp_path / "out", Choices(**CHOICES))
+    assert list(done.left_out) == ["starEncoder2.rotary_emb.inv_freq"]
+    model = load(tmp_path / "out")
+    assert model.similarity_scale.item() == 17.5
+    assert model.config.vocab_size == 352 and model.config.rope_parameters["rope_theta"] == 10_000.0
+    check(tmp_path / "out", released.embeddings(*batch, "mean", "at_most_one"), batch)
+    wrong = write(tmp_path / "wrong", tensors, released.settings | {"rope_theta": 500.0})
+    with pytest.raises(ValueError, match="inv_freq does not belong to rope_theta=500.0"):
+        import_released(str(wrong), tmp_path / "out2", Choices(**CHOICES))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sliding_window": 16}, "sliding_window=16"),
+        ({"head_dim": 4}, "head_dim=4: must be 8"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling="),
+        ({"num_attention_heads": None}, "num_attention_heads=None: must be a whole number"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0: .* at least 1"),
+        ({"till_layer": 3}, "3 blocks ends at none of its exits 1, 2, 4"),
+        ({"model_type": "mose"}, "is a MoSE of this project already"),
+        ({"vocab_size": 300, "pad_token_id": 400}, "pad_token_id=400: the embeddings have 328"),
+    ],
+)
+def test_settings_that_the_model_cannot_have_are_named(tmp_path, settings, message):
+    released = Released()
+    source = write(tmp_path / "source", released.tensors(), released.settings | settings)
+    with pytest.raises(ValueError, match=message):
+        import_released(str(source), tmp_path / "out", Choices(**CHOICES))
+
+
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
+    released = Released()
+    source = write(tmp_path / "source", released.tensors(), released.settings)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    for folder in (Path(), tmp_path / "out"):
+        with pytest.raises(FileExistsError, match="is the current folder"):
+            import_released(str(source), folder, Choices(**CHOICES))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_heads_that_begin_as_the_identity(tmp_path, batch):
+    released = Released(heads=0, pretraining="plain")
+    source = write(tmp_path / "source", released.tensors(), released.settings)
+    import_released(str(source), tmp_path / "out", Choices(pooling="mean", new_heads="identity"))
+    model = load(tmp_path / "out")
+    assert torch.equal(model.exits["2"].projection.weight, torch.eye(32))
+    check(tmp_path / "out", released.embeddings(*batch, "mean", "unit"), batch)
+
+
+def test_the_tokenizer_keeps_cls_and_has_the_ids_of_the_checkpoint(tmp_path):
+    released = Released()
+    source = write(tmp_path / "source", released.tensors(), released.settings)
+    done = import_released(str(source), tmp_path / "out", Choices(**CHOICES))
+    found, before = AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True), tokenizer()
+    text = "def add(first, second): return first"
+    by_hand = before(f"<sep>{text}<cls>")["input_ids"]
+    assert found(text)["input_ids"] == by_hand
+    cut = found(text, truncation=True, max_length=6)["input_ids"]
+    assert cut == [*by_hand[:5], by_hand[-1]] and found.padding_side == "left"
+    ids = [before.convert_tokens_to_ids(token) for token in ("<sep>", "<cls>", "<mask>")]
+    assert [done.config.sep_token_id, done.config.cls_token_id, done.config.mask_token_id] == ids
+    assert found.model_max_length == 64 and found.pad_token_id == 0
+
+
+def test_licence_and_prompts_are_the_sources(tmp_path):
+    released = Released()
+    source = write(tmp_path / "source", released.tensors(), released.settings)
+    import_released(str(source), tmp_path / "out", Choices(**CHOICES))
+    card = (tmp_path / "out/README.md").read_text()
+    assert "license: bigcode-openrail-m" in card and "bigcode/the-stack-v2" in card
+    assert "bigcode-openrail-m" in (tmp_path / "out/LICENSE").read_text()
+    for name in ("README.md", "LICENSE"):  # neither tells paths of this machine
+        assert str(tmp_path) not in (tmp_path / "out" / name).read_text()
+    prompts = json.loads((tmp_path / "out/config_sentence_transformers.json").read_text())["prompts"]
+    assert prompts["cpp"] == "Represent this c++ code snippet for retrieval:<sep>"
+    bare = write(tmp_path / "bare", released.tensors(), released.settings, card=None)
+    (bare / "LICENSE.md").write_text("theirs")
+    import_released(str(bare), tmp_path / "out2", Choices(**CHOICES))
+    assert "license:" not in (tmp_path / "out2/README.md").read_text()
+    assert (tmp_path / "out2/LICENSE.md").read_text() == "theirs"
+
+
+def test_an_index_that_leads_elsewhere_and_pickles_are_refused(tmp_path):
+    released = Released()
+    source = write(tmp_path / "source", released.tensors(), released.settings, shards=2)
+    index = source / "model.safetensors.index.json"
+    good = index.read_text()
+    for bad in ("../model.safetensors", "/etc/model.safetensors", "a/b.safetensors", "model.bin"):
+        index.write_text(good.replace("model-00001-of-00002.safetensors", bad))
+        with pytest.raises(ValueError, match=bad.replace(".", r"\.")):
+            import_released(str(source), tmp_path / "out", Choices(**CHOICES))
+    for path in source.glob("model*"):
+        path.unlink()
+    (source / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(FileNotFoundError, match="pytorch_model.bin"):
+        import_released(str(source), tmp_path / "out", Choices(**CHOICES))
+    (source / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        import_released(str(source), tmp_path / "out", Choices(**CHOICES))
+
+
+def test_the_command(tmp_path, capsys):
+    released = Released()
+    source = write(tmp_path / "source", released.tensors(), released.settings)
+    out = tmp_path / "out"
+    assert main(["import", str(source), "--output-dir", str(out)]) == 2
+    assert "--pooling: how" in capsys.readouterr().err
+    words = [w for name, value in CHOICES.items() for w in (f"--{name.replace('_', '-')}", value)]
+    assert main(["import", str(source), "--output-dir", str(out), *words]) == 0
+    assert "exits 1, 2, 4" in capsys.readouterr().out
+    assert main(["import", str(source), "--output-dir", str(out), *words]) == 2
+    assert "not an empty folder" in capsys.readouterr().err
+    assert main(["import", str(tmp_path / "nowhere"), "--output-dir", str(out / "2")]) == 2
+    assert main(["import", str(source), "--output-dir", str(tmp_path / "3"), *words, "--pooling", "max"]) == 2
+    assert "--pooling max: allowed are mean, cls" in capsys.readouterr().err
+
+
+def test_no_more_than_two_tensors_are_in_memory_at_a_time(tmp_path, monkeypatch):
+    released = Released(exits=(4, 9, 18, 27, 36), pretraining="plain", tied=False)
+    source = write(tmp_path / "source", released.tensors(), released.settings, shards=3)
+    alive: dict[str, int] = {}
+    most = [0]
+
+    def watched(folder: Path) -> dict[str, TensorSource]:
+        def read(name: str, tensor_source: TensorSource) -> torch.Tensor:
+            tensor = tensor_source.read()
+            alive[name] = tensor_source.size
+            weakref.finalize(tensor, alive.pop, name)
+            most[0] = max(most[0], sum(alive.values()))
+            return tensor
+
+        return {n: TensorSource(t.shape, t.dtype, partial(read, n, t)) for n, t in read_weights(folder).items()}
+
+    monkeypatch.setattr(weights, "read_weights", watched)
+    import_released(str(source), tmp_path / "out", Choices(**CHOICES))
+    largest = 4 * 328 * 32
+    assert largest <= most[0] <= 2 * largest and not alive
+
+
+def test_from_the_hub(online, tmp_path, batch):
+    """By repository id and revision; pickles and code that lie there are not fetched."""
+    released = Released()
+    source = write(tmp_path / "source", released.tensors(), released.settings, shards=3)
+    (source / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    (source / "modularStarEncoder.py").write_text("raise SystemExit")
+    api = HfApi(endpoint=online.url, token=online.token)
+    repo = f"{online.user}/released"
+    api.create_repo(repo)
+    api.upload_folder(repo_id=repo, folder_path=source)
+    done = import_released(repo, tmp_path / "out", Choices(**CHOICES), revision="main")
+    assert done.config.exit_layers == (1, 2, 4)
+    assert {"pytorch_model.bin", "modularStarEncoder.py"}.isdisjoint(online.served[repo])
+    assert f"base_model: {repo}" in (tmp_path / "out/README.md").read_text()
+    check(tmp_path / "out", released.embeddings(*batch, "mean", "at_most_one"), batch)
+    with pytest.raises(OSError, match="nowhere"):
+        import_released(f"{online.user}/nowhere", tmp_path / "out2", Choices(**CHOICES))
+
+
+def test_an_imported_folder_can_be_published_and_cut(online, tmp_path, batch):
+    released = Released()
+    source = write(tmp_path / "source", released.tensors(), released.settings)
+    import_released(str(source), tmp_path / "out", Choices(**CHOICES))
+    done = publish(tmp_path / "out", f"{online.user}/imported", endpoint=online.url, token=online.token)
+    licence = online.repository(f"{online.user}/imported").files()["LICENSE"]
+    assert b"bigcode-openrail-m" in licence and "handler.py" in done.files
+    expected = released.embeddings(*batch, "mean", "at_most_one")
+    assert main(["slice", str(tmp_path / "out"), "--exit-layer", "2", "--output-dir", str(tmp_path / "cut")]) == 0
+    check(tmp_path / "cut", {e: expected[e] for e in (1, 2)}, batch)
+
+
+@pytest.mark.parametrize("norm", ["unit", "at_most_one"])
+def test_sentence_transformers_and_the_handler_give_the_released_models_vectors(tmp_path, norm):
+    released = Released()
+    source = write(tmp_path / "source", released.tensors(), released.settings)
+    import_released(str(source), tmp_path / "out", Choices(**CHOICES | {"embedding_norm": norm}))
+    text = "def add(first, second): return first"
+    by_hand = f"<sep>Represent this python code snippet for retrieval:<sep>{text}<cls>"
+    ids = torch.tensor(tokenizer()(by_hand)["input_ids"])[None]
+    expected = released.embeddings(ids, torch.ones_like(ids), "mean", norm)
+    encoder = SentenceTransformer(str(tmp_path / "out"), trust_remote_code=True, device="cpu")
+    handler = EndpointHandler(tmp_path / "out", device="cpu")
+    for e in (1, 2, 4):
+        found = encoder.encode(text, prompt_name="python", exit_layer=e, convert_to_tensor=True)
+        assert (found - expected[e][0]).abs().max() <= 1e-5
+        asked = {"prompt_name": "python", "exit_layer": e, "normalize": norm == "unit"}
+        found = torch.tensor(handler({"inputs": text, "parameters": asked}))
+        assert (found - expected[e][0]).abs().max() <= 1e-5

@@ -1,0 +1,89 @@
+import math
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mose.inference.bm25 import BM25, tokenize
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("parseDate", ["pars", "date", "parsedate"]),
+        ("parse_date", ["pars", "date", "parsedate"]),
+        ("__PARSE_DATE__", ["pars", "date", "parsedate"]),
+        ("HTTPServer", ["http", "server", "httpserver"]),
+        ("utf8", ["utf", "8", "utf8"]),
+        ("x = the(a, 1)", ["x", "the", "a", "1"]),
+        ("naïve Größe", ["naïv", "größe"]),
+        ("_ + () ", []),
+    ],
+)
+def test_identifiers_are_split(text, tokens):
+    assert tokenize(text) == tokens
+
+
+words = st.lists(st.sampled_from(["red", "blue", "green", "parseDate", "of", "42"]), max_size=8).map(" ".join)
+
+
+def reference(documents, query):
+    """BM25 as Lucene scores it, from the formula."""
+    bags = [Counter(tokenize(document)) for document in documents]
+    mean = sum(bag.total() for bag in bags) / len(bags)
+    scores = np.zeros(len(bags))
+    for token in tokenize(query):
+        holding = sum(token in bag for bag in bags)
+        idf = math.log(1 + (len(bags) - holding + 0.5) / (holding + 0.5))
+        for at, bag in enumerate(bags):
+            if bag[token]:
+                scores[at] += idf * bag[token] / (bag[token] + 1.5 * (1 - 0.75 + 0.75 * bag.total() / mean))
+    return scores
+
+
+@settings(deadline=None)
+@given(st.lists(words, min_size=1, max_size=8), words)
+def test_scores_follow_the_formula(documents, query):
+    np.testing.assert_allclose(BM25(documents).scores(query), reference(documents, query), rtol=1e-4, atol=1e-6)
+
+
+@settings(deadline=None)
+@given(st.lists(words, min_size=1, max_size=12), st.lists(words, max_size=3), st.integers(1, 15))
+def test_top_k_is_the_head_of_a_stable_sort(documents, queries, k):
+    index = BM25(documents)
+    scores, positions = index.top_k(queries, k)
+    assert scores.shape == positions.shape == (len(queries), min(k, len(documents)))
+    for at, query in enumerate(queries):
+        every = index.scores(query)
+        expected = sorted(range(len(documents)), key=lambda place: (-every[place], place))[:k]
+        assert positions[at].tolist() == expected
+        np.testing.assert_array_equal(scores[at], every[expected])
+
+
+def test_conventions_of_naming_meet():
+    index = BM25(["def parse_date(s): ...", "int parseInt(String s)", "the date parser of the week"])
+    assert index.top_k(["parseDate"], 1)[1].tolist() == [[0]]
+    assert index.scores("").tolist() == [0, 0, 0]
+    assert index.scores("unheard").tolist() == [0, 0, 0]
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="at least one document"):
+        BM25([])
+    with pytest.raises(ValueError, match="k=0"):
+        BM25(["a"]).top_k(["a"], 0)
+
+
+@settings(deadline=None)
+@given(st.lists(words, min_size=1, max_size=8), words)
+def test_a_saved_index_scores_the_same(documents, query):
+    index = BM25(documents)
+    with TemporaryDirectory() as folder:
+        index.save(Path(folder) / "bm25")
+        loaded = BM25.load(Path(folder) / "bm25")
+        assert len(loaded) == len(documents)
+        np.testing.assert_array_equal(loaded.scores(query), index.scores(query))

@@ -1,0 +1,1 @@
+"""Training a classifier at every exit: `train_hf.py classify`."""

@@ -1,0 +1,1 @@
+"""Contrastive fine-tuning at every exit: `train_hf.py finetune` and `merge`."""

@@ -1,0 +1,1 @@
+"""Pre-training with MLM and In-Context Classification at every exit: `train_hf.py pretrain`."""

@@ -1,0 +1,100 @@
+"""The command-line runner that every `mose` command shares: lazy subcommands and exit codes.
+
+Exit codes: 0 on success, 2 for bad arguments, 1 for a failure named on stderr, 130 when interrupted.
+"""
+
+import argparse
+import importlib
+import io
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+SUCCESS, FAILURE, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
+
+
+class ArgumentError(ValueError):
+    """An argument that is only found invalid after looking at what it names, such as a missing folder."""
+
+
+class Command(NamedTuple):
+    """A subcommand: the module that implements it and its line in `--help`.
+
+    The module defines `add_arguments(parser)` and `run(options)`. It is imported only when its command is
+    called, so that `--help` answers at once.
+    """
+
+    module: str
+    help: str
+
+
+def exit_status(
+    program: str,
+    run: Callable[[], Any],
+    bad_arguments: tuple[type[Exception], ...] = (ArgumentError,),
+    on_interrupt: str = "interrupted",
+) -> int:
+    """Call `run` and return the exit code for how it ended.
+
+    Args:
+        program: prefix of the error line on stderr, such as "mose hub publish".
+        run: the command, without arguments.
+        bad_arguments: exceptions that mean bad arguments (exit code 2). Any other exception is a failure.
+        on_interrupt: what to print after Ctrl-C.
+    """
+    try:
+        run()
+    except bad_arguments as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return BAD_ARGUMENTS
+    except KeyboardInterrupt:
+        print(f"{program}: {on_interrupt}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:  # model loaders, file readers and the Hub's client raise many types
+        print(f"{program}: {str(error) or type(error).__name__}", file=sys.stderr)
+        return FAILURE
+    return SUCCESS
+
+
+def run_subcommand(
+    program: str,
+    description: str,
+    commands: Mapping[str, Command],
+    arguments: Sequence[str] | None = None,
+    **status_options: Any,
+) -> int:
+    """Parse a subcommand and its arguments, run it, and return the exit code.
+
+    Args:
+        program: as `--help` shows it, such as "mose hub".
+        description: of the whole program, for `--help`.
+        commands: name of each subcommand -> where it is implemented.
+        arguments: words of the command line; None means those of this process.
+        status_options: passed to `exit_status`.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    for name, command in commands.items():
+        text = command.help
+        subparser = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        if words and words[0] == name:
+            module = importlib.import_module(command.module)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+
+    options = parser.parse_args(words)
+    configure_output()
+    return exit_status(f"{program} {words[0]}", lambda: options.run(options), **status_options)
+
+
+def configure_output() -> None:
+    """Log the package's messages to stderr, and replace characters that the terminal cannot show."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("mose").setLevel(logging.INFO)
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
