@@ -23,15 +23,6 @@ MAX_FUNCTION_LINES, MAX_COMPLEXITY = 60, 15
 #: First words of a docstring that is no plain sentence about what the thing does or is.
 INDIRECT_OPENINGS = frozenset({"What", "How", "Whether", "Where", "Those", "That", "Of"})
 _BRANCHES = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.IfExp, ast.Assert)
-    ast.If,
-    ast.For,
-    ast.AsyncFor,
-    ast.While,
-    ast.ExceptHandler,
-    ast.IfExp,
-    ast.Assert,
-    ast.comprehension,
-)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 

@@ -54,8 +54,8 @@ def load_corpus(
         shuffle_buffer: How many files are held at a time: among them files are brought together by repository,
             and examples are shuffled.
         seed: Of every order.
-        near_duplicates: Leave out near-duplicates (`mose.data.source.near_duplicates`): of source trees wherever they lie, which
-            takes one reading beforehand; of datasets, which have no end, within the buffer.
+        near_duplicates: Leave out near-duplicates (`mose.data.source.near_duplicates`): of source trees wherever
+            they lie, which takes one reading beforehand; of datasets, which have no end, within the buffer.
         held_out: The share of repositories held out, by a hash of their names: the same repository is on the same
             side in every run and source. Or their names.
         part: "train", or "held_out" for those held out.

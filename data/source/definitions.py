@@ -47,7 +47,7 @@ class Function:
         language: A key of `mose.tokenization.prompts.LANGUAGES`.
         source: Its text, decorators, annotations and documentation included, less its indentation.
         code: The same without the documentation.
-        docstring: The documentation as `mose.data.source.documentation.clean_docstring` leaves it, "" if there is none.
+        docstring: The documentation as `mose.data.source.documentation.clean_docstring` leaves it, or "".
         start_line: First line of `source` in the file, from 1.
         end_line: Last line of `source`, inclusive.
         constructor: Whether it constructs or destroys an instance of its class.

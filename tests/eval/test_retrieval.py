@@ -12,10 +12,10 @@ import torch
 import mose.eval
 from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.eval import speed
-from mose.inference import corpus
 from mose.eval.__main__ import main
 from mose.eval.baselines import BM25Peer, SentenceTransformerPeer
 from mose.eval.retrieval import evaluate, judged_ranks
+from mose.inference import corpus
 from mose.tokenization.prompts import code_prompt, prompt_for, text_prompt
 
 CODE = tuple(f"def function_{at}(x{at}):\n    return x{at} * {at}" for at in range(12))

@@ -31,10 +31,10 @@ class BoundSimilarityScale(TrainerCallback):
 
 
 class FineTuningTrainer(FigureTrainer):
-    """Fine-tunes a `MoSEModel` on pairs, at every exit; `mose.training.finetuning.objective.Objective` is what it minimises.
+    """Fine-tunes a `MoSEModel` on pairs, at every exit; minimising the `Objective`.
 
-    The batch is embedded in mini-batches (`mose.training.finetuning.gradcache`), so that any size fits; the pairs of all
-    processes are each other's negatives. What training makes of the space is written into the configuration
+    The batch is embedded in mini-batches (`mose.training.finetuning.gradcache`), so that any size fits; the
+    pairs of all processes are each other's negatives. What training makes of the space is written into the configuration
     (`aligned_exits`, `matryoshka_dims`).
 
     Args:
