@@ -4,7 +4,8 @@ Shapes: queries and documents are (batch, dim), of unit norm, the pairs in the s
 in float32 or wider, whatever autocast says: similarities of unit vectors lose their order in bf16.
 
 Losses over the similarities of a batch take `rows`, the pairs whose terms are averaged; all, by default. One of
-several processes is given the whole batch and averages over its own pairs (`mose.training.finetuning.gradcache.gather`).
+several processes is given the whole batch and averages over its own pairs
+(`mose.training.finetuning.gradcache.gather`).
 Of those (batch, batch) similarities only `BLOCK` rows exist at a time.
 """
 

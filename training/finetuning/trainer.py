@@ -34,7 +34,7 @@ class FineTuningTrainer(FigureTrainer):
     """Fine-tunes a `MoSEModel` on pairs, at every exit; minimising the `Objective`.
 
     The batch is embedded in mini-batches (`mose.training.finetuning.gradcache`), so that any size fits; the
-    pairs of all processes are each other's negatives. What training makes of the space is written into the configuration
+    pairs of all processes are each other's negatives. What training makes of the space goes into the config
     (`aligned_exits`, `matryoshka_dims`).
 
     Args:
