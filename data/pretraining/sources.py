@@ -10,10 +10,10 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 from tqdm import tqdm
 
-from mose.data.retrieval.pairs import load_table
 from mose.data.source.files import MAX_FILE_BYTES, candidate_files, rejection, repository_of
 from mose.data.source.languages import language_of
 from mose.data.source.near_duplicates import NearDuplicates
+from mose.data.tables import load_table
 from mose.utils.hashing import digest
 
 logger = logging.getLogger(__name__)
