@@ -201,7 +201,7 @@ class Index:
             model: a `MoSEModel`; `tokenizer` is its tokenizer.
             index_path: the index's own folder; made if it is missing.
             exit_layer: the exit to embed at, one of `model.exit_layers`; None means the deepest.
-            languages: those that are wanted, of `mose.data.source.languages.supported_languages()`; None means all.
+            languages: some of `mose.data.source.languages.supported_languages()`; None means all.
             exclude: patterns of paths to leave out, as in a `.gitignore` at the top of the tree.
             max_length: tokens of a function that the model reads, prompt included.
             progress: whether to show progress bars on stderr.

@@ -38,10 +38,8 @@ def load_pairs(
 
     A dataset has the columns `text` and `code`; or `code_a` and `code_b`; or `text`, `code_a` and `code_b`; or
     those of the result. Optional columns are `language`, `language_a`, `language_b`, `repository`, and
-    `negative`: a hard negative, code that does not answer the query, in the language of the document. A triple
-    gives a pair of
-    text and code, with code_a and code_b in turn, and a pair of code_a and code_b: both kinds are equally
-    frequent.
+    `negative`: a hard negative, code that does not answer the query, in the language of the document.
+    A triple gives two pairs: text and code, with code_a and code_b in turn; and code_a and code_b.
 
     Args:
         source_trees: folders to mine for texts and codes (`mose.data.source.mining.mine`).
