@@ -88,7 +88,11 @@ def encode_corpus(
             characters = sum(len(text) for span in spans for text in texts[span]) if progress else 0
             tasks = _shard_tasks(store, shards, texts, languages, query)
             with TokenBar(characters, progress, f"{encoder.name}: {'queries' if query else 'documents'}") as bar:
-                _run(encoder, tasks, devices, bar)
+                if devices:
+                    _encode_in_processes(encoder, tasks, devices, bar)
+                else:
+                    for task in tasks:
+                        _encode_shard(encoder, task, bar)
     return store
 
 
@@ -102,20 +106,12 @@ def _shard_tasks(
         yield ShardTask(store, shard, part, part_languages, query)
 
 
-def _run(encoder: Encoder, tasks: Iterator[ShardTask], devices: Sequence[str], progress: Progress) -> None:
-    if devices:
-        _run_in_processes(encoder, tasks, devices, progress)
-    else:
-        for task in tasks:
-            _encode_shard(encoder, task, progress)
-
-
 def _encode_shard(encoder: Encoder, task: ShardTask, progress: Progress | bool) -> None:
     embeddings = encoder.encode(task.texts, task.languages, task.query, progress=progress)
     task.store.write(task.shard, np.stack([embeddings[key] for key in encoder.keys]))
 
 
-def _run_in_processes(
+def _encode_in_processes(
     encoder: Encoder, tasks: Iterator[ShardTask], devices: Sequence[str], progress: Progress
 ) -> None:
     """Run the tasks in one process for each device, with an equal share of the threads."""
@@ -165,18 +161,11 @@ def _start_context() -> Any:
 
 
 class _WorkerSetup(NamedTuple):
-    """Everything that a worker receives when it starts.
-
-    Attributes:
-        load: loads the encoder on a device.
-        free_devices: queue of the devices that no worker has taken yet.
-        messages: queue of (callback, arguments) to the process with the progress bar.
-        threads: number of torch threads.
-    """
+    """Everything that a worker receives when it starts."""
 
     load: Callable[[str], Encoder]
-    free_devices: Any
-    messages: Any
+    free_devices: Any  # queue of the devices that no worker has taken yet
+    messages: Any  # queue of (callback, arguments) to the process with the progress bar
     threads: int
 
 

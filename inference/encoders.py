@@ -20,21 +20,13 @@ from mose.tokenization.prompts import prompt_for
 
 
 class Encoder(Protocol):
-    """A model that returns one embedding of a text for each of its keys.
+    """A model that returns one embedding of a text for each of its keys."""
 
-    Attributes:
-        name: name in reports and folders.
-        keys: exits as strings, or the name of a model without exits.
-        settings: everything else that embeddings depend on beside weights and texts; JSON-serializable.
-        device: device of the model.
-        load: returns the same encoder on the named device. Pickled to load it in another process.
-    """
-
-    name: str
-    keys: tuple[str, ...]
-    settings: dict[str, Any]
+    name: str  # in reports and folders
+    keys: tuple[str, ...]  # exits as strings, or the name of a model without exits
+    settings: dict[str, Any]  # what embeddings depend on beside weights and texts; JSON-serializable
     device: torch.device
-    load: Callable[[str], "Encoder"]
+    load: Callable[[str], "Encoder"]  # the same encoder on the named device; pickled for other processes
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the weights, the configuration and the tokenizer."""

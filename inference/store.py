@@ -31,23 +31,14 @@ class StoreError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class StoreSpec:
-    """Everything that stored embeddings depend on. Equal specs give equal embeddings.
+    """Everything that stored embeddings depend on. Equal specs give equal embeddings."""
 
-    Attributes:
-        model: fingerprint of weights and tokenizer.
-        corpus: fingerprint of the texts in order, languages included.
-        settings: everything else, such as token limit and compute type; JSON-serializable.
-        keys: names of the embeddings of each text: exits, or one model.
-        rows: number of texts.
-        shard_rows: texts per shard; the last shard may have fewer.
-    """
-
-    model: str
-    corpus: str
-    settings: dict[str, Any]
-    keys: tuple[str, ...]
-    rows: int
-    shard_rows: int
+    model: str  # fingerprint of weights and tokenizer
+    corpus: str  # fingerprint of the texts in order, languages included
+    settings: dict[str, Any]  # everything else, such as token limit and compute type; JSON-serializable
+    keys: tuple[str, ...]  # names of the embeddings of each text: exits, or one model
+    rows: int  # number of texts
+    shard_rows: int  # texts per shard; the last shard may have fewer
 
     @property
     def shards(self) -> range:
@@ -138,16 +129,10 @@ class Store:
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
-    """(rows, dim) float32 embeddings in shards that are memory-mapped one at a time.
-
-    Attributes:
-        files: one for each shard.
-        index: position of the key in every shard.
-        rows: number of embeddings.
-    """
+    """(rows, dim) float32 embeddings in shards that are memory-mapped one at a time."""
 
     files: tuple[Path, ...]
-    index: int
+    index: int  # position of the key in every shard
     rows: int
 
     def __len__(self) -> int:
