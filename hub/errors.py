@@ -10,8 +10,8 @@ class PublishError(RuntimeError):
 
 _RETRY = "Nothing was committed. Run the same command again; files that were uploaded are not sent twice."
 _REMEDIES = {
-    401: "the Hub rejects the token (401). Log in with `hf auth login`, or set HF_TOKEN to a token that may write "
-    "to {repo_id}.",
+    401: "the Hub rejects the token (401). Log in with `hf auth login`, or set HF_TOKEN to one that may write to "
+    "{repo_id}.",
     403: "the token may not write to {repo_id} (403). Use one with write access to that namespace.",
     404: "{repo_id}: the Hub finds no such repository or revision (404): {reason}",
     412: f"another commit to {{repo_id}} came first (412). {_RETRY}",

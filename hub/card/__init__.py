@@ -5,7 +5,7 @@ from typing import Any
 
 from mose.hub.card.adapter import adapter_base, adapter_card
 from mose.hub.card.metadata import card_license, validate_card
-from mose.hub.card.model import Origin, merged_origin, model_card
+from mose.hub.card.model import Origin, merged_origin, model_card, read_card_report
 from mose.hub.card.summary import SUMMARY, training_summary
 from mose.utils.files import atomic_write_text
 
@@ -18,6 +18,7 @@ __all__ = [
     "folder_card",
     "merged_origin",
     "model_card",
+    "read_card_report",
     "training_summary",
     "validate_card",
     "write_folder_card",

@@ -1,10 +1,9 @@
 """`mose hub card`: write a folder's model card."""
 
 import argparse
-import json
 from pathlib import Path
 
-from mose.hub.card import folder_card, validate_card
+from mose.hub.card import folder_card, read_card_report, validate_card
 from mose.utils.command_line import ArgumentError
 from mose.utils.files import atomic_write_text
 
@@ -31,12 +30,10 @@ def run(options: argparse.Namespace) -> None:
     folder = Path(options.folder)
     output = Path(options.output or folder / "README.md")
     if str(output) != "-" and output.exists() and not options.force:
-        raise ArgumentError(f"{output} exists. Add --force to overwrite it, or choose another file with --output.")
+        raise ArgumentError(f"{output} exists. Overwrite it with --force, or choose another with --output.")
 
     try:
-        report = json.loads(Path(options.report).read_text(encoding="utf-8")) if options.report else None
-        if report is not None and not isinstance(report, dict):
-            raise ValueError(f"{options.report} must be a report of mose.eval, got {type(report).__name__}")
+        report = read_card_report(options.report) if options.report else None
         content = folder_card(
             folder,
             repo_id=options.repo_id,

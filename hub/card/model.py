@@ -1,5 +1,6 @@
 """The card of a model, generated from its folder. Figures that nobody measured are left out."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class Origin:
 
     Args:
         source: its Hub id, or its folder.
-        sentence: how the weights were derived.
+        sentence: how the weights were derived; `{name}` stands for the source's name.
         tags: added to the card's.
         metadata: fields of the source's front matter that still hold, such as its licence.
         notes: added to the card's limits.
@@ -79,6 +80,11 @@ class Origin:
     def name(self) -> str:
         """The source's Hub id, or the name of its folder without the path."""
         return public_id(self.source) or Path(self.source).absolute().name
+
+    @property
+    def description(self) -> str:
+        """The sentence with the source's name."""
+        return self.sentence.replace("{name}", self.name)
 
 
 def merged_origin(base: str) -> Origin:
@@ -121,8 +127,8 @@ def model_card(
     """
     from mose.hub.checkpoints import load_config, model_class  # imports torch
 
-    if report is not None and not {"sets", "speed"} <= report.keys():
-        raise ValueError("report must be an object with 'sets' and 'speed', as `mose.eval --json` writes it")
+    if report is not None:
+        _check_report(report, "report")
     config = load_config(folder)
     class_name = model_class(config).__name__
     head = HEADS[class_name]
@@ -157,6 +163,23 @@ def model_card(
     ).content
     # The template's conditions leave blank lines behind.
     return re.sub(r"\n{3,}", "\n\n", content).rstrip() + "\n"
+
+
+def read_card_report(path: str | Path) -> dict[str, Any]:
+    """Read an evaluation report whose figures go into a card.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a report of `python -m mose.eval`.
+    """
+    report = json.loads(Path(path).read_text(encoding="utf-8"))
+    _check_report(report, str(path))
+    return report
+
+
+def _check_report(report: Any, name: str) -> None:
+    if not isinstance(report, Mapping) or not {"sets", "speed"} <= report.keys():
+        raise ValueError(f"{name} must be a report of mose.eval, an object with 'sets' and 'speed'")
 
 
 def _front_matter(
