@@ -235,9 +235,7 @@ def run(options: argparse.Namespace) -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError:
-        raise ArgumentError(
-            "exporting needs onnxruntime and onnxscript. In a clone: pip install '.[onnx]'"
-        ) from None
+        raise ArgumentError("exporting needs onnxruntime and onnxscript. Run pip install 'mose[onnx]'.") from None
     import torch
     from transformers import AutoModel
 

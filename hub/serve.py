@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> None:
     try:
         import uvicorn  # of the extra [serve]
     except ImportError:
-        raise ArgumentError("serving needs uvicorn and starlette. In a clone: pip install '.[serve]'") from None
+        raise ArgumentError("serving needs uvicorn and starlette. Run pip install 'mose[serve]'.") from None
     from mose.handler import EndpointHandler  # imports torch
 
     try:
