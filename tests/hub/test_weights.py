@@ -45,7 +45,7 @@ def test_an_index_names_plain_files_or_is_refused(tmp_path_factory, name):
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": null}}'])
 def test_what_is_no_index_is_said_to_be_none(tmp_path, content):
     (tmp_path / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(ValueError, match="model.safetensors.index.json: (not an index|shards must be .* got None)"):
+    with pytest.raises(ValueError, match="model.safetensors.index.json: (not an index|shards must .* got None)"):
         read_weights(tmp_path)
 
 

@@ -118,7 +118,10 @@ MALFORMED = [
     ({"inputs": "x", "parameters": {"exit_layer": "1"}}, 'exit_layer must be .* got "1"'),
     ({"inputs": "x", "parameters": {"exit_layer": 1.0}}, "exit_layer must be .* got 1.0"),
     ({"inputs": "x", "parameters": {"normalize": 1}}, "normalize must be true or false, got 1"),
-    ({"inputs": "x", "parameters": {"prompt_name": "nobody"}}, 'prompt_name must be one of query, document, .* got "nobody"'),
+    (
+        {"inputs": "x", "parameters": {"prompt_name": "nobody"}},
+        'prompt_name must be one of query, document, .* got "nobody"',
+    ),
     ({"inputs": "x", "parameters": {"prompt_name": ["query"]}}, "prompt_name must be one of"),
     ({"inputs": "x", "parameters": {"truncate_dim": 0}}, r"truncate_dim must be an integer in \[1, 32\], got 0"),
     ({"inputs": "x", "parameters": {"truncate_dim": 33}}, "truncate_dim must be .* got 33"),
