@@ -11,7 +11,7 @@ import torch
 #: Configuration fields that change embeddings but neither the name nor the shape of any weight.
 CONFIG_FIELDS = (
     *("hidden_act", "norm_epsilon", "num_attention_heads", "rope_parameters", "pooling", "gate_kernel_size"),
-    *("projection_act", "projection_input", "truncate_dim", "max_position_embeddings"),
+    *("projection_act", "truncate_dim", "max_position_embeddings"),
 )
 _TEXTS_PER_SLICE = 4096
 

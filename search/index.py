@@ -135,7 +135,7 @@ class Index:
             tokenizer: the model's tokenizer.
             index_path: the index's own folder; created if missing.
             exit_layer: exit to embed at, one of `model.exit_layers`; None means the deepest.
-            languages: subset of `mose.data.source.languages.languages()`; None means all.
+            languages: subset of `mose.data.source.languages.supported_languages()`; None means all.
             exclude: patterns of paths to leave out, as in a `.gitignore` at the root of the tree.
             max_length: maximum number of tokens of a function that the model reads, prompt included.
             progress: show progress bars on stderr.
