@@ -32,7 +32,7 @@ _HOMES = {
     "summarize": "mose.eval.tasks",
     "terminal": "mose.eval.report",
     "top_k": "mose.eval.topk",
-    "write_card": "mose.eval.card",
+    "write_card": "mose.eval.model_index",
 }
 __all__ = sorted(_HOMES)
 

@@ -201,7 +201,7 @@ class Index:
             model: a `MoSEModel`; `tokenizer` is its tokenizer.
             index_path: the index's own folder; made if it is missing.
             exit_layer: the exit to embed at, one of `model.exit_layers`; None means the deepest.
-            languages: those that are wanted, of `mose.data.source.definitions.languages()`; None means all.
+            languages: some of `mose.data.source.languages.supported_languages()`; None means all.
             exclude: patterns of paths to leave out, as in a `.gitignore` at the top of the tree.
             max_length: tokens of a function that the model reads, prompt included.
             progress: whether to show progress bars on stderr.
@@ -302,8 +302,9 @@ def _read_tree(
     import pathspec
     from tqdm import tqdm
 
-    from mose.data.source.definitions import ParseError, extract_functions, language_of
-    from mose.data.source.mining import iter_source_files
+    from mose.data.source.definitions import ParseError, extract_functions
+    from mose.data.source.files import iter_source_files
+    from mose.data.source.languages import language_of
 
     known: dict[str, list[Entry]] = {}
     for entry in old.entries() if old else ():

@@ -188,7 +188,7 @@ def write(options: argparse.Namespace, report: dict[str, Any]) -> None:
 
         plot_report(report, options.plots)
     if options.write_card:
-        from mose.eval.card import write_card
+        from mose.eval.model_index import write_card
 
         write_card(report, options.write_card)
     out = sys.stderr if options.json == "-" else sys.stdout
