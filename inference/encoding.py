@@ -20,7 +20,7 @@ WINDOW = 16_384  # texts that are tokenized and sorted together; bounds the memo
 #: Fields of a configuration that change embeddings and that no weight's name or shape tells.
 USES = (
     *("hidden_act", "norm_epsilon", "num_attention_heads", "rope_parameters", "pooling", "gate_kernel_size"),
-    *("projection_act", "projection_input", "truncate_dim", "max_position_embeddings"),
+    *("projection_act", "truncate_dim", "max_position_embeddings"),
 )
 
 

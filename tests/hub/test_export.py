@@ -104,8 +104,7 @@ def test_released_kinds_of_exits_and_weights_that_lie_beside(build_model, tiny_c
     config = tiny_config(
         exit_norm="final",
         pooling="mean",
-        projection_sizes=(32, 24),
-        projection_input="tokens",
+        projection_layers=2,
         embedding_norm="at_most_one",
     )
     (done,) = export(build_model(MoSEModel, config), tmp_path / "nowhere", tmp_path / "out", [1])
@@ -152,7 +151,7 @@ def test_what_cannot_be_had_is_named(source, exported, tmp_path, capsys, monkeyp
         with pytest.raises(ValueError, match="at least one text"):
             encoder.encode(wrong)
     assert main(["export", str(source), "--exit-layer", "2", "--output-dir", str(tmp_path)]) == 2
-    assert "exit_layer=2: this model exits at 0, 1, 3" in capsys.readouterr().err
+    assert "exit_layer must be one of 0, 1, 3, got 2" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "nowhere"), "--output-dir", str(tmp_path)]) == 2
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main(["export", str(source), "--output-dir", str(tmp_path)]) == 2

@@ -116,7 +116,7 @@ def test_dropout_is_off_and_training_mode_is_left_as_found(model, tokenizer):
     [
         ({"texts": []}, "no texts"),
         ({"texts": "def f(): pass"}, "not one string"),
-        ({"exit_layers": [2]}, "exit_layer=2: this model exits at 0, 1, 3"),
+        ({"exit_layers": [2]}, "exit_layer must be one of 0, 1, 3, got 2"),
         ({"exit_layers": []}, "exit_layers is empty"),
         ({"prompts": ["one"]}, "1 prompts for 2 texts"),
         ({"max_length": 0}, "max_length=0"),

@@ -216,5 +216,5 @@ def test_an_aligned_model_is_asked_at_any_exit(tree, tmp_path, tiny_model, token
         (query,) = embed(model, [text_prompt() + "read a file"], exit_layer)
         for hit in index.search("read a file", 3, hybrid=False):
             assert hit.score == pytest.approx(float(np.dot(query, documents[hit.name])), abs=2e-2)
-    with pytest.raises(ValueError, match="exit_layer=5: this model exits at 0, 1, 2"):
+    with pytest.raises(ValueError, match="exit_layer must be one of 0, 1, 2, got 5"):
         Index.load(tmp_path / "index", model, tokenizer, 5)

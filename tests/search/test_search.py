@@ -85,7 +85,7 @@ def test_demo_indexes_once(tree, tmp_path, model_folder, capsys):
         (
             ["index", "{tree}", "--index", "{tmp}/i", "--model", "{model}", "--exit-layer", "5"],
             2,
-            "exits at 0, 1, 2",
+            "must be one of 0, 1, 2",
         ),
         (["index", "{tree}/empty", "--index", "{tmp}/i", "--model", "{model}"], 1, "no functions found"),
         (["index", "{tree}", "--index", "{tree}", "--model", "{model}"], 2, "is no index"),
