@@ -4,15 +4,12 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from mose.configuration_mose import MoSEConfig
@@ -21,7 +18,7 @@ from mose.hub.card import Origin, write_folder_card
 from mose.hub.card.metadata import source_metadata
 from mose.hub.convert.layout import Conversion, ConversionOptions, plan_conversion
 from mose.hub.files import add_missing_files, default_prompts, write_sentence_transformers_files
-from mose.hub.shards import TensorSource, write_shards
+from mose.hub.shards import write_shards
 from mose.tokenization.build import framed
 from mose.tokenization.prompts import CLS, LANGUAGES, MASK, SEP, code_prompt
 from mose.utils.command_line import ArgumentError
@@ -67,9 +64,7 @@ def convert_checkpoint(
     converted_tokenizer = _convert_tokenizer(_local_folder(tokenizer) if tokenizer else folder, plan.config)
 
     with atomic_folder(output_dir) as staging:
-        with tqdm(total=len(plan.tensors), unit=" tensors", disable=not progress) as bar:
-            sources = {name: _with_progress(tensor, bar) for name, tensor in plan.tensors.items()}
-            write_shards(staging, sources, plan.config.built_exit_layers)
+        write_shards(staging, plan.tensors, plan.config.built_exit_layers, progress)
         plan.config.save_pretrained(staging)
         converted_tokenizer.save_pretrained(staging)
         _write_other_files(staging, folder, Origin(source, ""), plan, output_dir.absolute().name)
@@ -94,16 +89,8 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _with_progress(source: TensorSource, bar: Any) -> TensorSource:
-    def read() -> torch.Tensor:
-        bar.update()
-        return source.read()
-
-    return replace(source, read=read)
-
-
 def _convert_tokenizer(folder: Path, config: MoSEConfig) -> PreTrainedTokenizerBase:
-    """Return the checkpoint's tokenizer with `<sep> … <cls>` in its post-processor, and put its ids into `config`."""
+    """Return the checkpoint's tokenizer, which now adds `<sep> … <cls>`, and put its ids into `config`."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ValueError(f"{folder}: no tokenizer.json. Pass --tokenizer.")
@@ -112,13 +99,10 @@ def _convert_tokenizer(folder: Path, config: MoSEConfig) -> PreTrainedTokenizerB
         backend.add_special_tokens([SEP, CLS, MASK])
 
     for name, token in (("sep_token_id", SEP), ("cls_token_id", CLS), ("mask_token_id", MASK)):
-        setattr(config, name, backend.token_to_id(token))
-    ids = {
-        name: getattr(config, name) for name in ("pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
-    }
-    for name, token_id in ids.items():
-        if token_id is None or not 0 <= token_id < config.vocab_size:
+        token_id = backend.token_to_id(token)
+        if token_id is None or token_id >= config.vocab_size:
             raise ValueError(f"{path}: {name} must be in [0, {config.vocab_size}), got {token_id}")
+        setattr(config, name, token_id)
     if backend.get_vocab_size() > config.vocab_size:
         raise ValueError(f"{path} must have at most {config.vocab_size} tokens, got {backend.get_vocab_size()}")
 

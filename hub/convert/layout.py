@@ -5,7 +5,6 @@ fine-tuned checkpoint has a list `projection_heads`. `docs/import.md` says how c
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,11 +33,11 @@ PATTERNS = {
 }
 PRETRAINING = ("predictions.", "seq_relationship.", "conditional_embeddings.", "pooler.")
 #: Keys of config.json that must be there, and keys that default to the paper's values.
-REQUIRED = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads".split()
+REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 OPTIONAL = (
-    "hidden_act max_position_embeddings initializer_range norm_epsilon use_bias pad_token_id attention_dropout "
-    "residual_dropout embedding_dropout"
-).split()
+    *("hidden_act", "max_position_embeddings", "initializer_range", "norm_epsilon", "use_bias", "pad_token_id"),
+    *("attention_dropout", "residual_dropout", "embedding_dropout"),
+)
 
 
 @dataclass(frozen=True)
@@ -171,6 +170,9 @@ class _Planner:
         if "embed_tokens.weight" in self.names:  # else `account` reports it
             embeddings = self.sources[self.names["embed_tokens.weight"]]
             fields |= {"vocab_size": embeddings.shape[0], "dtype": embeddings.dtype}
+            if not 0 <= fields.get("pad_token_id", 0) < embeddings.shape[0]:
+                vocabulary, pad = embeddings.shape[0], fields["pad_token_id"]
+                raise ValueError(f"config.json: pad_token_id must be in [0, {vocabulary}), got {pad}")
         return fields
 
     def place_exits(self) -> dict[str, Any]:
@@ -180,8 +182,8 @@ class _Planner:
         exits = tuple(self.options.exit_layers or settings.get("matryoshka_layers") or MoSEConfig.exit_layers)
         if depth not in exits:
             raise ValueError(
-                f"the checkpoint has {depth} blocks, which must be one of its exits {', '.join(map(str, exits))}. "
-                "Pass --exit-layers."
+                f"the checkpoint has {depth} blocks, which must be one of its exits "
+                f"{', '.join(map(str, exits))}. Pass --exit-layers."
             )
         built = [exit_layer for exit_layer in exits if exit_layer <= depth]
         fields = self._place_heads(exits, built)
@@ -198,34 +200,29 @@ class _Planner:
         return {"num_hidden_layers": blocks, "exit_layers": built} | fields
 
     def _place_heads(self, exits: Sequence[int], built: Sequence[int]) -> dict[str, Any]:
-        heads: dict[int, dict[tuple[str, str], str]] = defaultdict(dict)
-        for ours in [name for name in self.names if name.startswith("head.")]:
-            _, number, layer, kind = ours.split(".")
-            heads[int(number)][layer, kind] = self.names.pop(ours)
+        heads = {name: name.split(".")[1:] for name in self.names if name.startswith("head.")}
         if not heads:
             return self._create_heads(built)
+        numbers = sorted({int(number) for number, _, _ in heads.values()})
+        layers = sorted({int(layer or 0) for _, layer, _ in heads.values()})
 
         # One head per exit of the whole model, one per exit of the file, or that of the deepest exit alone.
-        owners = {1: built[-1:], len(built): built, len(exits): exits}.get(len(heads))
-        layers = sorted(
-            {layer for head in heads.values() for layer, _ in head}, key=lambda layer: int(layer or 0)
-        )
+        owners = {1: built[-1:], len(built): built, len(exits): exits}.get(len(numbers))
         if owners is None or len(layers) > 2:
-            raise CheckpointError(
-                [f"{len(heads)} projection heads of {len(layers)} layers, for exits {', '.join(map(str, exits))}"]
-            )
+            shape = f"{len(numbers)} projection heads of {len(layers)} layers"
+            raise CheckpointError([f"{shape}, expected at most 2 layers and one head per exit {list(exits)}"])
 
-        for exit_layer, number in zip(owners, sorted(heads), strict=True):
-            for (layer, kind), name in heads[number].items():
-                suffix = f"{2 * layers.index(layer)}." if len(layers) == 2 else ""
-                if exit_layer in built:
-                    self.names[f"exits.{exit_layer}.projection.{suffix}{kind}"] = name
-                else:
-                    self.left_out[name] = f"head of exit {exit_layer}, deeper than the file's {built[-1]} blocks"
+        for ours, (number, layer, kind) in heads.items():
+            name = self.names.pop(ours)
+            exit_layer = owners[numbers.index(int(number))]
+            suffix = f"{2 * layers.index(int(layer or 0))}." if len(layers) == 2 else ""
+            if exit_layer in built:
+                self.names[f"exits.{exit_layer}.projection.{suffix}{kind}"] = name
+            else:
+                self.left_out[name] = f"head of exit {exit_layer}, deeper than the file's {built[-1]} blocks"
 
-        without = [exit_layer for exit_layer in built if exit_layer not in owners]
-        if without:
-            self.notes.append(f"Exits {', '.join(map(str, without))} have no projection head and were left out.")
+        if without := [exit_layer for exit_layer in built if exit_layer not in owners]:
+            self.notes.append(f"Left out exits without a projection head: {', '.join(map(str, without))}.")
         return {
             "projection_layers": len(layers),
             "projection_act": self.options.projection_act,
@@ -235,10 +232,8 @@ class _Planner:
 
     def _create_heads(self, built: Sequence[int]) -> dict[str, Any]:
         self.notes.append("Projection heads start as the identity: embeddings are the pooled states.")
-        size = self.settings["hidden_size"]
-        embeddings = self.sources.get(self.names.get("embed_tokens.weight", ""))
-        dtype = embeddings.dtype if embeddings else torch.float32
-
+        size, embeddings = self.settings["hidden_size"], self.names.get("embed_tokens.weight")
+        dtype = self.sources[embeddings].dtype if embeddings else torch.float32  # `account` reports it
         identity = TensorSource((size, size), dtype, lambda: torch.eye(size, dtype=dtype))
         zeros = TensorSource((size,), dtype, lambda: torch.zeros(size, dtype=dtype))
         for exit_layer in built:
@@ -253,14 +248,13 @@ class _Planner:
 
     def place_scale(self, config: MoSEConfig) -> None:
         """Place the learned similarity scale, which checkpoints made for embedding may lack."""
-        name = self.names.get("similarity_scale")
-        if name is None:
-            initial = config.similarity_scale_init
-            self.created["similarity_scale"] = TensorSource((1,), torch.float32, lambda: torch.tensor([initial]))
-        elif self.sources[name].shape == ():
-            self.names.pop("similarity_scale")
-            scalar = self.sources[name]
-            self.created["similarity_scale"] = TensorSource((1,), scalar.dtype, lambda: scalar.read().view(1))
+        stored = self.sources.get(self.names.get("similarity_scale", ""))
+        if stored is None:
+            scale = TensorSource((1,), torch.float32, lambda: torch.tensor([config.similarity_scale_init]))
+            self.created["similarity_scale"] = scale
+        elif not stored.shape:  # a number, which is a vector of length 1 here
+            del self.names["similarity_scale"]
+            self.created["similarity_scale"] = TensorSource((1,), stored.dtype, lambda: stored.read().view(1))
 
     def account(self, config: MoSEConfig) -> dict[str, TensorSource]:
         """Return the tensors by their names in the model, if they are exactly those that it has."""
