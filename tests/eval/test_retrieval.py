@@ -208,16 +208,16 @@ def test_an_evaluation_killed_halfway_goes_on(model, tokenizer, tmp_path, monkey
         return evaluate(model, tokenizer, [SEARCH, CLONES], measure_speed=False, cache=tmp_path)
 
     plain = evaluate(model, tokenizer, [SEARCH, CLONES], measure_speed=False)
-    make, made = corpus._make, []
+    make, made = corpus._encode_shard, []
 
     def count(encoder, task, progress):
-        made.append((task.file.parents[2].name, task.query))
+        made.append((task.store.folder.parents[1].name, task.query))
         return make(encoder, task, progress)
 
-    monkeypatch.setattr(corpus, "_make", count)
+    monkeypatch.setattr(corpus, "_encode_shard", count)
     if (child := os.fork()) == 0:
-        write = corpus.write_shard
-        corpus.write_shard = lambda *given: os.kill(os.getpid(), 9) if len(made) == 3 else write(*given)
+        write = corpus.Store.write
+        corpus.Store.write = lambda *given: os.kill(os.getpid(), 9) if len(made) == 3 else write(*given)
         measured()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
