@@ -104,9 +104,7 @@ def measure(args: argparse.Namespace) -> Report:
         size = write_released(source, config)
         words = [word for pair in OPTIONS.items() for word in pair]
         command = [sys.executable, "-m", "mose.hub", "import", str(source), "--output-dir", str(out), *words]
-        idle = watched(
-            [sys.executable, "-c", "import mose.hub.convert.command"]
-        )
+        idle = watched([sys.executable, "-c", "import mose.hub.convert.command"])
         seconds, most = watched(command)
         start = time.perf_counter()
         model = MoSEModel.from_pretrained(out, exit_layer=4, variant="exit4", dtype=torch.bfloat16)
