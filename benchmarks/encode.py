@@ -16,8 +16,8 @@ from mose.benchmarks.command import Benchmark, Report
 from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.eval import speed
 from mose.eval.baselines import MINILM, SentenceTransformerPeer, load_peer
-from mose.inference.encoders import load_model
 from mose.inference.encoding import encode
+from mose.inference.loading import load_model
 from mose.tokenization.prompts import prompt_for
 
 EncodeFunction = Callable[[list[str]], Any]

@@ -18,11 +18,11 @@ import faiss
 from mose.benchmarks import command
 from mose.benchmarks.command import Benchmark, Report
 from mose.eval import speed
-from mose.inference.encoders import load_model
 from mose.inference.encoding import encode
+from mose.inference.loading import load_model
 from mose.search import Index
-from mose.search.__main__ import TESTS
-from mose.search.index import DEFAULT_HYBRID
+from mose.search.commands.demo import STDLIB_TESTS
+from mose.search.ranking import DEFAULT_HYBRID
 from mose.tokenization.prompts import text_prompt
 from mose.utils.locations import cache_folder
 
@@ -47,7 +47,7 @@ class QueryLatency(Benchmark):
             faiss.omp_set_num_threads(options.threads)
         tree, exclude = options.source_tree, []
         if tree is None:
-            tree, exclude = Path(sysconfig.get_paths()["stdlib"]), list(TESTS)
+            tree, exclude = Path(sysconfig.get_paths()["stdlib"]), list(STDLIB_TESTS)
         if not tree.is_dir():
             raise ValueError(f"--source-tree must be a folder, got {tree}.")
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from mose.benchmarks import command
 from mose.benchmarks.command import Benchmark, Report
 from mose.eval.topk import top_k
-from mose.inference.store import Source, Store, open_store, write_shard, writing
+from mose.inference.store import Store, StoreSpec, open_for_writing, open_store
 
 CHECKED = 5  # queries whose results are compared with a plain sort
 
@@ -74,12 +74,12 @@ def random_unit_vectors(rows: int, dim: int, seed: int) -> np.ndarray:
 
 def write_random_store(folder: Path, rows: int, dim: int, shard_rows: int) -> None:
     """Write a store of random unit vectors, shard by shard."""
-    source = Source("random", "random", {"dim": dim}, ("0",), rows, shard_rows)
-    with writing(folder, source) as (store, _):
-        for shard in tqdm(source.shards, desc="writing", unit=" shards", disable=None):
-            span = source.span(shard)
+    spec = StoreSpec("random", "random", {"dim": dim}, ("0",), rows, shard_rows)
+    with open_for_writing(folder, spec) as (store, _):
+        for shard in tqdm(spec.shards, desc="writing", unit=" shards", disable=None):
+            span = spec.span(shard)
             vectors = random_unit_vectors(span.stop - span.start, dim, shard)
-            store.add(shard, write_shard(store.file(shard), vectors[None]))
+            store.write(shard, vectors[None])
 
 
 def search_store(folder: Path, options: argparse.Namespace) -> Report:

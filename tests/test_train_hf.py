@@ -260,7 +260,7 @@ def test_resume_begins_where_there_is_nothing_to_resume(finetune):
     ("flags", "message"),
     [
         (["--bogus", "3"], "--bogus"),
-        (["--exit-layer", "2"], "exit_layer=2: this model exits at 0, 1, 3"),
+        (["--exit-layer", "2"], "exit_layer must be one of 0, 1, 3, got 2"),
         (["--grow-to", "3"], "exit_layer=3: the model already reaches exit 3"),
         (["--preset", "mose-nano"], "give either --model or --preset"),
         (["--dataset", "no/such.jsonl"], "no/such.jsonl"),
@@ -286,7 +286,7 @@ def test_resume_begins_where_there_is_nothing_to_resume(finetune):
         (["--teacher-temperature", "0"], "teacher_temperature=0.0: must be positive"),
         (["--contrastive-weight", "0"], "contrastive_weight=0: without a teacher"),
         (["--exit-layer", "0", "--align-exits"], "align_exits=True, .*: the model has one exit only"),
-        (["--matryoshka-dims", "16", "64"], "truncate_dim=64: must lie in 1 … 32"),
+        (["--matryoshka-dims", "16", "64"], r"truncate_dim must be an integer in \[1, 32\], got 64"),
         (["--word-replacement", "2"], "word_replacement=2.0: a probability is between 0 and 1"),
         (["--tokenizer", "{bare}"], "tokenizer .*bare: it has no .*cls and no mask token"),
         (["--model", "{bert}"], "its model_type is 'bert', not 'mose'"),

@@ -11,11 +11,9 @@ from huggingface_hub import HfApi
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from mose.hub.card import adapter_card, model_card
-from mose.hub.card_facts import SUMMARY
-from mose.hub.failures import PublishError
+from mose.hub.card import SUMMARY, adapter_card, model_card
 from mose.hub.files import write_sentence_transformers_files
-from mose.hub.publish import publish
+from mose.hub.publish import PublishError, publish
 from mose.training.checkpoints import WholeCheckpoints
 
 logger = logging.getLogger("mose.train")

@@ -74,7 +74,8 @@ def fit_projection(
     projection = cast(MoSEExit, model.exits[str(exit_layer)]).projection
     if not isinstance(projection, nn.Linear):
         raise ValueError(
-            f"projection_sizes={model.config.projection_sizes}: a teacher is fitted by one linear layer alone"
+            f"projection_layers must be 1, got {model.config.projection_layers}. "
+            "Fit a teacher with one linear layer per exit."
         )
     size = projection.in_features
     if len(targets) < size:
