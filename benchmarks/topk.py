@@ -63,7 +63,7 @@ class ExactSearch(Benchmark):
             ["largest error", f"{report['largest_error']:.1e}"],
         ]
         head = "{vectors:,} vectors of {dim}, {queries:,} queries, best {k}".format_map(report["settings"])
-        return f"{head}\n{command.table(['', ''], rows)}"
+        return f"{head}\n{command.text_table(['', ''], rows)}"
 
 
 def random_unit_vectors(rows: int, dim: int, seed: int) -> np.ndarray:
