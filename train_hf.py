@@ -34,7 +34,7 @@ def _classify(words: Sequence[str]) -> None:
     train_classifier(*_parse("classify", ARGUMENTS, words))
 
 
-def _merge(words: Sequence[str]) -> None:
+def _merge_adapter(words: Sequence[str]) -> None:
     """Merge a LoRA adapter into its base; save a plain MoSE repository to --output-dir."""
     from mose.training.finetuning.arguments import MergeArguments
     from mose.training.finetuning.merge import merge
@@ -42,7 +42,7 @@ def _merge(words: Sequence[str]) -> None:
     merge(*_parse("merge", [MergeArguments], words))
 
 
-COMMANDS = {"pretrain": _pretrain, "finetune": _finetune, "classify": _classify, "merge": _merge}
+COMMANDS = {"pretrain": _pretrain, "finetune": _finetune, "classify": _classify, "merge": _merge_adapter}
 
 
 def _parse(

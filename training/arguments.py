@@ -96,7 +96,7 @@ def json_object(name: str, value: Mapping | str | None) -> dict:
 
 @dataclass
 class ModelSource:
-    """Where the model and its tokenizer come from."""
+    """Source of the model and its tokenizer."""
 
     model: str | None = flag(
         "Folder or Hub id of the MoSE to start from. finetune and classify default to the shipped one."
@@ -114,7 +114,7 @@ class PresetSource:
 
 @dataclass
 class DatasetColumns:
-    """How data sets are read; `columns` is the parsed `column_mapping`."""
+    """Columns of the data sets; `columns` is the parsed `column_mapping`."""
 
     train_split: str = flag("Split to train on, if the data has several.", "train")
     column_mapping: dict | str | None = flag(
@@ -129,7 +129,7 @@ class DatasetColumns:
 
 @dataclass
 class ValidationColumns(DatasetColumns):
-    """How data sets for training and validation are read."""
+    """Columns and splits of the data sets for training and validation."""
 
     validation_split: str = flag("Split to validate on, if the validation data has several.", "validation")
 

@@ -107,10 +107,7 @@ def clip_loss(
 
 
 def similarity_kl_loss(
-    student: tuple[Tensor, Tensor],
-    teacher: tuple[Tensor, Tensor],
-    temperature: float = 0.05,
-    rows: Rows = None,
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], temperature: float = 0.05, rows: Rows = None
 ) -> Tensor:
     """Compute the KL divergence between the in-batch rankings of a teacher and a student, in both directions.
 

@@ -94,8 +94,7 @@ def check_model(name: str) -> dict:
 
     if (model_type := config.get("model_type")) != MoSEConfig.model_type:
         raise ValueError(
-            f"--model {name} must have model_type {MoSEConfig.model_type!r}, its model_type is {model_type!r}. "
-            "Pass a MoSE."
+            f"--model {name} must have model_type {MoSEConfig.model_type!r}, got {model_type!r}. Pass a MoSE."
         )
     return config
 

@@ -1,6 +1,7 @@
 """The command `finetune`: pairs, model, Trainer."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,8 @@ from mose.training.setup import (
 logger = logging.getLogger("mose.train")
 
 ARGUMENTS = (ModelArguments, DataArguments, FineTuningArguments)
+LENGTHS = ("max_query_length", "max_document_length")
+AUGMENTATIONS = ("instruction_dropout", "token_dropout", "word_replacement")
 
 
 @dataclass
@@ -63,15 +66,10 @@ def finetune(
         args: losses and training.
         evaluate: scores a model on held-out functions, as `mose.eval.held_out.score_exits`. None: they are held
             out, but not scored.
-
-    Raises:
-        ValueError: an argument is invalid.
-        OSError: the model, the teacher or the data cannot be read.
-        RuntimeError: training failed.
     """
     output_dir = Path(args.output_dir)
-    checkpoint = _checkpoint(model_args, args, output_dir)
     cache_dir = Path(args.teacher_cache or output_dir / "teacher")
+    checkpoint = _checkpoint(model_args, args, output_dir)
 
     set_seed(args.seed)
     model, tokenizer = load_base(model_args, cache_dir)
@@ -84,8 +82,7 @@ def finetune(
     trainer = _build_trainer(trained, tokenizer, data, data_args, args)
     report = None
     if data.held_out is not None and evaluate is not None and args.process_index == 0:
-        lengths = {name: getattr(data_args, name) for name in ("max_query_length", "max_document_length")}
-        score = partial(evaluate, dtype=torch.bfloat16 if args.bf16 else None, **lengths)
+        score = partial(evaluate, dtype=torch.bfloat16 if args.bf16 else None, **_fields(data_args, LENGTHS))
         report = HeldOutReport(output_dir, data.held_out, score, resumed=checkpoint is not None)
         report.measure_before(model, tokenizer)
 
@@ -106,7 +103,7 @@ def _checkpoint(model_args: ModelArguments, args: FineTuningArguments, output_di
     checkpoint = checkpoint_to_resume(output_dir, args.resume)
     if checkpoint is not None and is_adapter(checkpoint) is not args.lora:
         raise ValueError(
-            f"{checkpoint} was saved {'without' if args.lora else 'with'} --lora. Resume it the same way."
+            f"{checkpoint} was saved {'without' if args.lora else 'with'} --lora. Resume it likewise."
         )
 
     for name in ("preset", "grow_to", "init_embeddings_from") if args.lora else ():
@@ -117,7 +114,7 @@ def _checkpoint(model_args: ModelArguments, args: FineTuningArguments, output_di
 
 
 def load_base(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTrainedTokenizerBase]:
-    """Load the model to train, in float32, and its tokenizer. Without `model` and `preset` it is the shipped one.
+    """Load the model to train, in float32, and its tokenizer; without `model` and `preset` the shipped one.
 
     Args:
         args: source and initialisation of the model. `model` is filled in.
@@ -128,14 +125,11 @@ def load_base(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTrai
             an adapter, or the tokenizer has more tokens than the model.
         OSError: the model is missing or cannot be reached.
     """
-    if args.model is not None and args.preset is not None:
-        raise ValueError("You must specify at most one of --model and --preset.")
-
     if args.preset:
+        if args.model is not None:
+            raise ValueError("You must specify at most one of --model and --preset.")
         if not args.tokenizer:
-            raise ValueError(
-                f"--preset {args.preset} is an untrained model and needs a tokenizer. Pass --tokenizer."
-            )
+            raise ValueError(f"--preset {args.preset} is an untrained model. Pass a --tokenizer for it.")
         tokenizer = load_tokenizer(args.tokenizer)
         ids = special_token_ids(tokenizer)
         model = MoSEModel(MoSEConfig.from_preset(args.preset, exit_layer=args.exit_layer, **ids))
@@ -147,17 +141,10 @@ def load_base(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTrai
         # Weights are trained in float32 whatever the checkpoint's type; autocast does the rest.
         model = MoSEModel.from_pretrained(args.model, dtype="float32", **options)
 
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"The tokenizer must have at most vocab_size={model.config.vocab_size} tokens, got {len(tokenizer)}. "
-            "Pass the model's own --tokenizer."
-        )
-    return _initialize(model, tokenizer, args, cache_dir), tokenizer
+    vocab_size = model.config.vocab_size
+    if len(tokenizer) > vocab_size:
+        raise ValueError(f"The tokenizer must have at most vocab_size={vocab_size} tokens, got {len(tokenizer)}.")
 
-
-def _initialize(
-    model: MoSEModel, tokenizer: PreTrainedTokenizerBase, args: ModelArguments, cache_dir: Path
-) -> MoSEModel:
     if args.init_embeddings_from:
         vectors = teacher_embeddings(token_strings(tokenizer), args.init_embeddings_from, cache_dir)
         start_embeddings_from(model, tokenizer, vectors)
@@ -165,7 +152,7 @@ def _initialize(
         model = grow(model, args.grow_to)
     if args.start_exits_alike:
         start_exits_alike(model)
-    return model
+    return model, tokenizer
 
 
 def add_adapter(
@@ -201,7 +188,7 @@ def load_data(args: DataArguments, held_out_share: float = 0.0) -> FineTuningDat
     Raises:
         ValueError: as in `load_pairs` and `hold_out`.
     """
-    parts, held_out = [], None
+    parts, held_out, validation = [], None, None
     if held_out_share:
         mined = load_pairs(args.source_tree, (), {} if args.dataset else args.columns)
         seen, unseen = hold_out(mined, held_out_share)
@@ -211,7 +198,6 @@ def load_data(args: DataArguments, held_out_share: float = 0.0) -> FineTuningDat
         trees = () if held_out_share else args.source_tree
         parts.append(load_pairs(trees, args.dataset, args.columns, split=args.train_split))
 
-    validation = None
     if args.validation_dataset:
         validation = load_pairs((), args.validation_dataset, args.columns, split=args.validation_split)
     return FineTuningData(concatenate_datasets(parts), validation, held_out)
@@ -221,9 +207,13 @@ def _fit_to_data(args: FineTuningArguments, data: FineTuningData) -> None:
     """Choose open batch sizes, check that batches can be filled, and log the amount of data."""
     fit_batches(args, len(data.train), None if data.validation is None else len(data.validation))
 
-    _check_batch(data.train, args.train_batch_size * args.world_size, "--per-device-train-batch-size")
-    if data.validation is not None:
-        _check_batch(data.validation, args.eval_batch_size * args.world_size, "--per-device-eval-batch-size")
+    parts = {"train": (data.train, args.train_batch_size), "eval": (data.validation, args.eval_batch_size)}
+    for name, (pairs, batch_size) in parts.items():
+        if pairs is not None and len(pairs) < (batch_size := batch_size * args.world_size):
+            raise ValueError(
+                f"--per-device-{name}-batch-size must be at most the {len(pairs)} pairs, got {batch_size}. Lower it, "
+                "or add pairs."
+            )
 
     logger.info("%d pairs to train on, %d to validate on", len(data.train), len(data.validation or ()))
     if data.held_out is not None:
@@ -231,12 +221,7 @@ def _fit_to_data(args: FineTuningArguments, data: FineTuningData) -> None:
 
 
 def fit_batches(args: FineTuningArguments, train: int, validation: int | None) -> None:
-    """Shrink batches whose size nobody chose to the number of pairs.
-
-    Args:
-        args: changed in place.
-        train: number of pairs to train on.
-        validation: number of pairs to validate on, or None.
+    """Shrink batches whose size nobody chose to the number of pairs; `args` is changed in place.
 
     Raises:
         ValueError: there is only one pair to train on.
@@ -254,23 +239,17 @@ def fit_batches(args: FineTuningArguments, train: int, validation: int | None) -
         args.per_device_eval_batch_size = min(args.per_device_train_batch_size, largest)
 
 
-def _check_batch(pairs: Dataset, batch_size: int, flag: str) -> None:
-    if len(pairs) < batch_size:
-        raise ValueError(
-            f"{flag} must be at most the {len(pairs)} pairs, got {batch_size}. Lower it, or add pairs."
-        )
-
-
 def _attach_teacher(data: FineTuningData, args: FineTuningArguments, cache_dir: Path, size: int) -> None:
     """Embed all texts with the teacher, and add its columns to both parts of the data."""
-    train, validation = data.train, data.validation
-    pairs = train if validation is None else concatenate_datasets([train, validation])
-    pairs, vectors = attach_teacher(pairs, str(args.teacher), cache_dir, size, args.teacher_max_length)
+    pairs = data.train if data.validation is None else concatenate_datasets([data.train, data.validation])
+    pairs, data.teacher_vectors = attach_teacher(
+        pairs, str(args.teacher), cache_dir, size, args.teacher_max_length
+    )
 
-    data.train = pairs.select(range(len(train)))
-    if validation is not None:
-        data.validation = pairs.select(range(len(train), len(pairs)))
-    data.teacher_vectors = vectors
+    first = len(data.train)
+    data.train = pairs.select(range(first))
+    if data.validation is not None:
+        data.validation = pairs.select(range(first, len(pairs)))
 
 
 def _build_trainer(
@@ -280,16 +259,8 @@ def _build_trainer(
     data_args: DataArguments,
     args: FineTuningArguments,
 ) -> FineTuningTrainer:
-    collator = PairCollator(
-        tokenizer,
-        max_query_length=data_args.max_query_length,
-        max_document_length=data_args.max_document_length,
-        instruction_dropout=data_args.instruction_dropout,
-        token_dropout=data_args.token_dropout,
-        word_replacement=data_args.word_replacement,
-        keep=() if data.teacher_vectors is None else ("teacher_query", "teacher_document"),
-        seed=args.seed,
-    )
+    keep = () if data.teacher_vectors is None else ("teacher_query", "teacher_document")
+    options = _fields(data_args, (*LENGTHS, *AUGMENTATIONS))
     trainer = FineTuningTrainer(
         model=model,
         args=args,
@@ -297,7 +268,11 @@ def _build_trainer(
         eval_dataset=data.validation,
         processing_class=tokenizer,
         teacher_vectors=data.teacher_vectors,
-        data_collator=collator,
+        data_collator=PairCollator(tokenizer, keep=keep, seed=args.seed, **options),
     )
     trainer.datasets = tuple(data_args.dataset)
     return trainer
+
+
+def _fields(arguments: Any, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in names}

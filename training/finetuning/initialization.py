@@ -63,10 +63,7 @@ def _whitened_components(vectors: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def fit_projection(
-    model: MoSEModel,
-    exit_layer: int,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    targets: Tensor,
+    model: MoSEModel, exit_layer: int, batches: Iterable[tuple[Tensor, Tensor]], targets: Tensor
 ) -> None:
     """Set an exit's projection to the ridge regression of a teacher's vectors on the pooled states.
 

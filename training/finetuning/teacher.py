@@ -118,11 +118,7 @@ def _read_vector_shard(path: Path) -> dict[bytes, np.ndarray]:
 
 
 def attach_teacher(
-    dataset: Dataset,
-    name_or_path: str,
-    cache_dir: str | Path,
-    dimension: int,
-    max_length: int = 128,
+    dataset: Dataset, name_or_path: str, cache_dir: str | Path, dimension: int, max_length: int = 128
 ) -> tuple[Dataset, torch.Tensor]:
     """Add to training pairs what `FineTuningTrainer` needs to learn from a teacher.
 

@@ -155,7 +155,7 @@ def test_the_papers_preset_and_what_overrides_it():
         (["--max-length", "3"], "max_length=3: a pair needs at least 5"),
         (["--max-steps", "0"], "max_steps or num_train_epochs must be above 0, got 0 and 0.0"),
         (["--column-mapping", "{"], "column_mapping must be JSON, got {"),
-        (["--model", "{teacher}"], "its model_type is 'bert', not 'mose'"),
+        (["--model", "{teacher}"], "must have model_type 'mose', got 'bert'"),
     ],
 )
 def test_bad_arguments_end_with_2_and_a_line(
