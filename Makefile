@@ -7,30 +7,48 @@ EXIT ?=
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: search test check clean
+# VENV may contain spaces: targets need them escaped, recipes need quotes.
+space := $(subst ,, )
+venv := $(subst $(space),\ ,$(VENV))
+python := "$(VENV)/bin/python"
+install := $(python) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+pytest := OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --dist loadfile
 
-search: $(VENV)/.installed
-	@$(VENV)/bin/python -m mose.search demo "$(Q)" $(if $(DIR),--source-tree "$(DIR)") $(if $(EXIT),--exit-layer $(EXIT))
+.PHONY: search test test-fast check lint types clean
 
-test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+search: $(venv)/.installed
+	@$(python) -m mose.search demo "$(Q)" $(if $(DIR),--source-tree "$(DIR)") $(if $(EXIT),--exit-layer $(EXIT))
 
-check: $(VENV)/.installed-dev
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy .
+test: $(venv)/.installed-dev
+	$(pytest)
 
-$(VENV)/bin/python:
+# Everything but the tests marked slow: under a minute on two cores.
+test-fast: $(venv)/.installed-dev
+	$(pytest) -m "not slow"
+
+check: lint
+
+lint: $(venv)/.installed-dev
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+
+# The link gives the package its own name, whatever the clone's folder is called.
+types: $(venv)/.installed-dev
+	@mkdir -p build/check && ln -sfn "$(CURDIR)" build/check/mose
+	MYPYPATH=build/check $(python) -m mypy -p mose
+
+$(venv)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"MoSE needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]}. Try: make PYTHON=python3.12 …")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv "$(VENV)"
 
-$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+$(venv)/.installed: setup.cfg pyproject.toml constraints.txt | $(venv)/bin/python
 	@echo 'installing into $(VENV), which takes a minute or more …' >&2
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
-	@touch $@
+	$(install) -e '.[all]'
+	@touch "$@"
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+$(venv)/.installed-dev: $(venv)/.installed
+	$(install) -e '.[dev]'
+	@touch "$@"
 
 clean:
-	rm -rf $(VENV) .index build *.egg-info
+	rm -rf "$(VENV)" build dist *.egg-info

@@ -6,6 +6,8 @@ plain module when the repository root is not installed.
 
 import importlib
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "MoSEConfig": "configuration_mose",
     "MoSEModel": "modeling_mose",

@@ -1,6 +1,6 @@
-"""What a MoSE is: sizes, exits, and what may be asked of them. Knows nothing of torch and of training.
+"""Configuration of MoSE models: sizes, exits, and presets.
 
-The Hub serves this file as remote code: it imports transformers alone.
+The Hub serves this file as remote code, so it imports only transformers.
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The defaults below are the paper's model; a preset holds what differs from them.
+    # The defaults of `MoSEConfig` are the paper's model; a preset lists what differs from them.
     "mose-1b": {},
     "mose-nano": {
         "vocab_size": 16_384,
@@ -20,7 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 1024,
         "attention_dropout": 0.0,
         "residual_dropout": 0.0,
-        # Narrow layers learn sooner from a start at about 1 / sqrt(hidden_size).
+        # About 1 / sqrt(hidden_size): narrow layers learn faster from it.
         "initializer_range": 0.05,
         "embedding_dropout": 0.0,
         "exit_layers": (0, 1, 2, 3),
@@ -32,58 +32,52 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-#: Fields that count something of which there must be one.
-SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-    "gate_size",
-    "gate_kernel_size",
-    "conditional_size",
-)
+#: Fields that take one of a few values.
+FIELD_CHOICES: dict[str, tuple[Any, ...]] = {
+    "exit_norm": ("every", "final"),
+    "pooling": ("mean", "cls", "gated"),
+    "projection_layers": (1, 2),
+    "embedding_norm": ("unit", "at_most_one"),
+    "context_pooler": ("conditioned", "plain"),
+}
+
+
+def _invalid(name: str, requirement: str, value: Any, remedy: str) -> ValueError:
+    return ValueError(f"{name} must be {requirement}, got {value!r}. {remedy}")
 
 
 class MoSEConfig(PreTrainedConfig):
-    """Configuration of a MoSE encoder; the defaults are the paper's 1 B model (section 3).
+    """Configuration of a MoSE encoder.
 
-    Fields that `Starcoder2Config` has bear its names. Ours:
+    The defaults describe the paper's 1 B model (arXiv 2503.03008, section 3). Fields that `Starcoder2Config` has
+    keep its names. The others are:
 
     Args:
-        exit_layers (`tuple[int, ...]`): the depths at which an embedding can be taken, as numbers of blocks run
-            (0: the token embeddings, no block at all). Sorted, distinct, within `num_hidden_layers`.
-        exit_layer (`int`, *optional*): the depth that is built, one of `exit_layers`; deeper blocks and heads do
-            not exist in such a model. None: the deepest.
-        exit_norm (`str`): "every": each exit has a LayerNorm of its own; "final": only the exit after the last
-            block has one and the others read the un-normed residual stream, as the paper's released weights do.
-        pooling (`str`): how an exit makes one vector of its tokens: "mean"; "cls", the last real token; "gated",
-            a mean weighed by a learned score of each token.
-        gate_size (`int`): hidden width of the gate that scores a token ("gated" pooling).
-        gate_kernel_size (`int`): how many tokens the gate sees, the token itself and those before it.
-        conditional_size (`int`): width of the learned embedding of the exit that the shared pre-training heads
-            are conditioned on.
-        projection_sizes (`tuple[int, ...]`, *optional*): output widths of the linear layers of a projection
-            head; None: one layer of `hidden_size`; empty: no head, the pooled state is the embedding.
-        projection_act (`str`): the activation between two of those layers, as transformers names it.
-        projection_input (`str`): what a head reads: "pooled", the pooled state; "tokens", every token's state
-            before pooling, which differs where a head has an activation and pooling mixes tokens.
-        embedding_norm (`str`): "unit": embeddings have norm 1; "at_most_one": those that are shorter stay as they
-            are, as in the paper's forerunner.
-        context_pooler (`str`): how the In-Context Classification head meets the embedding of the exit:
-            "conditioned", its pooler reads it beside the state; "plain", its classifier reads it beside what the
-            pooler made of the state; "none", there is no pooler and the classifier reads it beside the state.
-        similarity_scale_init (`float`): where the learned scale of the cosine similarity starts.
-        truncate_dim (`int`, *optional*): embeddings are cut to their first so many dimensions and have unit norm
-            again. None: all of `embedding_size`.
-        matryoshka_dims (`list[int]`, *optional*): the shorter embeddings that training has served.
-        aligned_exits (`bool`): whether training has put all exits into one space, so that a query at one exit can
-            be compared with documents at another.
-        sep_token_id, cls_token_id, mask_token_id (`int`): ids of `<sep>`, `<cls>` and `<mask>`.
-
-    Raises:
-        ValueError: a field's value is not among what is allowed; the message names both.
+        exit_layers (`tuple[int, ...]`): Depths of the exits, as numbers of blocks run. 0 is the token embeddings
+            without any block. Sorted, distinct, at most `num_hidden_layers`.
+        exit_layer (`int`, *optional*): The deepest exit to build, one of `exit_layers`. Deeper blocks and heads
+            do not exist in such a model. None builds all of them.
+        exit_norm (`str`): "every" gives each exit its own LayerNorm. "final" norms only the exit after the last
+            block, as in the paper's released weights; the others read the un-normed residual stream.
+        pooling (`str`): How an exit pools token states: "mean"; "cls", the last real token; "gated", a weighted
+            mean with a learned score per token.
+        gate_size (`int`): Hidden width of the gate ("gated" pooling).
+        gate_kernel_size (`int`): Number of tokens the gate sees: the token itself and those before it.
+        conditional_size (`int`): Width of the learned exit embedding that conditions the pre-training heads.
+        projection_layers (`int`): 1 is one linear layer that reads the pooled state. 2 is the head of the paper's
+            released weights: linear, `projection_act`, linear. It reads every token's state before pooling.
+        projection_act (`str`): Activation of a two-layer projection, by its name in transformers.
+        embedding_norm (`str`): "unit" scales embeddings to norm 1. "at_most_one" only shortens longer ones, as in
+            the paper's forerunner.
+        context_pooler (`str`): How the In-Context Classification head is conditioned on the exit embedding:
+            before its pooler ("conditioned"), or after it ("plain", as in the paper's released weights).
+        similarity_scale_init (`float`): Initial value of the learned scale of cosine similarities.
+        truncate_dim (`int`, *optional*): Keep this many leading dimensions of an embedding and renormalise.
+            None keeps all.
+        matryoshka_dims (`list[int]`, *optional*): Truncated sizes that the model was trained for (Matryoshka).
+        aligned_exits (`bool`): Whether training aligned all exits in one space. Queries embedded at one exit can
+            then be compared with documents embedded at another.
+        sep_token_id, cls_token_id, mask_token_id (`int`): Ids of `<sep>`, `<cls>` and `<mask>`.
 
     Example:
         >>> MoSEConfig().exit_layers
@@ -123,9 +117,8 @@ class MoSEConfig(PreTrainedConfig):
     gate_size: int = 64
     gate_kernel_size: int = 4
     conditional_size: int = 4
-    projection_sizes: tuple[int, ...] | list[int] | None = None
+    projection_layers: int = 1
     projection_act: str = "leaky_relu"
-    projection_input: str = "pooled"
     embedding_norm: str = "unit"
     context_pooler: str = "conditioned"
     similarity_scale_init: float = 10.0
@@ -135,137 +128,138 @@ class MoSEConfig(PreTrainedConfig):
     auto_map: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs):
-        # All heads, always: saving one class would otherwise write that class alone.
-        self.auto_map = {
-            "AutoConfig": "configuration_mose.MoSEConfig",
-            "AutoModel": "modeling_mose.MoSEModel",
-            "AutoModelForMaskedLM": "modeling_mose.MoSEForMaskedLM",
-            "AutoModelForPreTraining": "modeling_mose.MoSEForPreTraining",
-            "AutoModelForSequenceClassification": "modeling_mose.MoSEForSequenceClassification",
-        }
-        self._validate()
+        # Always all classes: saving one alone would drop the others from config.json.
+        tasks = ("", "ForMaskedLM", "ForPreTraining", "ForSequenceClassification")
+        self.auto_map = {"AutoConfig": "configuration_mose.MoSEConfig"}
+        self.auto_map |= {f"AutoModel{task}": f"modeling_mose.MoSE{task or 'Model'}" for task in tasks}
+
+        self._check_exits()
+        self._check_choices()
+        self._check_sizes()
+        self._check_heads()
+        self.resolve_exit_layer(self.exit_layer)
+        for dim in (self.truncate_dim, *(self.matryoshka_dims or ())):
+            self.resolve_truncate_dim(dim)
+
         self.exit_layers = tuple(self.exit_layers)
-        if self.projection_sizes is not None:
-            self.projection_sizes = tuple(self.projection_sizes)
         super().__post_init__(**kwargs)
+
         rope_type = (self.rope_parameters or {}).get("rope_type", "default")
         if rope_type != "default":
-            raise ValueError(f"rope_type={rope_type!r}: allowed is 'default'")
+            raise _invalid("rope_type", "'default'", rope_type, "Remove it from rope_parameters.")
 
-    def _validate(self) -> None:
-        exits, depth = self.exit_layers, self.num_hidden_layers
+    def _check_exits(self) -> None:
+        exits, deepest = self.exit_layers, self.num_hidden_layers
         if not isinstance(exits, tuple | list) or not exits or any(type(e) is not int for e in exits):
-            raise ValueError(f"exit_layers={exits!r}: allowed is a non-empty list of integers")
-        if any(a >= b for a, b in zip(exits, exits[1:], strict=False)):
-            raise ValueError(f"exit_layers={list(exits)}: exits must be sorted and distinct")
-        if exits[0] < 0 or exits[-1] > depth:
-            raise ValueError(f"exit_layers={list(exits)}: exits must lie in 0 … num_hidden_layers={depth}")
-        for name, value, allowed in (
-            ("exit_norm", self.exit_norm, ("every", "final")),
-            ("pooling", self.pooling, ("mean", "cls", "gated")),
-            ("projection_input", self.projection_input, ("pooled", "tokens")),
-            ("embedding_norm", self.embedding_norm, ("unit", "at_most_one")),
-            ("context_pooler", self.context_pooler, ("conditioned", "plain", "none")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}")
-        sizes = self.projection_sizes
-        if sizes is not None and (
-            not isinstance(sizes, tuple | list) or any(type(size) is not int or size < 1 for size in sizes)
-        ):
-            raise ValueError(f"projection_sizes={sizes!r}: allowed are None and a list of integers from 1")
-        for name in SIZES:
+            raise _invalid("exit_layers", "a non-empty list of integers", exits, "Pass depths in blocks.")
+
+        distinct = sorted(set(exits))
+        if list(exits) != distinct:
+            raise _invalid("exit_layers", "sorted and distinct", list(exits), f"Pass {distinct}.")
+        if exits[0] < 0 or exits[-1] > deepest:
+            allowed = f"in [0, num_hidden_layers={deepest}]"
+            raise _invalid("exit_layers", allowed, list(exits), "Remove the exits outside.")
+
+    def _check_choices(self) -> None:
+        for name, allowed in FIELD_CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed or isinstance(value, bool):
+                raise _invalid(name, f"one of {', '.join(map(repr, allowed))}", value, "Pass one of them.")
+
+    def _check_sizes(self) -> None:
+        sizes = [name for name in type(self).__annotations__ if name.endswith("_size")]
+        for name in (*sizes, "num_attention_heads", "num_key_value_heads", "max_position_embeddings"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        for size, divisor in (
-            ("hidden_size", "num_attention_heads"),
-            ("num_attention_heads", "num_key_value_heads"),
-        ):
-            if getattr(self, size) % getattr(self, divisor):
-                raise ValueError(f"{divisor}={getattr(self, divisor)}: must divide {size}={getattr(self, size)}")
-        if (self.hidden_size // self.num_attention_heads) % 2:
-            raise ValueError(
-                f"hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}: "
-                "rotary positions need an even head size"
+                raise _invalid(name, "at least 1", getattr(self, name), "Pass a positive integer.")
+
+    def _check_heads(self) -> None:
+        hidden, heads, groups = self.hidden_size, self.num_attention_heads, self.num_key_value_heads
+        if hidden % heads:
+            raise _invalid("num_attention_heads", f"a divisor of hidden_size={hidden}", heads, "Change one.")
+        if heads % groups:
+            raise _invalid(
+                "num_key_value_heads", f"a divisor of num_attention_heads={heads}", groups, "Change one."
             )
-        if self.exit_layer is not None:
-            self.resolve_exit_layer(self.exit_layer)
-        self.resolve_truncate_dim(self.truncate_dim)
-        for dim in self.matryoshka_dims or ():
-            self.resolve_truncate_dim(dim)
+        # Rotary positions rotate pairs of dimensions.
+        if hidden // heads % 2:
+            remedy = f"Change hidden_size={hidden} or num_attention_heads={heads}."
+            raise _invalid("hidden_size / num_attention_heads", "even", hidden // heads, remedy)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As in transformers, which would set the keyword overrides of `from_pretrained` unchecked.
+        """Build a configuration from a dictionary, with overrides by keyword.
 
-        `exit_layer=None` leaves what is stored: a model that was cut at an exit has nothing deeper.
+        Overrides are validated, which transformers does not do. `exit_layer=None` keeps the stored value: a
+        checkpoint that was cut at an exit holds nothing deeper.
         """
         overrides = {name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs}
         if overrides.get("exit_layer", 0) is None:
             del overrides["exit_layer"]
+
         return super().from_dict({**config_dict, **overrides}, **kwargs)
 
     @classmethod
     def from_preset(cls, name: str, **overrides) -> "MoSEConfig":
-        """The configuration called `name` ("mose-1b" or "mose-nano"), with fields overridden by keyword.
+        """Return the preset `name` ("mose-1b" or "mose-nano"), with fields overridden by keyword.
 
         Raises:
-            ValueError: there is no such preset.
+            ValueError: There is no such preset.
         """
         if name not in PRESETS:
-            raise ValueError(f"preset={name!r}: there are {', '.join(PRESETS)}")
+            raise _invalid("preset", f"one of {', '.join(PRESETS)}", name, "Pass one of them.")
+
         return cls(**{**PRESETS[name], **overrides})
 
     @property
     def built_exit_layers(self) -> tuple[int, ...]:
-        """The exits that a model of this configuration has: those up to `exit_layer`."""
+        """Exits that a model of this configuration has: those up to `exit_layer`."""
         return tuple(e for e in self.exit_layers if self.exit_layer is None or e <= self.exit_layer)
 
     @property
     def embedding_size(self) -> int:
-        """Width of an embedding."""
-        return self.projection_sizes[-1] if self.projection_sizes else self.hidden_size
+        """Width of an untruncated embedding."""
+        return self.hidden_size
 
     @property
     def exit_weights(self) -> dict[int, float]:
         """Weight of each exit in the training loss: its depth over the number of blocks (paper, section 3).
 
-        Exit 0 counts as one block, so that it learns.
+        Exit 0 counts as one block; it would not be trained otherwise.
         """
         return {e: max(e, 1) / max(self.num_hidden_layers, 1) for e in self.exit_layers}
 
     def resolve_exit_layer(self, exit_layer: int | None = None) -> int:
-        """`exit_layer` itself, or the deepest exit built for None.
+        """Return `exit_layer`, or the deepest exit built for None.
 
         Raises:
-            ValueError: the model has no such exit, or was built less deep.
+            ValueError: The model has no such exit, or was loaded up to a shallower one.
         """
         built = self.built_exit_layers
         if exit_layer is None:
             return built[-1]
+
         if exit_layer not in self.exit_layers or isinstance(exit_layer, bool | float):
-            raise ValueError(
-                f"exit_layer={exit_layer!r}: this model exits at {', '.join(map(str, self.exit_layers))}"
-            )
+            allowed = f"one of {', '.join(map(str, self.exit_layers))}"
+            raise _invalid("exit_layer", allowed, exit_layer, "Pass one of them.")
         if exit_layer not in built:
-            raise ValueError(
-                f"exit_layer={exit_layer}: this model was loaded up to exit {self.exit_layer} "
-                f"and exits at {', '.join(map(str, built))}"
-            )
+            allowed = f"one of {', '.join(map(str, built))} in a model loaded up to exit {self.exit_layer}"
+            raise _invalid("exit_layer", allowed, exit_layer, f"Load it at exit_layer={exit_layer}.")
         return exit_layer
 
     def resolve_truncate_dim(self, truncate_dim: int | None = None) -> int:
-        """How many dimensions an embedding has: `truncate_dim`, or the configuration's for None.
+        """Return the width of embeddings: `truncate_dim`, or the configuration's for None.
 
         Raises:
-            ValueError: more than there are, or none.
+            ValueError: `truncate_dim` is not in [1, `embedding_size`].
         """
         if truncate_dim is None:
             truncate_dim = self.truncate_dim
         if truncate_dim is None:
             return self.embedding_size
+
         if type(truncate_dim) is not int or not 1 <= truncate_dim <= self.embedding_size:
-            raise ValueError(f"truncate_dim={truncate_dim!r}: must lie in 1 … {self.embedding_size}")
+            allowed = f"an integer in [1, {self.embedding_size}]"
+            raise _invalid("truncate_dim", allowed, truncate_dim, "Pass None to keep all dimensions.")
         return truncate_dim
 
 

@@ -271,13 +271,14 @@ class MoSEGate(nn.Module):
 
 
 def projection_head(config: MoSEConfig) -> nn.Module:
-    """`config.projection_sizes` as linear layers with an activation between them; one layer stands alone."""
-    sizes = (config.hidden_size,) if config.projection_sizes is None else config.projection_sizes
-    layers: list[nn.Module] = []
-    for entering, leaving in zip((config.hidden_size, *sizes), sizes, strict=False):
-        layers += [nn.Linear(entering, leaving, bias=config.use_bias), ACT2FN[config.projection_act]]
-    layers = layers[:-1]  # no activation behind the last
-    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+    """Return one linear layer, or the two-layer head of the paper's released weights."""
+    layers = [
+        nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
+        for _ in range(config.projection_layers)
+    ]
+    if len(layers) == 1:
+        return layers[0]
+    return nn.Sequential(layers[0], ACT2FN[config.projection_act], layers[1])
 
 
 class MoSEExit(nn.Module):
@@ -286,7 +287,7 @@ class MoSEExit(nn.Module):
     def __init__(self, config: MoSEConfig, exit_layer: int):
         super().__init__()
         self.pooling = config.pooling
-        self.project_tokens = config.projection_input == "tokens"
+        self.project_tokens = config.projection_layers == 2
         self.least_divisor = 1.0 if config.embedding_norm == "at_most_one" else 1e-12
         normed = config.exit_norm == "every" or exit_layer == config.num_hidden_layers
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon) if normed else nn.Identity()
@@ -778,17 +779,15 @@ class MoSEForPreTraining(MoSEForMaskedLM):
         config = self.config
         plain, conditioned = config.hidden_size, config.hidden_size + config.conditional_size
         read, judged = (conditioned, plain) if config.context_pooler == "conditioned" else (plain, conditioned)
-        self.pooler = None if config.context_pooler == "none" else nn.Linear(read, config.hidden_size)
+        self.pooler = nn.Linear(read, config.hidden_size)
         self.seq_relationship = nn.Linear(judged, 2)
         self.post_init()
 
     def _context_logits(self, normed: Tensor, mask: Tensor, exit_layer: int) -> Tensor:
         states = last_token(normed, mask)
-        if self.pooler is not None and self.config.context_pooler == "conditioned":
+        if self.config.context_pooler == "conditioned":
             return self.seq_relationship(self.pooler(self._condition(states, exit_layer)).tanh())
-        if self.pooler is not None:
-            states = self.pooler(states).tanh()
-        return self.seq_relationship(self._condition(states, exit_layer))
+        return self.seq_relationship(self._condition(self.pooler(states).tanh(), exit_layer))
 
     @can_return_tuple
     def forward(

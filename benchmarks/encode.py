@@ -18,8 +18,8 @@ from transformers.utils import logging
 from mose.data.retrieval.retrieval_set import load_retrieval_set
 from mose.eval import speed
 from mose.eval.baselines import MINILM, SentenceTransformerPeer, load_peer
-from mose.inference.encoders import load_model
 from mose.inference.encoding import encode
+from mose.inference.loading import load_model
 from mose.tokenization.prompts import prompt_for
 
 Encoder = Callable[[list[str]], Any]

@@ -27,8 +27,8 @@ from mose.eval.metrics import score_blocks
 from mose.eval.retrieval import score
 from mose.hub.export import export
 from mose.hub.onnx_encoder import OnnxEncoder, model_file
-from mose.inference.encoders import load_model
 from mose.inference.encoding import encode
+from mose.inference.loading import load_model
 from mose.tokenization.prompts import prompt_for
 
 #: Embeds texts that have their prompts.

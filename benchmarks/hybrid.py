@@ -13,8 +13,8 @@ from mose.data.retrieval.retrieval_set import load_retrieval_set
 from mose.eval.metrics import score_blocks
 from mose.eval.retrieval import score
 from mose.inference.bm25 import BM25
-from mose.inference.encoders import load_model
 from mose.inference.encoding import encode
+from mose.inference.loading import load_model
 from mose.search import fuse
 from mose.tokenization.prompts import prompt_for
 

@@ -101,10 +101,7 @@ def measure(args: argparse.Namespace) -> Report:
             "vocab_size": 512,
         }
         overrides |= {"vocab_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
-    sizes = (overrides.get("hidden_size", 1024),) * 2
-    config = MoSEConfig.from_preset(
-        "mose-1b", exit_norm="final", pooling="cls", projection_sizes=sizes, **overrides
-    )
+    config = MoSEConfig.from_preset("mose-1b", exit_norm="final", pooling="cls", projection_layers=2, **overrides)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         source, out = Path(folder) / "source", Path(folder) / "out"
         source.mkdir()

@@ -19,12 +19,13 @@ from timing import interleave
 from transformers.utils import logging
 
 from mose.eval import speed
-from mose.inference.encoders import load_model
 from mose.inference.encoding import encode
+from mose.inference.loading import load_model
 from mose.search import Index
-from mose.search.__main__ import ROOT, TESTS
-from mose.search.index import DEFAULT_HYBRID
+from mose.search.commands.demo import STDLIB_TESTS
+from mose.search.ranking import DEFAULT_HYBRID
 from mose.tokenization.prompts import text_prompt
+from mose.utils.locations import cache_folder, package_folder
 
 
 @contextmanager
@@ -45,14 +46,14 @@ def measure(args: argparse.Namespace) -> Report:
         faiss.omp_set_num_threads(args.threads)
     tree, exclude = args.source_tree, []
     if tree is None:
-        tree, exclude = Path(sysconfig.get_paths()["stdlib"]), list(TESTS)
+        tree, exclude = Path(sysconfig.get_paths()["stdlib"]), list(STDLIB_TESTS)
     if not tree.is_dir():
         raise ValueError(f"--source-tree {tree}: no such folder")
     steps: dict[str, float] = {}
     with clock(steps, "model"):
         model, tokenizer, exits = load_model(args.model, None if args.exit_layer is None else [args.exit_layer])
     k = exits[-1]
-    path = args.index or ROOT / ".index" / f"benchmark-{tree.resolve().name}-exit{k}"
+    path = args.index or cache_folder() / "indexes" / f"benchmark-{tree.resolve().name}-exit{k}"
     with clock(steps, "indexing"):
         built = Index.build(tree, model, tokenizer, path, k, exclude=exclude)
     with clock(steps, "opening"):
@@ -113,7 +114,9 @@ def render(report: Report) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = new_parser("Latency of a query on a built index, and the time of each step on the way there.")
     parser.add_argument(
-        "--model", default=str(ROOT), help="folder or Hub id of a MoSE (default: the one shipped here)"
+        "--model",
+        default=str(package_folder()),
+        help="folder or Hub id of a MoSE (default: the one shipped here)",
     )
     parser.add_argument("--exit-layer", type=int, metavar="K", help="exit, in blocks run (default: the deepest)")
     parser.add_argument(
@@ -123,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--index",
         type=Path,
         metavar="PATH",
-        help="folder of the index, which is made or brought up to date first (default: one under .index)",
+        help="folder of the index, created or updated first (default: one in the user's cache folder)",
     )
     parser.add_argument(
         "--queries", type=positive, default=200, metavar="N", help="how many (default: %(default)s)"

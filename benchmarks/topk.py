@@ -23,7 +23,7 @@ from loading import process_facts
 from tqdm import tqdm
 
 from mose.eval.topk import top_k
-from mose.inference.store import Source, Store, open_store, write_shard, writing
+from mose.inference.store import Store, StoreSpec, open_for_writing, open_store
 
 CHECKED = 5  # queries whose answers are compared with a plain sort
 
@@ -35,11 +35,11 @@ def vectors(rows: int, dim: int, seed: int) -> np.ndarray:
 
 
 def write(folder: Path, rows: int, dim: int, shard_rows: int) -> None:
-    source = Source("random", "random", {"dim": dim}, ("0",), rows, shard_rows)
-    with writing(folder, source) as (store, _):
-        for shard in tqdm(source.shards, desc="writing", unit=" shards", disable=None):
-            span = source.span(shard)
-            store.add(shard, write_shard(store.file(shard), vectors(span.stop - span.start, dim, shard)[None]))
+    spec = StoreSpec("random", "random", {"dim": dim}, ("0",), rows, shard_rows)
+    with open_for_writing(folder, spec) as (store, _):
+        for shard in tqdm(spec.shards, desc="writing", unit=" shards", disable=None):
+            span = spec.span(shard)
+            store.write(shard, vectors(span.stop - span.start, dim, shard)[None])
 
 
 def search(folder: Path, queries: int, k: int, rounds: int, threads: int) -> dict[str, Any]:

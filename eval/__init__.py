@@ -20,7 +20,7 @@ _HOMES = {
     "get_task": "mose.eval.tasks",
     "intervals": "mose.eval.significance",
     "load_classifier": "mose.eval.classification",
-    "load_model": "mose.inference.encoders",
+    "load_model": "mose.inference.loading",
     "load_peer": "mose.eval.baselines",
     "load_retrieval_set": "mose.data.retrieval.retrieval_set",
     "load_task": "mose.eval.tasks",
@@ -32,7 +32,7 @@ _HOMES = {
     "summarize": "mose.eval.tasks",
     "terminal": "mose.eval.report",
     "top_k": "mose.eval.topk",
-    "write_card": "mose.eval.card",
+    "write_card": "mose.eval.model_index",
 }
 __all__ = sorted(_HOMES)
 

@@ -13,8 +13,9 @@ import torch
 
 from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.inference.bm25 import BM25
-from mose.inference.encoders import Encoder, MoSEEncoder, load_model
-from mose.inference.encoding import Progress, TokenBar
+from mose.inference.encoders import Encoder, MoSEEncoder
+from mose.inference.loading import load_model
+from mose.inference.progress import Progress, TokenBar
 
 MINILM = "all-MiniLM-L6-v2"
 CHUNK = 512  # texts between two steps of a peer's progress bar

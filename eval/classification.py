@@ -10,8 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from mose.eval.tasks.base import PairSet
-from mose.inference.encoders import default_device, find_exits
-from mose.inference.encoding import TOKEN_BUDGETS, inference, token_limit, wanted_exits
+from mose.inference.encoding import default_token_budget, inference_context, token_limit
+from mose.inference.loading import default_device, load_config, resolve_exit_layers
 from mose.tokenization.pairs import join_pair
 
 #: What a classifier may call the clones, in lower case; the first is what `train_hf.py classify` calls them.
@@ -32,7 +32,7 @@ def load_classifier(
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    wanted = find_exits(source, exit_layers)
+    wanted = resolve_exit_layers(load_config(source), exit_layers)
     model, info = AutoModelForSequenceClassification.from_pretrained(
         source,
         trust_remote_code=True,
@@ -94,17 +94,17 @@ def classify(
         ValueError: an exit that the model does not have, a `max_length` without room for a pair.
         FloatingPointError: a logit is NaN: the weights are broken.
     """
-    exits, clone = wanted_exits(model.config, exit_layers), clone_class(model.config)
+    exits, clone = resolve_exit_layers(model.config, exit_layers), clone_class(model.config)
     reached = [k for k in model.config.built_exit_layers if k <= exits[-1]]
     limit = token_limit(model, tokenizer, max_length)
-    budget = token_budget or TOKEN_BUDGETS[model.device.type != "cpu"]
+    budget = token_budget or default_token_budget(model.device)
     # Functions recur in many pairs: each is tokenized once. None can fill more than the whole input.
     functions = list(data.functions)
     ids = tokenizer(functions, add_special_tokens=False, truncation=True, max_length=limit)["input_ids"]
     lengths = [min(len(ids[first]) + len(ids[second]), limit) for first, second in data.pairs]
     order = sorted(range(len(lengths)), key=lambda at: -lengths[at])
     result = {k: np.empty(len(data.pairs), dtype=np.int64) for k in exits}
-    with inference(model, dtype), tqdm(total=len(order), unit=" pairs", disable=not progress) as bar:
+    with inference_context(model, dtype), tqdm(total=len(order), unit=" pairs", disable=not progress) as bar:
         start = 0
         while start < len(order):
             rows = order[start : start + max(1, budget // (lengths[order[start]] + 3))]

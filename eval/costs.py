@@ -29,12 +29,11 @@ def flops_per_token(config: Any, exit_layer: int, tokens: int = FLOPS_TOKENS) ->
     key_value = config.num_key_value_heads * (hidden // config.num_attention_heads)
     projections = 2 * hidden * (2 * hidden + 2 * key_value)
     block = projections + 4 * hidden * tokens + 4 * hidden * config.intermediate_size
-    sizes = (hidden, *(config.projection_sizes or (hidden,)))
-    every_token = config.projection_input == "tokens" and config.pooling != "cls"
-    projection = sum(2 * a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    every_token = config.projection_layers == 2 and config.pooling != "cls"
+    projection = config.projection_layers * 2 * hidden * hidden
     head = projection if every_token else projection / tokens
     if config.pooling != "cls":
-        head += 2 * (sizes[-1] if every_token else hidden)
+        head += 2 * hidden
     if config.pooling == "gated":
         head += 2 * hidden * config.gate_kernel_size * config.gate_size + 4 * config.gate_size
     return exit_layer * block + head

@@ -22,8 +22,8 @@ from mteb.types import PromptType
 
 from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.eval.tasks.coir import ENTRIES, SUBSET
-from mose.inference.encoders import load_model
 from mose.inference.encoding import encode
+from mose.inference.loading import load_model
 from mose.tokenization.prompts import UNKNOWN_LANGUAGE, prompt_for
 
 if TYPE_CHECKING:

@@ -1,21 +1,20 @@
-"""What makes a folder a repository that others load. Knows nothing of how the model was trained.
+"""Turning a folder of weights into a Hub repository. Knows nothing of how the model was trained.
 
 The names below are loaded on first use, so that `--help` needs no torch.
 """
 
 import importlib
 
-_HOMES = {
-    "eval_results": "card_facts",
+_MODULES = {
     "model_card": "card",
     "publish": "publish",
     "slice_repository": "slice",
     "validate_card": "card",
 }
-__all__ = sorted(_HOMES)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str):
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

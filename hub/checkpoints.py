@@ -1,4 +1,4 @@
-"""A model's folder as a checkpoint: its configuration, and whether its weights are all there."""
+"""A model's folder as a checkpoint: its configuration, and its weights checked against it."""
 
 import re
 from pathlib import Path
@@ -13,55 +13,63 @@ from mose.hub.weights import read_weights
 
 
 def load_config(folder: Path) -> MoSEConfig:
-    """The configuration in a model's folder.
+    """Load the configuration of a model's folder.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is not a MoSE's, or not valid.
+        ValueError: it belongs to another kind of model, or is not valid.
     """
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder}: no config.json is there; give the folder of a saved model")
-    kind = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
-    if kind != MoSEConfig.model_type:
-        raise ValueError(f"{folder}: its model_type is {kind!r}, not {MoSEConfig.model_type!r}")
+        raise FileNotFoundError(f"{folder}: no config.json. Pass the folder of a saved model.")
+    model_type = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+    if model_type != MoSEConfig.model_type:
+        raise ValueError(f"{folder}: model_type must be {MoSEConfig.model_type!r}, got {model_type!r}")
     return MoSEConfig.from_pretrained(folder)
 
 
 def model_class(config: MoSEConfig) -> type[PreTrainedModel]:
-    """The class that the weights were saved from.
+    """Return the class that the weights were saved from.
 
     Raises:
-        ValueError: the configuration names none of ours.
+        ValueError: the configuration names a class that is not ours.
     """
     name = (config.architectures or ["MoSEModel"])[0]
     allowed = [name for name in modeling_mose.__all__ if name != "MoSEPreTrainedModel"]
     if name not in allowed:
-        raise ValueError(f"architectures={config.architectures}: allowed are {', '.join(allowed)}")
+        raise ValueError(f"architectures must name one of {', '.join(allowed)}, got {config.architectures}")
     return getattr(modeling_mose, name)
 
 
-def whole_checkpoint(folder: Path, config: MoSEConfig, index: str = INDEX) -> dict[str, TensorSource]:
-    """The tensors that a model of this configuration needs, yet to be read; deeper ones are left out.
+def read_checkpoint(folder: Path, config: MoSEConfig, index: str = INDEX) -> dict[str, TensorSource]:
+    """Return the tensors that a model of this configuration needs, without reading them.
+
+    Tensors of exits deeper than `config.exit_layer` are left out.
+
+    Args:
+        folder: the model's.
+        config: of the model that is to be built.
+        index: see `read_weights`.
 
     Raises:
-        FileNotFoundError: as in `read_weights`.
-        ValueError: as there; or a tensor is missing, is of another shape, or belongs nowhere.
+        FileNotFoundError: see `read_weights`.
+        ValueError: see there; or a tensor is missing, has another shape, or has no place in the model.
     """
     stored = read_weights(folder, index)
     cls = model_class(config)
-    with torch.device("meta"):
+    with torch.device("meta"):  # names and shapes without memory
         model = cls(config)
-    needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = set(model.all_tied_weights_keys)
     deeper = model._keys_to_ignore_on_load_unexpected or ()
-    if missing := sorted(needed.keys() - tied - stored.keys()):
+
+    if missing := sorted(expected.keys() - tied - stored.keys()):
         raise ValueError(f"{folder}: {len(missing)} tensors of {cls.__name__} are missing, {missing[0]} first")
-    strange = [n for n in sorted(stored.keys() - needed.keys()) if not any(re.search(p, n) for p in deeper)]
-    if strange:
-        raise ValueError(f"{folder}: {len(strange)} tensors belong nowhere in {cls.__name__}, {strange[0]} first")
-    for name in sorted(needed.keys() & stored.keys()):
-        if stored[name].shape != needed[name]:
-            raise ValueError(
-                f"{folder}: {name} has shape {stored[name].shape}; the configuration asks for {needed[name]}"
-            )
-    return {name: stored[name] for name in needed if name in stored and name not in tied}
+    unknown = sorted(stored.keys() - expected.keys())
+    unknown = [name for name in unknown if not any(re.search(pattern, name) for pattern in deeper)]
+    if unknown:
+        raise ValueError(f"{folder}: {len(unknown)} tensors have no place in {cls.__name__}, {unknown[0]} first")
+    for name in sorted(expected.keys() & stored.keys()):
+        if stored[name].shape != expected[name]:
+            raise ValueError(f"{folder}: {name} must have shape {expected[name]}, got {stored[name].shape}")
+
+    return {name: stored[name] for name in expected if name in stored and name not in tied}

@@ -1,20 +1,20 @@
-"""The files beside the weights: what makes a folder a repository that is whole, and which files may go out."""
+"""Files of a repository beside its weights: those that are published, and those that a saved model lacks."""
 
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
-from mose.hub.weights import WEIGHT_FILE
 from mose.tokenization.prompts import LANGUAGES, code_prompt, text_prompt
+from mose.utils.files import atomic_write_json
+from mose.utils.locations import package_folder
 
-#: The project's root, which is a repository of this kind itself.
-ROOT = Path(__file__).parent.parent
-#: What runs where `mose` is not installed: the model, and the Hub's inference entry point.
+#: Code that runs without an installed `mose`: the model, and the Hub's inference entry point.
 CODE = ("configuration_mose.py", "modeling_mose.py", "handler.py")
-#: What is published beside the weights, where it is there.
+#: Files that are published beside the weights if they exist.
 PUBLISHED = (
     "config.json",
     "generation_config.json",
@@ -39,7 +39,7 @@ PUBLISHED = (
     "onnx/*.onnx_data",
     "onnx/*.json",
 )
-#: What is never published, whoever asks: pickles, states of a run, caches, secrets.
+#: Files that are never published: pickles, training states, caches, secrets.
 FORBIDDEN = (
     "*.bin",
     "*.pt",
@@ -60,93 +60,127 @@ FORBIDDEN = (
     ".*",
     "__pycache__",
 )
+PROMPTS_FILE = "config_sentence_transformers.json"
 
 
-def forbidden(path: str) -> str | None:
-    """The pattern of `FORBIDDEN` that a path in a repository matches, in any of its parts; None for none."""
-    return next((p for p in FORBIDDEN for part in path.split("/") if fnmatch(part, p)), None)
+def forbidden_pattern(path: str) -> str | None:
+    """Return the pattern of `FORBIDDEN` that any part of a path in a repository matches; None for none."""
+    return next((pattern for pattern in FORBIDDEN for part in path.split("/") if fnmatch(part, pattern)), None)
 
 
-def publishable(folder: Path, include: Iterable[str] = ()) -> dict[str, Path]:
-    """Path in the repository → file, of what lies in `folder` beside the weights.
+def published_files(folder: Path, include: Iterable[str] = ()) -> dict[str, Path]:
+    """Return the files of a folder that are published beside the weights.
 
     Args:
-        folder: a model's folder.
-        include: patterns of further files, relative to it.
+        folder: a model's or an adapter's.
+        include: patterns of further files, relative to the folder.
+
+    Returns:
+        Path in the repository -> file.
 
     Raises:
-        ValueError: a pattern finds nothing, leads out of the folder or finds what is never published.
+        ValueError: a pattern leads out of the folder or matches no file.
     """
-    found = {}
+    files = {}
     for pattern in PUBLISHED:
-        for path in sorted(folder.glob(pattern)):
-            if path.is_file() and forbidden(path.relative_to(folder).as_posix()) is None:
-                found[path.relative_to(folder).as_posix()] = path
+        for name, path in _matching_files(folder, pattern).items():
+            if forbidden_pattern(name) is None:
+                files[name] = path
+
     for pattern in include:
         if ".." in re.split(r"[/\\]", pattern) or Path(pattern).is_absolute():
-            raise ValueError(f"--include {pattern}: it leads out of {folder}")
-        paths = [path for path in sorted(folder.glob(pattern)) if path.is_file()]
-        if not paths:
-            raise ValueError(f"--include {pattern}: {folder} holds no such file")
-        for path in paths:
-            name = path.relative_to(folder).as_posix()
-            if WEIGHT_FILE.fullmatch(name):
-                raise ValueError(
-                    f"--include {pattern}: {name} is not published as it is; the weights go in shards cut at the "
-                    "exits, without being named"
-                )
-            if reason := forbidden(name):
-                raise ValueError(f"--include {pattern}: {name} is never published (it matches {reason!r})")
-            found[name] = path
-    return found
+            raise ValueError(f"--include {pattern} leads out of {folder}. Pass a pattern relative to it.")
+        matching = _matching_files(folder, pattern)
+        if not matching:
+            raise ValueError(f"--include {pattern} matches no file in {folder}")
+        files |= matching
+    return files
 
 
-def complete(folder: Path, sentence_transformers: bool = True) -> None:
-    """Adds what a model's folder lacks to be a repository: code, sentence-transformers files, licence.
+def _matching_files(folder: Path, pattern: str) -> dict[str, Path]:
+    paths = [path for path in sorted(folder.glob(pattern)) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
-    What is there stays as it is: code goes with the weights that it was saved with.
+
+def add_missing_files(folder: Path, sentence_transformers: bool = True) -> None:
+    """Add code, licence and sentence-transformers files to a model's folder.
+
+    Existing files stay as they are, because code belongs to the weights that it was saved with.
+
+    Args:
+        folder: the model's.
+        sentence_transformers: also add the files that sentence-transformers needs.
     """
     for name in (*CODE, "LICENSE"):
-        if (ROOT / name).is_file() and not (folder / name).exists():
-            shutil.copyfile(ROOT / name, folder / name)
+        source = package_folder() / name
+        if source.is_file() and not (folder / name).exists():
+            shutil.copyfile(source, folder / name)
+
     if sentence_transformers and not (folder / "modules.json").exists():
         write_sentence_transformers_files(folder)
 
 
-def sentence_transformers_files() -> dict[str, dict | list]:
-    """File names and their JSON: modules, the transformer's settings, prompts.
+def default_prompts() -> dict[str, str]:
+    """Return the paper's instructions by prompt name: "query", "document", and each language."""
+    by_language = {language: code_prompt(language) for language in LANGUAGES}
+    return {"query": text_prompt(), "document": code_prompt()} | by_language
 
-    The forward pass pools already; sentence-transformers takes `pooler_output`, hands `exit_layer` through from
-    `encode`, and puts the paper's instructions before queries and documents.
+
+def stored_prompts(folder: Path) -> dict[str, str]:
+    """Return the prompts of a model's folder, or the paper's if it has none."""
+    path = folder / PROMPTS_FILE
+    if not path.is_file():
+        return default_prompts()
+    return default_prompts() | json.loads(path.read_text(encoding="utf-8")).get("prompts", {})
+
+
+def sentence_transformers_files(
+    prompts: Mapping[str, str] | None = None, normalize: bool = True
+) -> dict[str, dict[str, Any] | list[Any]]:
+    """Return the files that sentence-transformers needs.
+
+    The forward pass pools already: sentence-transformers takes `pooler_output`, passes `exit_layer` on from
+    `encode`, and adds the prompts for queries and documents.
+
+    Args:
+        prompts: by name; None means `default_prompts()`.
+        normalize: add a module that scales embeddings to unit norm.
+
+    Returns:
+        File name -> content as JSON.
     """
-    prompts = {"query": text_prompt(), "document": code_prompt()}
-    prompts |= {language: code_prompt(language) for language in LANGUAGES}
+    modules = [
+        {
+            "idx": 0,
+            "name": "0",
+            "path": "",
+            "type": "sentence_transformers.models.Transformer",
+            "kwargs": ["exit_layer"],
+        },
+        {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ]
     return {
-        "modules.json": [
-            {
-                "idx": 0,
-                "name": "0",
-                "path": "",
-                "type": "sentence_transformers.models.Transformer",
-                "kwargs": ["exit_layer"],
-            },
-            {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"},
-        ],
+        "modules.json": modules if normalize else modules[:1],
         "sentence_bert_config.json": {
             "transformer_task": "feature-extraction",
             "modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}},
             "module_output_name": "sentence_embedding",
         },
-        "config_sentence_transformers.json": {
+        PROMPTS_FILE: {
             "model_type": "SentenceTransformer",
-            "prompts": prompts,
+            "prompts": dict(prompts or default_prompts()),
             "default_prompt_name": None,
             "similarity_fn_name": "cosine",
         },
     }
 
 
-def write_sentence_transformers_files(folder: Path) -> None:
-    """Writes those files into `folder`, beside the weights and the tokenizer that lie there."""
-    for name, content in sentence_transformers_files().items():
-        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_sentence_transformers_files(folder: Path, **options: Any) -> None:
+    """Write the files that sentence-transformers needs, beside weights and tokenizer.
+
+    Args:
+        folder: the model's.
+        options: of `sentence_transformers_files`.
+    """
+    for name, content in sentence_transformers_files(**options).items():
+        atomic_write_json(folder / name, content, ensure_ascii=False)

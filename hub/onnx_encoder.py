@@ -7,23 +7,23 @@ from typing import Any
 
 import numpy as np
 
-#: Tokens of one batch, padding included.
+#: Largest number of tokens in a batch, padding included.
 TOKEN_BUDGET = 4_096
 
 
 def model_file(folder: Path, exit_layer: int, int8: bool = False) -> Path:
-    """Where `python -m mose.hub export` puts an exit."""
+    """Return the path of an exit that `mose hub export` wrote to `folder`."""
     return folder / "onnx" / f"model_exit{exit_layer}{'_int8' if int8 else ''}.onnx"
 
 
 class OnnxEncoder:
-    """What `python -m mose.hub export` wrote, ready to embed.
+    """An exported exit that embeds texts.
 
     Args:
-        folder: the export.
-        exit_layer: one of those that it holds.
-        int8: the quantized version.
-        threads: that onnxruntime computes with; None: its own choice.
+        folder: written by `mose hub export`.
+        exit_layer: one of the exported exits.
+        int8: use the quantized version.
+        threads: of onnxruntime; None means its default.
 
     Raises:
         FileNotFoundError: the folder holds no such export.
@@ -34,33 +34,36 @@ class OnnxEncoder:
     """
 
     def __init__(self, folder: str | Path, exit_layer: int, int8: bool = False, threads: int | None = None):
+        # Of the extra [onnx].
         import onnxruntime
         from tokenizers import Tokenizer
 
         folder = Path(folder)
         path = model_file(folder, exit_layer, int8)
         if not path.is_file():
-            found = ", ".join(sorted(p.name for p in path.parent.glob("*.onnx"))) or "no exports"
-            raise FileNotFoundError(f"{path}: no such export; {path.parent} holds {found}")
+            exports = ", ".join(sorted(file.name for file in path.parent.glob("*.onnx"))) or "no exports"
+            raise FileNotFoundError(f"{path}: no such export. {path.parent} holds {exports}.")
+
         options = onnxruntime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
         self.session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+        settings = _read_json(folder / "tokenizer_config.json")
+        config = _read_json(folder / "config.json")
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(min(settings["model_max_length"], config["max_position_embeddings"]))
         self.pad_token_id = config.get("pad_token_id") or 0
         prompts = folder / "config_sentence_transformers.json"
-        self.prompts = json.loads(prompts.read_text(encoding="utf-8"))["prompts"] if prompts.is_file() else {}
+        self.prompts = _read_json(prompts)["prompts"] if prompts.is_file() else {}
 
     def encode(self, texts: Sequence[str], prompt_name: str | None = None) -> np.ndarray:
-        """Embeddings of texts, (texts, dim), float32, as the model gives them.
+        """Return the embeddings of texts, (texts, dim), float32, equal to the model's.
 
         Args:
             texts: at least one.
-            prompt_name: what stands before each of them, a name in `prompts`; None: nothing.
+            prompt_name: key of `prompts`, whose text is put before each of `texts`; None means no prompt.
 
         Raises:
             ValueError: no texts, or no such prompt.
@@ -68,21 +71,31 @@ class OnnxEncoder:
         if isinstance(texts, str) or not len(texts):
             raise ValueError("texts must be a list of at least one text")
         if prompt_name is not None and prompt_name not in self.prompts:
-            raise ValueError(f"prompt_name={prompt_name!r}: there are {', '.join(self.prompts) or 'none'}")
+            allowed = ", ".join(self.prompts) or "none"
+            raise ValueError(f"prompt_name must be one of {allowed}, got {prompt_name!r}")
+
         prompt = self.prompts[prompt_name] if prompt_name is not None else ""
-        ids = [found.ids for found in self.tokenizer.encode_batch([prompt + text for text in texts])]
-        order = sorted(range(len(ids)), key=lambda at: -len(ids[at]))
-        result: list[Any] = [None] * len(ids)
-        while order:
-            longest = len(ids[order[0]])
-            size = max(1, TOKEN_BUDGET // longest)
-            chosen, order = order[:size], order[size:]
-            rows = np.full((len(chosen), longest), self.pad_token_id, dtype=np.int64)
-            mask = np.zeros_like(rows)
-            for row, at in enumerate(chosen):
-                rows[row, : len(ids[at])] = ids[at]
-                mask[row, : len(ids[at])] = 1
-            (vectors,) = self.session.run(None, {"input_ids": rows, "attention_mask": mask})
-            for at, vector in zip(chosen, vectors, strict=True):
-                result[at] = vector
-        return np.stack(result)
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch([prompt + text for text in texts])]
+        remaining = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        embeddings: list[Any] = [None] * len(ids)
+
+        # Longest first: a batch's first text sets its width.
+        while remaining:
+            width = len(ids[remaining[0]])
+            size = max(1, TOKEN_BUDGET // width)
+            batch, remaining = remaining[:size], remaining[size:]
+
+            input_ids = np.full((len(batch), width), self.pad_token_id, dtype=np.int64)
+            mask = np.zeros_like(input_ids)
+            for row, i in enumerate(batch):
+                input_ids[row, : len(ids[i])] = ids[i]
+                mask[row, : len(ids[i])] = 1
+
+            (vectors,) = self.session.run(None, {"input_ids": input_ids, "attention_mask": mask})
+            for i, vector in zip(batch, vectors, strict=True):
+                embeddings[i] = vector
+        return np.stack(embeddings)
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

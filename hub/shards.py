@@ -1,8 +1,8 @@
-"""Weights in files cut at the exits, written tensor by tensor: whoever wants exit k fetches what lies before k.
+"""Weights in files cut at the exits, written tensor by tensor.
 
-A shard holds what its exit adds to the exit before it; the first also holds what every depth needs. Beside the
-index of all shards lies one for each exit, `model.safetensors.index.exit4.json`, which
-`from_pretrained(…, exit_layer=4, variant="exit4")` follows.
+A shard holds what its exit adds to the exit before; the first shard also holds what every depth needs. Beside the
+index of all shards there is one index per exit, such as `model.safetensors.index.exit4.json`, which
+`from_pretrained(…, exit_layer=4, variant="exit4")` follows: it downloads no deeper shard.
 """
 
 import json
@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from mose.utils.files import atomic_write
+from mose.utils.files import atomic_write, atomic_write_json
 
 INDEX = "model.safetensors.index.json"
-#: torch's types and safetensors' names for them.
+#: torch's types -> their names in safetensors.
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -29,15 +29,17 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+#: Parts of the model that belong to a depth: blocks by their number, exits and classifiers by their exit.
+_DEPTH = re.compile(r"(?:^|\.)(layers|exits|classifiers)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class TensorSource:
-    """A tensor that is yet to be read.
+    """A tensor that is not in memory yet.
 
     Args:
-        shape, dtype: of what `read` will give.
-        read: gives the tensor, on the CPU.
+        shape, dtype: of the tensor.
+        read: returns the tensor, on the CPU.
     """
 
     shape: tuple[int, ...]
@@ -46,85 +48,92 @@ class TensorSource:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def needed_from(name: str, exits: tuple[int, ...]) -> int:
-    """The shallowest of `exits` (sorted) whose model has the tensor called `name`."""
-    found = re.search(r"(?:^|\.)(layers|exits|classifiers)\.(\d+)\.", name)
-    if not found:
+def first_exit_with(name: str, exits: tuple[int, ...]) -> int:
+    """Return the shallowest exit whose model has the tensor called `name`.
+
+    Args:
+        name: of the tensor, with or without a prefix.
+        exits: of the model, sorted.
+    """
+    match = _DEPTH.search(name)
+    if not match:
         return exits[0]
-    depth = int(found[2]) + (found[1] == "layers")
-    return next(e for e in exits if e >= depth)
+
+    # Block 0 is run first, so a model that exits after one block needs it.
+    depth = int(match[2]) + (match[1] == "layers")
+    return next(exit_layer for exit_layer in exits if exit_layer >= depth)
 
 
 def index_name(exit_layer: int) -> str:
-    """The index of the shards that a model up to an exit needs."""
+    """Return the name of the index of the shards that a model up to an exit needs."""
     return INDEX.replace(".json", f".exit{exit_layer}.json")
 
 
 def write_shards(folder: Path, sources: Mapping[str, TensorSource], exits: tuple[int, ...]) -> None:
-    """Writes the shards and their indices; no more than one tensor is in memory at a time.
+    """Write the shards and their indices, with at most one tensor in memory at a time.
 
     Args:
-        folder: exists; weights that lie there under other names stay.
+        folder: exists; other weights in it stay.
         sources: by their names in the model.
-        exits: those that the model has built, sorted.
+        exits: of the model, sorted.
 
     Raises:
-        ValueError: a tensor is not of the shape or type that its source promised, or of a type that
-            safetensors has no name for.
+        ValueError: see `write_safetensors`.
     """
-    parts: dict[int, list[str]] = {e: [] for e in exits}
+    parts: dict[int, list[str]] = {exit_layer: [] for exit_layer in exits}
     for name in sources:
-        parts[needed_from(name, exits)].append(name)
-    places: dict[str, str] = {}
-    kept = [e for e in exits if parts[e]]
-    for at, e in enumerate(kept, start=1):
-        file = f"model-{at:05}-of-{len(kept):05}.safetensors"
-        write_safetensors(folder / file, {name: sources[name] for name in parts[e]})
-        places |= dict.fromkeys(parts[e], file)
-    for e in exits:
-        reached = {name: file for name, file in places.items() if needed_from(name, exits) <= e}
+        parts[first_exit_with(name, exits)].append(name)
+
+    weight_map: dict[str, str] = {}
+    filled = [names for names in parts.values() if names]
+    for number, names in enumerate(filled, start=1):
+        file = f"model-{number:05}-of-{len(filled):05}.safetensors"
+        write_safetensors(folder / file, {name: sources[name] for name in names})
+        weight_map |= dict.fromkeys(names, file)
+
+    index: dict[str, Any] = {}
+    for exit_layer in exits:
+        reached = {name: file for name, file in weight_map.items() if first_exit_with(name, exits) <= exit_layer}
         size = sum(sources[name].size for name in reached)
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(reached.items()))}
-        write_json(folder / index_name(e), index)
-    write_json(folder / INDEX, index)
+        atomic_write_json(folder / index_name(exit_layer), index, ensure_ascii=False)
+    # The deepest exit needs every shard.
+    atomic_write_json(folder / INDEX, index, ensure_ascii=False)
 
 
 def write_safetensors(path: Path, sources: Mapping[str, TensorSource]) -> None:
-    """One file in safetensors' format: length of the header, header, bytes; whole or not at all.
+    """Write one file in safetensors' format (length of the header, header, bytes), atomically.
+
+    safetensors' own writer needs all tensors in memory.
 
     Raises:
-        ValueError: as in `write_shards`.
+        ValueError: a tensor has another shape or type than its source says, or a type that safetensors lacks.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, source in sources.items():
         if source.dtype not in DTYPES:
-            raise ValueError(f"{name}: {source.dtype} has no name in safetensors")
+            raise ValueError(f"{name}: dtype must be one of {', '.join(DTYPES.values())}, got {source.dtype}")
         start, end = end, end + source.size
         header[name] = {
             "dtype": DTYPES[source.dtype],
             "shape": list(source.shape),
             "data_offsets": [start, end],
         }
-    words = json.dumps(header, separators=(",", ":")).encode()
-    words += b" " * (-len(words) % 8)
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the format aligns the data to 8 bytes
+
     with atomic_write(path) as file:
-        file.write(struct.pack("<Q", len(words)) + words)
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
         for name, source in sources.items():
             tensor = source.read()
             if tensor.dtype != source.dtype or tuple(tensor.shape) != source.shape:
                 raise ValueError(
-                    f"{name}: {tensor.dtype} of shape {tuple(tensor.shape)} where {source.dtype} of shape "
-                    f"{source.shape} was promised"
+                    f"{name}: expected {source.dtype} of shape {source.shape}, got {tensor.dtype} of shape "
+                    f"{tuple(tensor.shape)}"
                 )
             file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Indented JSON, whole or not at all."""
-    with atomic_write(path) as file:
-        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

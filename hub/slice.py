@@ -1,10 +1,9 @@
-"""Cutting a repository at an exit: a smaller one that stands alone and gives the same vectors."""
+"""Cutting a model at an exit: a smaller repository of its own with the same embeddings."""
 
 import argparse
 import dataclasses
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,27 +13,27 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError
 
 from mose.configuration_mose import MoSEConfig
-from mose.hub.card import model_card
-from mose.hub.card_facts import card_license
-from mose.hub.checkpoints import load_config, whole_checkpoint
-from mose.hub.commands import ArgumentError
-from mose.hub.files import PUBLISHED, complete, publishable
+from mose.hub.card import Origin, card_license, write_folder_card
+from mose.hub.checkpoints import load_config, read_checkpoint
+from mose.hub.files import PUBLISHED, add_missing_files, published_files
 from mose.hub.shards import INDEX, TensorSource, index_name, write_shards
 from mose.hub.weights import WEIGHTS, read_index
-from mose.utils.files import check_new_folder
+from mose.utils.command_line import ArgumentError
+from mose.utils.files import atomic_folder, check_new_folder
+from mose.utils.locations import is_local_folder
 
-#: Of the deeper model, not of the smaller one.
-LEFT_BEHIND = ("README.md", "config.json", "training_summary.json", "adapter_", "onnx/")
+#: Published files that belong to the deeper model only.
+NOT_COPIED = ("README.md", "config.json", "training_summary.json", "adapter_", "onnx/")
 
 
 def sliced_config(config: MoSEConfig, exit_layer: int) -> MoSEConfig:
-    """The configuration of a model cut at an exit, with nothing deeper in it.
+    """Return the configuration of a model cut at an exit.
 
-    With `exit_norm="final"` the number of blocks stays that of the whole stack: it says where the only norm
-    stands, which the cut model must not gain. No more than `exit_layer` blocks are built.
+    With `exit_norm="final"`, `num_hidden_layers` stays that of the whole model. It says which exit has the only
+    norm, and the cut model must not gain one. At most `exit_layer` blocks are built in any case.
 
     Raises:
-        ValueError: there is no such exit, or the model was built less deep.
+        ValueError: the model has no such exit, or was loaded less deep.
     """
     config.resolve_exit_layer(exit_layer)
     fields = config.to_dict()
@@ -53,77 +52,76 @@ def slice_repository(
     revision: str | None = None,
     token: str | None = None,
 ) -> Path:
-    """Cuts a model at an exit into a repository of its own: weights, tokenizer, code, card.
+    """Cut a model at an exit into a repository of its own: weights, tokenizer, code and card.
 
     Args:
-        source: a model's folder, or an id on the Hub, of which only what the exit needs is downloaded.
+        source: a model's folder, or a Hub id. Of the latter, only the files that the exit needs are downloaded.
         exit_layer: one of the model's exits.
-        output_dir: must not exist, or be empty; it appears whole or not at all.
-        revision, token: as in `huggingface_hub`, for an id.
+        output_dir: must not exist, or be empty. It appears complete or not at all.
+        revision: branch, tag or commit of the Hub repository.
+        token: see `huggingface_hub.HfApi`.
 
     Returns:
         `output_dir`.
 
     Raises:
-        FileExistsError: `output_dir` holds something, or is the current folder.
-        FileNotFoundError: `source` lacks configuration or weights.
-        ValueError: there is no such exit, or `source` is not a whole MoSE.
+        FileExistsError: see `mose.utils.files.check_new_folder`.
+        FileNotFoundError: `source` does not exist, or lacks configuration or weights.
+        ValueError: the model has no such exit, or its weights are not complete.
     """
-    output = Path(output_dir)
-    check_new_folder(output)
-    folder = Path(source)
-    if not folder.is_dir():
-        folder = download(str(source), exit_layer, revision, token)
+    output_dir = Path(output_dir)
+    check_new_folder(output_dir)  # before anything is downloaded
+    local = is_local_folder(source)
+    folder = Path(source) if local else download(str(source), exit_layer, revision, token)
+
     config = load_config(folder)
     smaller = sliced_config(config, exit_layer)
-    cut = MoSEConfig.from_dict({**config.to_dict(), "exit_layer": exit_layer})
+    loaded = MoSEConfig.from_dict({**config.to_dict(), "exit_layer": exit_layer})
     index = index_name(exit_layer) if (folder / index_name(exit_layer)).is_file() else INDEX
-    tensors = _cut(whole_checkpoint(folder, cut, index), len(smaller.exit_layers))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
-        staging = Path(temporary) / "model"
-        staging.mkdir()
+    tensors = _keep_exits(read_checkpoint(folder, loaded, index), len(smaller.exit_layers))
+
+    with atomic_folder(output_dir) as staging:
         smaller.save_pretrained(staging)
         write_shards(staging, tensors, smaller.built_exit_layers)
-        for name, path in publishable(folder).items():
-            if not name.startswith(LEFT_BEHIND):
+        for name, path in published_files(folder).items():
+            if not name.startswith(NOT_COPIED):
                 shutil.copyfile(path, staging / name)
-        complete(staging, sentence_transformers=(folder / "modules.json").exists())
-        card = model_card(
+        add_missing_files(staging, sentence_transformers=(folder / "modules.json").exists())
+
+        write_folder_card(
             staging,
-            repo_id=output.absolute().name,
+            repo_id=output_dir.absolute().name,
             license=card_license(folder) or "apache-2.0",
-            sliced_from=str(source),
+            origin=Origin(str(source), f"It is `{{name}}` cut at exit {exit_layer}, with the same embeddings."),
         )
-        (staging / "README.md").write_text(card, encoding="utf-8")
-        if output.exists():
-            output.rmdir()
-        staging.rename(output)
-    return output
+    return output_dir
 
 
-def _cut(tensors: Mapping[str, TensorSource], exits: int) -> dict[str, TensorSource]:
-    """The tensors, with one row of the exits' embeddings for each exit that is kept."""
-    found = dict(tensors)
+def _keep_exits(tensors: Mapping[str, TensorSource], count: int) -> dict[str, TensorSource]:
+    """Return the tensors, with the exits' embedding cut to the first `count` exits."""
+    result = dict(tensors)
     name = "conditional_embeddings.weight"
-    if name in found:
-        whole = found[name]
+    if name in result:
+        whole = result[name]
 
         def read() -> torch.Tensor:
-            return whole.read()[:exits]
+            return whole.read()[:count]
 
-        found[name] = dataclasses.replace(whole, shape=(exits, *whole.shape[1:]), read=read)
-    return found
+        result[name] = dataclasses.replace(whole, shape=(count, *whole.shape[1:]), read=read)
+    return result
 
 
 def download(repo_id: str, exit_layer: int, revision: str | None = None, token: str | None = None) -> Path:
-    """Fetches of a Hub repository what an exit needs; the folder in huggingface_hub's cache.
+    """Download the files of a Hub repository that an exit needs.
+
+    Returns:
+        The repository's folder in huggingface_hub's cache.
 
     Raises:
-        ValueError: an index leads out of the repository, or there is no such exit.
+        ValueError: the model has no such exit, or a file name leads out of the repository.
+        FileNotFoundError: there is no configuration.
         huggingface_hub.errors.HfHubHTTPError: the Hub refused.
     """
-
     api = HfApi(token=token)
 
     def fetch(name: str) -> Path:
@@ -131,16 +129,19 @@ def download(repo_id: str, exit_layer: int, revision: str | None = None, token: 
 
     names = api.list_repo_files(repo_id, revision=revision)
     if outside := [name for name in names if name.startswith("/") or ".." in re.split(r"[/\\]", name)]:
-        raise ValueError(f"{repo_id}: it lists {outside[0]!r}, which leads out of the repository")
+        raise ValueError(f"{repo_id}: {outside[0]!r} leads out of the repository")
     try:
         folder = fetch("config.json").parent
     except EntryNotFoundError as error:
-        raise FileNotFoundError(f"{repo_id}: no config.json is there") from error
+        raise FileNotFoundError(f"{repo_id}: no config.json") from error
     load_config(folder).resolve_exit_layer(exit_layer)
+
     for name in names:
-        wanted = any(fnmatch(name, pattern) for pattern in PUBLISHED) and not name.startswith(LEFT_BEHIND)
-        if wanted or name == "README.md":
+        is_published = any(fnmatch(name, pattern) for pattern in PUBLISHED)
+        if (is_published and not name.startswith(NOT_COPIED)) or name == "README.md":  # it names the licence
             fetch(name)
+
+    # The exit's own index lists the fewest shards.
     index = next((name for name in (index_name(exit_layer), INDEX) if name in names), None)
     if WEIGHTS in names and index != index_name(exit_layer):
         fetch(WEIGHTS)
@@ -151,19 +152,17 @@ def download(repo_id: str, exit_layer: int, revision: str | None = None, token: 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `python -m mose.hub slice`."""
-    parser.add_argument("source", metavar="REPO", help="a model's folder, or an id on the Hub")
+    """Add the arguments of `mose hub slice`."""
+    parser.add_argument("source", metavar="REPO", help="folder or Hub id of a model")
     parser.add_argument(
-        "--exit-layer", type=int, required=True, metavar="K", help="where to cut, in blocks run; one of its exits"
+        "--exit-layer", type=int, required=True, metavar="K", help="exit to cut at, as the number of blocks run"
     )
-    parser.add_argument(
-        "--output-dir", required=True, metavar="OUT", help="folder to write; must not hold anything"
-    )
+    parser.add_argument("--output-dir", required=True, metavar="OUT", help="folder to write; new or empty")
     parser.add_argument("--revision", help="branch, tag or commit of REPO on the Hub (default: main)")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Runs `python -m mose.hub slice`."""
+    """Run `mose hub slice`."""
     try:
         output = slice_repository(
             options.source, options.exit_layer, options.output_dir, revision=options.revision

@@ -1,87 +1,90 @@
-"""Reading a checkpoint that others wrote: from one safetensors file or from shards, never from a pickle."""
+"""Reading a checkpoint from one safetensors file or from shards, never from a pickle."""
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 
 from mose.hub.shards import DTYPES, INDEX, TensorSource
 
 WEIGHTS = "model.safetensors"
-#: Names of weight files and their indices, as they stand in the root of a repository.
+#: Names of weight files and their indices in the root of a repository.
 WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index(\.exit\d+)?\.json")
 _TYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Tensor → file name, from an index.
+    """Return the map of an index: tensor name -> file name.
 
     Raises:
-        ValueError: it is no index, or names a file that is not a safetensors file beside it.
+        ValueError: the file is no index, or it names anything but a safetensors file in its own folder.
     """
     try:
         weight_map = dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not an index of safetensors files") from error
+
     for name in weight_map.values():
-        plain = isinstance(name, str) and name.isprintable() and not set(name) & set("/\\:")
-        if not plain or name in ("", ".", ".."):
-            raise ValueError(f"{path}: it names {name!r}; a shard must lie beside its index, under a plain name")
+        # Somebody else's index must not reach files outside its folder.
+        is_plain = isinstance(name, str) and name.isprintable() and not set(name) & set("/\\:")
+        if not is_plain or name in ("", ".", ".."):
+            raise ValueError(f"{path}: shards must be plain names of files beside the index, got {name!r}")
         if not name.endswith(".safetensors"):
-            raise ValueError(f"{path}: it names {name!r}; weights are read from .safetensors files alone")
+            raise ValueError(f"{path}: shards must be .safetensors files, got {name!r}")
     return weight_map
 
 
-def read_file(path: Path) -> dict[str, TensorSource]:
-    """The tensors of one safetensors file, by name.
+def read_safetensors(path: Path) -> dict[str, TensorSource]:
+    """Return the tensors of one safetensors file by name, without reading them.
 
     Raises:
-        ValueError: the file is cut short, no safetensors file, or holds a type that MoSE has no use for.
+        ValueError: the file is truncated, not a safetensors file, or holds a type that MoSE does not use.
     """
     try:
         file = safe_open(path, framework="pt")
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # the library has an exception of its own that it does not document
-        raise ValueError(f"{path}: not a whole safetensors file: {error}") from error
-    found = {}
+    except Exception as error:  # the library's own exception is not documented
+        raise ValueError(f"{path}: not a complete safetensors file: {error}") from error
+
+    tensors = {}
     for name, part in slices.items():
         if part.get_dtype() not in _TYPES:
-            raise ValueError(f"{path}: {name} is of type {part.get_dtype()}; allowed are {', '.join(_TYPES)}")
-
-        def read(name: str = name) -> torch.Tensor:
-            return file.get_tensor(name)
-
-        found[name] = TensorSource(tuple(part.get_shape()), _TYPES[part.get_dtype()], read)
-    return found
+            raise ValueError(
+                f"{path}: dtype of {name} must be one of {', '.join(_TYPES)}, got {part.get_dtype()}"
+            )
+        dtype = _TYPES[part.get_dtype()]
+        tensors[name] = TensorSource(tuple(part.get_shape()), dtype, partial(file.get_tensor, name))
+    return tensors
 
 
 def read_weights(folder: Path, index: str = INDEX) -> dict[str, TensorSource]:
-    """The tensors of a model's folder, by name, yet to be read.
+    """Return the tensors of a model's folder by name, without reading them.
 
     Args:
         folder: holds `model.safetensors`, or shards and an index.
-        index: the index to go by, where there are shards.
+        index: name of the index to follow if there are shards.
 
     Raises:
-        FileNotFoundError: there are no weights, or a shard is missing; says so where only a pickle is there.
-        ValueError: as in `read_index` and `read_file`, or a shard lacks a tensor that the index places there.
+        FileNotFoundError: there are no weights, only pickles, or a shard is missing.
+        ValueError: see `read_index` and `read_safetensors`; or a shard lacks a tensor that the index lists.
     """
     if index == INDEX and (folder / WEIGHTS).is_file():
-        return read_file(folder / WEIGHTS)
+        return read_safetensors(folder / WEIGHTS)
     if not (folder / index).is_file():
-        pickles = sorted(p.name for end in ("bin", "pt", "pth", "ckpt") for p in folder.glob(f"*.{end}"))
-        found = f"; {', '.join(pickles)} may be pickles, which are never loaded" if pickles else ""
-        raise FileNotFoundError(f"{folder}: neither {WEIGHTS} nor {index} is there{found}")
-    places = read_index(folder / index)
+        pickles = sorted(path.name for end in ("bin", "pt", "pth", "ckpt") for path in folder.glob(f"*.{end}"))
+        hint = f" {', '.join(pickles)} may be pickles, which are never loaded." if pickles else ""
+        raise FileNotFoundError(f"{folder}: neither {WEIGHTS} nor {index} exists.{hint}")
+
+    weight_map = read_index(folder / index)
     tensors: dict[str, TensorSource] = {}
-    for shard in sorted(set(places.values())):
+    for shard in sorted(set(weight_map.values())):
         if not (folder / shard).is_file():
-            raise FileNotFoundError(f"{folder / shard} is missing, which {index} names")
-        held = read_file(folder / shard)
-        promised = {name for name, place in places.items() if place == shard}
-        if lacking := sorted(promised - held.keys()):
-            raise ValueError(f"{folder / shard}: it lacks {lacking[0]}, which {index} places there")
-        tensors |= {name: held[name] for name in promised}
+            raise FileNotFoundError(f"{folder / shard} is missing, but {index} lists it")
+        stored = read_safetensors(folder / shard)
+        listed = [name for name, file in weight_map.items() if file == shard]
+        if missing := sorted(set(listed) - stored.keys()):
+            raise ValueError(f"{folder / shard}: {missing[0]} is missing, but {index} lists it there")
+        tensors |= {name: stored[name] for name in listed}
     return tensors

@@ -1,7 +1,6 @@
 """Publishing of training runs: complete repositories with a card, without pickles."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,9 @@ from typing import Any
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from mose.hub.card import adapter_card, model_card
-from mose.hub.card_facts import SUMMARY
+from mose.hub.card import SUMMARY
 from mose.hub.publish import publish
-from mose.utils.files import atomic_write_text
+from mose.utils.files import atomic_write_json
 
 #: Fields of `TrainingArguments` that a reader needs to repeat a run.
 RECIPE_FIELDS = (
@@ -74,20 +72,7 @@ def run_summary(trainer: Trainer, task: str, datasets: Sequence[str]) -> dict[st
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write `training_summary.json`, from which later cards are made."""
-    atomic_write_text(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_run_card(
-    folder: Path, summary: Mapping[str, Any], repo_id: str | None, license: str | None, language: str | None
-) -> None:
-    """Write the README.md of a model or adapter from the summary of its run."""
-    is_adapter = (folder / "adapter_config.json").exists()
-    options: dict[str, Any] = {"license": license} if license else {}
-    if language and not is_adapter:
-        options["language"] = language
-
-    card = (adapter_card if is_adapter else model_card)(folder, repo_id=repo_id, summary=summary, **options)
-    atomic_write_text(folder / "README.md", card)
+    atomic_write_json(folder / SUMMARY, summary, ensure_ascii=False)
 
 
 def publish_run(args: TrainingArguments, folder: str, repo_id: str | None, **options: Any) -> Any:

@@ -10,10 +10,11 @@ from huggingface_hub import HfApi
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, rotate_checkpoints
 
-from mose.hub.failures import PublishError
+from mose.hub.card import write_folder_card
+from mose.hub.errors import PublishError
 from mose.hub.files import write_sentence_transformers_files
 from mose.training.checkpoints import MANIFEST, write_manifest
-from mose.training.hub import check_hub_strategy, publish_run, run_summary, write_run_card, write_summary
+from mose.training.hub import check_hub_strategy, publish_run, run_summary, write_summary
 from mose.training.metric_logging import MetricAverages
 
 logger = logging.getLogger("mose.train")
@@ -116,8 +117,10 @@ class MoSETrainer(Trainer):
     ) -> None:
         """Write the run's card to `args.output_dir`; further arguments of `Trainer`'s are ignored."""
         if self.is_world_process_zero():
+            options = {"license": license, "language": language}
+            options = {name: value for name, value in options.items() if value}
             folder = Path(str(self.args.output_dir))
-            write_run_card(folder, self.summary(), self.hub_model_id, license, language)
+            write_folder_card(folder, repo_id=self.hub_model_id, summary=self.summary(), **options)
 
     def push_to_hub(  # type: ignore[override]
         self,

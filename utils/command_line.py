@@ -9,8 +9,21 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
+#: Extra of `setup.cfg` -> the third-party modules that it adds to the core.
+EXTRAS = {
+    "search": ("bm25s", "datasets", "faiss", "pathspec", "pyarrow", "Stemmer", "tree_sitter"),
+    "eval": (
+        *("bm25s", "datasets", "evaluate", "matplotlib", "pyarrow", "pytrec_eval", "scipy"),
+        *("sentence_transformers", "sklearn", "Stemmer"),
+    ),
+    "train": ("accelerate", "datasketch", "peft", "tensorboard"),  # and those of search and eval
+    "onnx": ("onnx", "onnx_ir", "onnxruntime", "onnxscript"),
+    "serve": ("anyio", "starlette", "uvicorn"),
+    "mteb": ("mteb",),
+}
 SUCCESS, FAILURE, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -52,9 +65,40 @@ def exit_status(
         print(f"{program}: {on_interrupt}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # model loaders, file readers and the Hub's client raise many types
-        print(f"{program}: {str(error) or type(error).__name__}", file=sys.stderr)
+        message = missing_extra(program, error) or f"{program}: {str(error) or type(error).__name__}"
+        print(message, file=sys.stderr)
         return FAILURE
     return SUCCESS
+
+
+def missing_extra(program: str, error: Exception) -> str | None:
+    """Return a message that names the extra to install, or None if `error` has another cause."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+
+    module = error.name.split(".")[0]
+    group = "tree_sitter" if module.startswith("tree_sitter_") else module
+    extras = [extra for extra, modules in EXTRAS.items() if group in modules]
+    if not extras:
+        return None
+
+    words = program.replace("train_hf.py", "train").replace("synthconl", "train").split()
+    extra = next((word for word in words if word in ("train", *extras)), extras[0])
+    return f"{program} needs {module}: pip install 'mose[{extra}]'"
+
+
+def import_command(program: str, module: str) -> ModuleType:
+    """Import the module that implements a command.
+
+    Raises:
+        SystemExit: a package of an extra is missing. Its message names the extra, its exit code is 1.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if message := missing_extra(program, error):
+            raise SystemExit(message) from None
+        raise
 
 
 def run_subcommand(
@@ -81,7 +125,7 @@ def run_subcommand(
         text = command.help
         subparser = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if words and words[0] == name:
-            module = importlib.import_module(command.module)
+            module = import_command(f"{program} {name}", command.module)
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
 
@@ -98,3 +142,14 @@ def configure_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def positive_int(word: str) -> int:
+    """Return a whole number of at least 1; an argparse type.
+
+    Raises:
+        argparse.ArgumentTypeError: `word` is anything else.
+    """
+    if not word.strip().isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {word!r}")
+    return int(word)

@@ -1,7 +1,9 @@
-"""Telling a local folder from the id of a Hub repository."""
+"""Locations of models and files: the package's own folder, the cache, and "local folder or Hub id?"."""
 
+import os
 from pathlib import Path
 
+import platformdirs
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -26,3 +28,13 @@ def is_local_folder(source: str | Path) -> bool:
     if is_hub_id(str(source)):
         return False
     raise FileNotFoundError(f"{source}: no such folder, and not a Hub id (owner/name).")
+
+
+def package_folder() -> Path:
+    """Return the folder of the `mose` package. It is also the shipped model's folder. Treat it as read-only."""
+    return Path(__file__).resolve().parents[1]
+
+
+def cache_folder() -> Path:
+    """Return the folder for files that can be rebuilt: `$MOSE_CACHE`, or "mose" in the user's cache folder."""
+    return Path(os.environ.get("MOSE_CACHE") or platformdirs.user_cache_dir("mose", appauthor=False))

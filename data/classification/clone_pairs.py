@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mose.data.retrieval.pairs import load_table
+from mose.data.tables import load_table
 from mose.utils.files import atomic_write
 
 

@@ -11,7 +11,7 @@ import torch
 from datasets import ClassLabel, Dataset
 from transformers import PreTrainedTokenizerBase
 
-from mose.data.retrieval.pairs import load_table
+from mose.data.tables import load_table
 from mose.tokenization.pairs import join_pair
 
 logger = logging.getLogger(__name__)

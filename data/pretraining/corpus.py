@@ -1,4 +1,4 @@
-"""Pre-training corpora: files with the repository that they come from, streamed in blocks of bounded size."""
+"""Pre-training corpora: source files with their repositories, streamed in blocks of bounded size."""
 
 import logging
 from collections import Counter
@@ -9,19 +9,18 @@ from typing import Any
 
 from datasets import Dataset
 
-from mose.data.pretraining.sources import DatasetSource, Row, Source, TreeSource
+from mose.data.pretraining.sources import CorpusRow, CorpusSource, DatasetSource, LaneReader, TreeSource
 from mose.data.source.near_duplicates import NearDuplicates
+from mose.data.tables import check_column_mapping
 from mose.utils.hashing import digest
-
-__all__ = ["Corpus", "Row", "load_corpus"]
 
 logger = logging.getLogger(__name__)
 
 ROW_COLUMNS = ("text", "repository", "language", "path")
 PARTS = ("train", "held_out")
-#: A block also ends at so many characters, and is not extended past so many buffers in search of a second
-#: repository.
+#: A block ends at this many characters, whatever its number of files.
 MAX_BLOCK_CHARACTERS = 64_000_000
+#: A block with one repository is extended in search of a second one, up to this many times `shuffle_buffer`.
 MAX_BUFFERS = 4
 
 
@@ -40,204 +39,203 @@ def load_corpus(
     files_per_repository: int | None = None,
     progress: bool = True,
 ) -> "Corpus":
-    """A stream of source files with their repositories.
+    """Return a stream of source files with their repositories.
 
     Args:
-        source_trees: Folders, each a repository or a folder of packages (then each package is one), or files.
+        source_trees: folders, each a repository or a folder of packages (then each package is one), or files.
         datasets: Hub ids, local `.jsonl`, `.json` or `.parquet` files, folders that `datasets` can read or has
             saved, or datasets; all are streamed. A row is a file (`text` or `content`, `repository` or
-            `repo_name`, and where known `language` and `path`), or a repository with `files`, a list of such
+            `repo_name`, and optionally `language` and `path`), or a repository with `files`, a list of such
             files, as in The Stack v2.
-        column_mapping: From the names that datasets use to `text`, `repository`, `language`, `path` and `files`;
-            a name that a dataset lacks is passed over there.
-        split: The split to read of datasets that have several.
-        shuffle_buffer: How many files are held at a time: among them files are brought together by repository,
-            and examples are shuffled.
-        seed: Of every order.
-        near_duplicates: Leave out near-duplicates (`mose.data.source.near_duplicates`): of source trees wherever
-            they lie, which takes one reading beforehand; of datasets, which have no end, within the buffer.
-        held_out: The share of repositories held out, by a hash of their names: the same repository is on the same
-            side in every run and source. Or their names.
+        column_mapping: names in the datasets -> `text`, `repository`, `language`, `path` and `files`. Names that
+            a dataset lacks are ignored there.
+        split: the split to read of datasets that have several.
+        shuffle_buffer: number of files in memory. Among them, files are grouped by repository and examples are
+            shuffled.
+        seed: seed of every order.
+        near_duplicates: drop near-duplicates (`mose.data.source.near_duplicates`): of source trees everywhere,
+            which reads them once in advance; of datasets, which can be endless, within the buffer.
+        held_out: share of the repositories to hold out, in [0, 1), chosen by a hash of their names: a repository
+            is in the same part in every run and source. Or the names of the repositories to hold out.
         part: "train", or "held_out" for those held out.
-        languages: Of source trees, the languages wanted, all that can be read by default.
-        files_per_repository: Of source trees, at most so many files of each repository, drawn by a hash of their
-            paths, so that a few giants do not make up the corpus; all by default.
-        progress: Whether to show a progress bar on stderr where reading takes long.
+        languages: languages of source trees to include; None for all that can be read.
+        files_per_repository: most files of each repository of the source trees, chosen by a hash of their paths,
+            so that a few large repositories do not dominate; None for all.
+        progress: show a progress bar on stderr if reading takes long.
 
     Raises:
-        ValueError: An argument is none of those allowed, there is nothing to read, a source can't be found or
-            read, a dataset has no column for text or repository, or no file is left.
+        ValueError: an argument is out of its range, there is nothing to read, a source cannot be read, a dataset
+            has no column for text or repository, or no file is left.
     """
     if not source_trees and not datasets:
-        raise ValueError("nothing to read: give source trees, datasets, or both")
+        raise ValueError("There is nothing to read. Pass source_trees, datasets, or both.")
     if shuffle_buffer < 2:
-        raise ValueError(f"shuffle_buffer={shuffle_buffer}: at least 2 files")
+        raise ValueError(f"shuffle_buffer must be at least 2, got {shuffle_buffer}. Pass a number of files.")
     if part not in PARTS:
-        raise ValueError(f"part={part!r}: there are {' and '.join(PARTS)}")
+        raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}.")
     if files_per_repository is not None and files_per_repository < 1:
-        raise ValueError(f"files_per_repository={files_per_repository}: at least 1, or None for all")
-    mapping = dict(column_mapping or {})
-    if unknown := set(mapping.values()) - {*ROW_COLUMNS, "files"}:
         raise ValueError(
-            f"column_mapping gives {sorted(unknown)}: the names known are {', '.join(ROW_COLUMNS)} and files"
+            f"files_per_repository must be at least 1, got {files_per_repository}. Pass None for all."
         )
-    if isinstance(held_out, str):
-        raise ValueError(f"held_out={held_out!r}: a share from 0 to below 1, or a list of names of repositories")
-    if not isinstance(held_out, int | float):
-        held_out = sorted(held_out)  # a set has another order in every process, and a fingerprint must not
-    wanted = _side(held_out, part)
-    sources: list[Source] = []
+    check_column_mapping(column_mapping or {}, (*ROW_COLUMNS, "files"))
+    if not isinstance(held_out, str | int | float):
+        held_out = sorted(held_out)  # the order of a set differs between processes; a fingerprint must not
+
+    includes = _part_filter(held_out, part)
+    sources: list[CorpusSource] = []
     if source_trees:
-        trees = TreeSource(source_trees, wanted, seed, languages, files_per_repository)
-        if not any(map(wanted, trees.repositories)):
+        trees = TreeSource(source_trees, includes, seed, languages, files_per_repository)
+        if not any(map(includes, trees.repositories)):
             raise ValueError(
-                f"held_out={held_out}: none of the {len(trees.repositories)} repositories in {trees.name} is "
-                f"in the part {part!r}; choose another share"
+                f"held_out={held_out} leaves none of the {len(trees.repositories)} repositories in {trees.name} "
+                f"in the part {part!r}. Choose another share."
             )
         if near_duplicates:
             dropped = trees.drop_near_duplicates(seed, progress)
             logger.info("%s: %d near-duplicates left out", trees.name, dropped)
         sources.append(trees)
-    sources += [DatasetSource(data, mapping, split, wanted, seed) for data in datasets]
+    sources += [DatasetSource(data, column_mapping or {}, split, includes, seed) for data in datasets]
+
     corpus = Corpus(sources, shuffle_buffer, seed, near_duplicates=near_duplicates, held_out=held_out, part=part)
     corpus.check()
     return corpus
 
 
-def _side(held_out: float | Collection[str], part: str) -> Callable[[str], bool]:
-    """Whether a repository, by name, is in a part."""
+def _part_filter(held_out: float | Collection[str], part: str) -> Callable[[str], bool]:
+    """Return a picklable function that returns True for the names of the repositories in a part."""
+    if isinstance(held_out, str) or (isinstance(held_out, int | float) and not 0 <= held_out < 1):
+        raise ValueError(
+            f"held_out must be in [0, 1), got {held_out!r}. Pass a share, or a list of repositories."
+        )
     if isinstance(held_out, int | float):
-        if not 0 <= held_out < 1:
-            raise ValueError(f"held_out={held_out}: a share from 0 to below 1, or names of repositories")
         return partial(_is_below, int(held_out * 2**64), part == "held_out")
     return partial(_is_among, frozenset(held_out), part == "held_out")
 
 
-def _is_below(limit: int, wanted: bool, repository: str) -> bool:
-    return (digest("held out", repository) < limit) == wanted
+def _is_below(limit: int, expected: bool, repository: str) -> bool:
+    return (digest("held out", repository) < limit) == expected
 
 
-def _is_among(names: frozenset[str], wanted: bool, repository: str) -> bool:
-    return (repository in names) == wanted
+def _is_among(names: frozenset[str], expected: bool, repository: str) -> bool:
+    return (repository in names) == expected
 
 
 class Corpus:
-    """Source files as rows of strings: `text`, `repository`, `language` ("" where unknown) and `path`.
+    """Source files as rows of strings: `text`, `repository`, `language` ("" if unknown) and `path`.
 
-    Iterating gives one pass, the first; `blocks` gives any. Made by `load_corpus`.
+    Iterating yields the rows of the first pass; `blocks` yields those of any pass. Made by `load_corpus`.
 
     Attributes:
-        sources: What is read. While several have not ended, the one that has given least goes on.
-        shuffle_buffer: Files in a block.
-        counts: How many `files` were given, and how many were skipped for which reason, in all passes so far.
+        sources: the sources, read in turn: the one that has given the fewest characters is next.
+        shuffle_buffer: number of files in a block.
+        counts: number of `files` read, and of files skipped for each reason, in all passes so far.
     """
 
-    def __init__(self, sources: Sequence[Source], shuffle_buffer: int, seed: int, **settings: Any):
-        self.sources, self.shuffle_buffer, self.seed, self.settings = (
-            list(sources),
-            shuffle_buffer,
-            seed,
-            settings,
-        )
+    def __init__(self, sources: Sequence[CorpusSource], shuffle_buffer: int, seed: int, **settings: Any):
+        self.sources, self.shuffle_buffer, self.seed = list(sources), shuffle_buffer, seed
+        self.settings = settings
         self.counts: Counter[str] = Counter()
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[CorpusRow]:
         for rows, _ in self.blocks():
             yield from rows
 
     def fingerprint(self) -> int:
-        """64 bits that differ where another stream of rows would be read."""
+        """Return 64 bits that differ if another stream of rows would be read."""
         settings = [f"{name}={value}" for name, value in sorted(self.settings.items())]
         return digest(self.shuffle_buffer, self.seed, *settings, *(s.fingerprint() for s in self.sources))
 
     def blocks(
         self, epoch: int = 0, lane: int = 0, lanes: int = 1, state: Mapping[str, Any] | None = None
-    ) -> Iterator[tuple[list[Row], dict[str, Any]]]:
-        """One pass, or a lane of it, in blocks of about `shuffle_buffer` files.
+    ) -> Iterator[tuple[list[CorpusRow], dict[str, Any]]]:
+        """Yield one pass, or a lane of it, in blocks of about `shuffle_buffer` files.
 
-        The lanes of a pass can be read independently of each other, and together hold every file once.
+        The lanes of a pass are read independently of each other, and together hold every file once.
 
         Args:
-            epoch: Number of the pass, from 0; each has an order of its own.
-            lane, lanes: Which of how many lanes.
-            state: Where to go on: what came with the block before, for the same epoch and lane.
+            epoch: number of the pass. Each has its own order.
+            lane: the lane to read.
+            lanes: number of lanes.
+            state: the state after a block of the same epoch and lane, to resume there; None for the start.
 
         Yields:
-            The files of a block, brought together by repository, and the state after it, which JSON can hold.
+            The files of a block, grouped by repository, and the state after it, ready for JSON.
         """
         states = state["sources"] if state else [None] * len(self.sources)
-        given = list(state["given"]) if state else [0] * len(self.sources)
+        characters = list(state["given"]) if state else [0] * len(self.sources)
         readers = {
-            at: source.reader(epoch, lane, lanes, states[at], self.counts)
-            for at, source in enumerate(self.sources)
-            if states[at] is not False
+            index: source.reader(epoch, lane, lanes, states[index], self.counts)
+            for index, source in enumerate(self.sources)
+            if states[index] is not False
         }
+
         while readers:
-            rows: list[Row] = []
-            repositories: set[str] = set()
-            characters = 0
-            while readers and characters < MAX_BLOCK_CHARACTERS:
-                if len(rows) >= self.shuffle_buffer and (
-                    len(repositories) > 1 or len(rows) >= MAX_BUFFERS * self.shuffle_buffer
-                ):
-                    break
-                at = min(readers, key=lambda at: (given[at], at))
-                found = readers[at].read()
-                if found is None:
-                    del readers[at]
-                    continue
-                size = sum(len(row["text"]) for row in found)
-                given[at] += size
-                characters += size
-                rows += found
-                repositories.update(row["repository"] for row in found)
+            rows = self._read_block(readers, characters)
             self.counts["files"] += len(rows)
-            after = {
-                "given": list(given),
-                "sources": [readers[at].state() if at in readers else False for at in range(len(self.sources))],
-            }
+            positions = [readers[i].state() if i in readers else False for i in range(len(self.sources))]
             if rows:
-                yield self._together(rows), after
+                yield self._group(rows), {"given": list(characters), "sources": positions}
+
         skipped = {reason: n for reason, n in sorted(self.counts.items()) if reason != "files"}
         if skipped:
             level = logging.WARNING if epoch == 0 else logging.INFO
             logger.log(level, "%d files read so far; skipped: %s", self.counts["files"], skipped)
 
+    def _read_block(self, readers: dict[int, LaneReader], characters: list[int]) -> list[CorpusRow]:
+        """Read one block. Removes readers at their end, and adds to the `characters` read from each source."""
+        rows: list[CorpusRow] = []
+        repositories: set[str] = set()
+        size = 0
+        while readers and size < MAX_BLOCK_CHARACTERS:
+            full = len(rows) >= self.shuffle_buffer
+            # In-Context Classification needs intruders from a second repository.
+            if full and (len(repositories) > 1 or len(rows) >= MAX_BUFFERS * self.shuffle_buffer):
+                break
+
+            index = min(readers, key=lambda index: (characters[index], index))
+            new = readers[index].read()
+            if new is None:
+                del readers[index]
+                continue
+            new_size = sum(len(row["text"]) for row in new)
+            characters[index] += new_size
+            size += new_size
+            rows += new
+            repositories.update(row["repository"] for row in new)
+        return rows
+
     def check(self, repositories: int = 1) -> None:
-        """Reads until so many repositories were found that hold text.
+        """Check that the first block has files from enough repositories.
 
         Raises:
-            ValueError: There are fewer in the corpus, or among the first files that a block can hold.
+            ValueError: there are fewer than `repositories` in the corpus, or in the first block.
         """
         counts, self.counts = self.counts, Counter()
-        found: set[str] = set()
         try:
             rows, _ = next(self.blocks(), ([], None))
-            found = {row["repository"] for row in rows}
-            counted = dict(self.counts)
+            skipped = [f"{n} {reason}" for reason, n in self.counts.items() if reason != "files"]
         finally:
             self.counts = counts
-        names = ", ".join(source.name for source in self.sources)
-        part = self.settings.get("part", "train")
-        if not found:
-            counted.pop("files", None)
-            skipped = (
-                "; skipped: " + ", ".join(f"{n} {reason}" for reason, n in counted.items()) if counted else ""
-            )
-            raise ValueError(f"no file is left in the part {part!r} of {names}{skipped}")
-        if len(found) < repositories:
+
+        names = {row["repository"] for row in rows}
+        part = f"the part {self.settings.get('part', 'train')!r} of {', '.join(s.name for s in self.sources)}"
+        if not names:
+            raise ValueError(f"no file is left in {part}{'; skipped: ' if skipped else ''}{', '.join(skipped)}")
+        if len(names) < repositories:
             raise ValueError(
-                f"the {len(rows)} files first read of the part {part!r} of {names} are all of the repository "
-                f"{next(iter(found))!r}: telling repositories apart needs {repositories} or more (other sources, "
-                f"another held_out, or a shuffle_buffer larger than {self.shuffle_buffer})"
+                f"The first {len(rows)} files of {part} must be from {repositories} repositories or more; all "
+                f"are from {next(iter(names))!r}. Pass other sources, another held_out, or a shuffle_buffer "
+                f"above {self.shuffle_buffer}."
             )
 
-    def _together(self, rows: list[Row]) -> list[Row]:
+    def _group(self, rows: list[CorpusRow]) -> list[CorpusRow]:
+        """Return the rows without near-duplicates of streamed datasets, grouped by repository."""
         if self.settings.get("near_duplicates") and any(isinstance(s, DatasetSource) for s in self.sources):
-            seen = NearDuplicates(seed=self.seed)
-            kept = [row for row in rows if seen.add(row["text"])]
-            self.counts["near-duplicate"] += len(rows) - len(kept)
-            rows = kept
+            unique = NearDuplicates(seed=self.seed)
+            total = len(rows)
+            rows = [row for row in rows if unique.add(row["text"])]
+            self.counts["near-duplicate"] += total - len(rows)
+
         order: dict[str, int] = {}
         for row in rows:
             order.setdefault(row["repository"], len(order))

@@ -1,4 +1,4 @@
-"""Masked language modelling: which tokens are hidden, by what (Devlin et al., arXiv 1810.04805, section 3.1)."""
+"""The collator of masked language modelling, with BERT's 80/10/10 rule (arXiv 1810.04805, section 3.1)."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -8,28 +8,29 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from mose.data.pretraining.contexts import SPECIAL_TOKENS
+from mose.data.pretraining.contexts import check_special_tokens
 
-#: What the loss passes over, in `labels`.
+#: The value in `labels` that the loss ignores.
 IGNORED = -100
 
 
 @dataclass
 class MLMCollator:
-    """Examples of `mose.data.pretraining.stream.PreTrainingStream` to batches with masked tokens.
+    """Convert examples of `mose.data.pretraining.stream.PreTrainingStream` to batches with masked tokens.
 
-    Each token that is not special is chosen with probability `mlm_probability`; of those, 80 % become `<mask>`,
-    10 % a random token that is not special, and 10 % stay. An example's masks depend on `seed`, its tokens and
-    its `index` alone: they are the same after a resume, for any batch, number of workers and read-ahead.
+    Each token that is not special is chosen with probability `mlm_probability`. Of the chosen ones, 80 % become
+    `<mask>`, 10 % a random token that is not special, and 10 % stay. The masks of an example depend only on
+    `seed`,
+    its tokens and its `index`: they are the same after a resume, for any batch and number of workers.
 
     Attributes:
-        tokenizer: Its padding side and special tokens count.
-        mlm_probability: How many of the tokens are to be predicted.
-        pad_to_multiple_of: Pad to a length that this divides; None for the longest example's.
-        seed: Of the masks.
+        tokenizer: provides the padding side and the special tokens.
+        mlm_probability: probability of choosing a token for prediction, in (0, 1].
+        pad_to_multiple_of: pad to a multiple of this length; None for the longest example's length.
+        seed: seed of the masks.
 
     Raises:
-        ValueError: The probability is not in (0, 1], or the tokenizer lacks a special token or has no other.
+        ValueError: an argument is out of its range, or the tokenizer lacks a special token or has no other.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -39,37 +40,40 @@ class MLMCollator:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.mlm_probability <= 1.0:
-            raise ValueError(f"mlm_probability={self.mlm_probability}: a probability above 0 and up to 1")
+            raise ValueError(f"mlm_probability must be in (0, 1], got {self.mlm_probability}.")
         if self.pad_to_multiple_of is not None and self.pad_to_multiple_of < 1:
-            raise ValueError(f"pad_to_multiple_of={self.pad_to_multiple_of}: must be at least 1")
-        if missing := [name for name in SPECIAL_TOKENS if getattr(self.tokenizer, f"{name}_token_id") is None]:
-            raise ValueError(f"the tokenizer has no {' and no '.join(missing)} token")
+            raise ValueError(f"pad_to_multiple_of must be at least 1, got {self.pad_to_multiple_of}.")
+        check_special_tokens(self.tokenizer)
+
         special = set(self.tokenizer.all_special_ids)
         special |= {id_ for id_, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         self._special = np.isin(np.arange(len(self.tokenizer)), list(special))
         self._ordinary = np.flatnonzero(~self._special)
         if not len(self._ordinary):
-            raise ValueError("the tokenizer has special tokens only")
+            raise ValueError("the tokenizer must have tokens that are not special; it has none.")
 
     def __call__(self, examples: Sequence[Mapping[str, object]]) -> dict[str, torch.Tensor]:
-        """Masks and pads a batch.
+        """Mask and pad a batch.
 
         Args:
-            examples: Each with `input_ids`, and where known `index` and `context_label`.
+            examples: each with `input_ids`, and optionally `index` and `context_label`.
 
         Returns:
-            `input_ids`, `attention_mask` and `labels` (batch, tokens), the latter -100 where nothing is to be
-            predicted, and `context_labels` (batch,) where the examples have them; all int64.
+            `input_ids`, `attention_mask` and `labels` (batch, tokens), int64; `labels` is -100 for tokens that
+            are not predicted. If the examples have a context label, also `context_labels` (batch,).
 
         Raises:
-            ValueError: The batch is empty, only some examples have a context label, or an id is not the
-                tokenizer's.
+            ValueError: the batch is empty, only some examples have a context label, or an id is not in the
+                tokenizer's vocabulary.
         """
         if not examples:
-            raise ValueError("empty batch: a batch has one example or more")
+            raise ValueError("The batch is empty. Pass at least one example.")
         labelled = sum("context_label" in example for example in examples)
         if labelled not in (0, len(examples)):
-            raise ValueError(f"{labelled} of {len(examples)} examples have a context_label: all or none")
+            raise ValueError(
+                f"All examples or none must have a context_label, got {labelled} of {len(examples)}."
+            )
+
         length = max(len(example["input_ids"]) for example in examples)  # type: ignore[arg-type]
         if self.pad_to_multiple_of:
             length += -length % self.pad_to_multiple_of
@@ -79,8 +83,9 @@ class MLMCollator:
             "attention_mask": np.zeros(shape, dtype=np.int64),
             "labels": np.full(shape, IGNORED),
         }
+
         for row, example in enumerate(examples):
-            ids, labels = self._masked(np.asarray(example["input_ids"], dtype=np.int64), example.get("index", 0))
+            ids, labels = self._mask(np.asarray(example["input_ids"], dtype=np.int64), example.get("index", 0))
             real = slice(length - len(ids), None) if self.tokenizer.padding_side == "left" else slice(len(ids))
             batch["input_ids"][row, real], batch["labels"][row, real] = ids, labels
             batch["attention_mask"][row, real] = 1
@@ -88,14 +93,18 @@ class MLMCollator:
             batch["context_labels"] = np.array([example["context_label"] for example in examples])
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
-    def _masked(self, ids: np.ndarray, index: object) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens of an example as the model sees them, and those that it is to predict, (tokens,) each."""
+    def _mask(self, ids: np.ndarray, index: object) -> tuple[np.ndarray, np.ndarray]:
+        """Return the input tokens of an example and the labels, (tokens,) each."""
         if len(ids) and not 0 <= ids.min() <= ids.max() < len(self._special):
-            raise ValueError(f"token ids from {ids.min()} to {ids.max()}: the tokenizer has {len(self._special)}")
+            raise ValueError(
+                f"token ids must be in [0, {len(self._special)}), got ids from {ids.min()} to {ids.max()}."
+            )
+
         rng = np.random.default_rng([self.seed, zlib.crc32(ids.tobytes()), int(str(index))])
         chosen, kind = rng.random((2, len(ids)))
         chosen = (chosen < self.mlm_probability) & ~self._special[ids]
         labels = np.where(chosen, ids, IGNORED)
+
         masked = np.where(chosen & (kind < 0.8), self.tokenizer.mask_token_id, ids)
         random = chosen & (kind >= 0.8) & (kind < 0.9)
         masked[random] = self._ordinary[rng.integers(len(self._ordinary), size=int(random.sum()))]

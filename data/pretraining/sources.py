@@ -1,4 +1,4 @@
-"""What a corpus is read from: source trees, and datasets as they stream. Each can go on from any place."""
+"""Sources of a pre-training corpus: local source trees, and streamed datasets. Reading can resume anywhere."""
 
 import logging
 from collections import Counter, defaultdict
@@ -10,19 +10,26 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 from tqdm import tqdm
 
-from mose.data.retrieval.pairs import load_table
-from mose.data.source.files import MAX_FILE_BYTES, candidate_files, rejection, repository_of
+from mose.data.source.files import (
+    MAX_FILE_BYTES,
+    SkippedFileError,
+    candidate_files,
+    path_below,
+    read_source_file,
+    repository_of,
+)
 from mose.data.source.languages import language_of
 from mose.data.source.near_duplicates import NearDuplicates
+from mose.data.tables import load_table
 from mose.utils.hashing import digest
 
 logger = logging.getLogger(__name__)
 
-#: One file of a repository: `text`, `repository`, `language` and `path`.
-Row = dict[str, str]
-#: How many files of one repository lie together when the files of source trees are shuffled.
+#: One source file: `text`, `repository`, `language` and `path`.
+CorpusRow = dict[str, str]
+#: Files of one repository that stay together when the files of source trees are shuffled.
 PARCEL_FILES = 16
-#: Other names for what a dataset's columns hold: those of The Stack v2, The Stack and their relatives.
+#: Other names of a dataset's columns: those of The Stack v2, The Stack and their relatives.
 _ALIASES = {
     "text": ("content", "code", "whole_func_string"),
     "repository": ("repo_name", "repository_name", "max_stars_repo_name", "repo"),
@@ -32,49 +39,46 @@ _ALIASES = {
 }
 
 
-class Reader(Protocol):
+class LaneReader(Protocol):
     """Reads one lane of a source for one pass."""
 
-    def read(self) -> list[Row] | None:
-        """The next files that belong together, perhaps none of them readable; None at the end."""
+    def read(self) -> list[CorpusRow] | None:
+        """Return the next files that belong together; [] if none of them is readable, None at the end."""
 
     def state(self) -> Any:
-        """Where it stands after the last `read`: JSON."""
+        """Return the position after the last `read`, ready for JSON."""
 
 
-class Source(Protocol):
-    """Something that a corpus is read from.
-
-    A pass over it can be split into lanes, which are read independently of each other and together hold it all.
-    """
+class CorpusSource(Protocol):
+    """A part of a corpus. A pass over it can be split into lanes, which are read independently of each other."""
 
     name: str
 
     def fingerprint(self) -> int:
-        """Differs where another source would be read."""
+        """Return 64 bits that differ if other files would be read."""
 
-    def reader(self, epoch: int, lane: int, lanes: int, state: Any, counts: Counter[str]) -> Reader:
-        """Begins a pass, or goes on where `state` was taken (None: at the beginning)."""
+    def reader(self, epoch: int, lane: int, lanes: int, state: Any, counts: Counter[str]) -> LaneReader:
+        """Start reading a lane of a pass, or resume it at `state` (None for the start)."""
 
 
 class TreeSource:
-    """Local source trees: each project, or package of a folder of packages, is a repository.
+    """Local source trees, in which each project, or package of a folder of packages, is a repository.
 
     Args:
-        trees: Folders or files.
-        wanted: Whether files of a repository are to be read, by its name.
-        seed: Of the order, which is another in each epoch.
-        languages: The languages wanted, all that can be read by default.
-        files_per_repository: At most so many files of each repository, drawn by a hash of their paths; None: all.
+        trees: folders or files.
+        includes: returns True for the name of a repository that is to be read.
+        seed: seed of the order, which differs in each epoch.
+        languages: the languages to include; None for all that can be read.
+        files_per_repository: most files of each repository, chosen by a hash of their paths; None for all.
 
     Raises:
-        ValueError: A tree does not exist, or holds no source file.
+        ValueError: a tree does not exist, or has no source file.
     """
 
     def __init__(
         self,
         trees: Sequence[str | Path],
-        wanted: Callable[[str], bool],
+        includes: Callable[[str], bool],
         seed: int,
         languages: Collection[str] | None = None,
         files_per_repository: int | None = None,
@@ -82,116 +86,109 @@ class TreeSource:
         self.name, self.seed = ", ".join(map(str, trees)), seed
         repositories: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
         for root in map(Path, trees):
-            before = sum(map(len, repositories.values()))
-            for path in candidate_files(root, languages):
+            paths = list(candidate_files(root, languages))
+            if not paths:
+                raise ValueError(f"source tree {str(root)!r} has no source file in a supported language")
+            for path in paths:
                 repositories[repository_of(root, path)].append((root, path))
-            if sum(map(len, repositories.values())) == before:
-                raise ValueError(f"source tree {str(root)!r} holds no source file of a language that is read")
+
         if files_per_repository is not None:
             for repository, files in repositories.items():
-                drawn = sorted(files, key=lambda file: digest("file", _below(*file)))[:files_per_repository]
+                drawn = sorted(files, key=lambda file: digest("file", path_below(*file)))[:files_per_repository]
                 repositories[repository] = sorted(drawn)
+
         self.repositories = sorted(repositories)
         self._parcels = [
             (repository, files[start : start + PARCEL_FILES])
             for repository, files in sorted(repositories.items())
-            if wanted(repository)
+            if includes(repository)
             for start in range(0, len(files), PARCEL_FILES)
         ]
 
     def fingerprint(self) -> int:
+        """Return 64 bits that differ if the names or sizes of the files do."""
         return digest(
             *(
-                f"{repository}/{_below(root, path)} {_size(path)}"
+                f"{repository}/{path_below(root, path)} {_file_size(path)}"
                 for repository, files in self._parcels
                 for root, path in files
             )
         )
 
     def drop_near_duplicates(self, seed: int, progress: bool = True) -> int:
-        """Forgets the files that are near-duplicates of one before them; how many they were."""
-        seen = NearDuplicates(seed=seed)
-        kept = []
-        with tqdm(
-            total=sum(len(files) for _, files in self._parcels),
-            desc="near-duplicates",
-            unit="file",
-            disable=not progress,
-        ) as bar:
+        """Drop the files that are near-duplicates of an earlier one, and return their number."""
+        unique = NearDuplicates(seed=seed)
+        total = sum(len(files) for _, files in self._parcels)
+        parcels = []
+        with tqdm(total=total, desc="near-duplicates", unit="file", disable=not progress) as bar:
             for repository, files in self._parcels:
-                new = []
+                remaining = []
                 for root, path in files:
                     bar.update()
-                    row = self._row(repository, root, path, Counter())
-                    if row is None or seen.add(row["text"]):  # what cannot be read is counted when it is its turn
-                        new.append((root, path))
-                kept.append((repository, new))
-        dropped = sum(len(files) for _, files in self._parcels) - sum(len(files) for _, files in kept)
-        self._parcels = [parcel for parcel in kept if parcel[1]]
-        return dropped
+                    row = self.read_file(repository, root, path, Counter())
+                    # An unreadable file stays: it is counted when it is read for the corpus.
+                    if row is None or unique.add(row["text"]):
+                        remaining.append((root, path))
+                parcels.append((repository, remaining))
+
+        self._parcels = [parcel for parcel in parcels if parcel[1]]
+        return total - sum(len(files) for _, files in self._parcels)
 
     def reader(self, epoch: int, lane: int, lanes: int, state: Any, counts: Counter[str]) -> "_TreeReader":
+        """Start reading a lane of a pass, or resume it at `state`, the number of parcels read."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self._parcels))
-        return _TreeReader(self, [self._parcels[at] for at in order[lane::lanes]], state or 0, counts)
+        return _TreeReader(self, [self._parcels[index] for index in order[lane::lanes]], state or 0, counts)
 
-    def _row(self, repository: str, root: Path, path: Path, counts: Counter[str]) -> Row | None:
+    def read_file(self, repository: str, root: Path, path: Path, counts: Counter[str]) -> CorpusRow | None:
+        """Return a file as a row, or None if it is skipped, which is counted."""
         try:
-            data = path.read_bytes() if path.stat().st_size <= MAX_FILE_BYTES else None
-        except OSError as error:
-            _skip(counts, "unreadable", path, str(error))
+            data = read_source_file(path)
+        except SkippedFileError as skipped:
+            if skipped.reason == "unreadable":
+                _count_skipped(counts, skipped.reason, path, skipped.detail)
+            else:
+                counts[skipped.reason] += 1
             return None
-        if data is not None and not data.strip():
-            _skip(counts, "empty", path)
+
+        text = _decoded(data, path, counts)
+        if text is None:
             return None
-        if reason := rejection(path, data):
-            counts[reason] += 1
-            return None
-        assert data is not None
-        try:
-            text = data.decode()
-        except UnicodeDecodeError as error:
-            _skip(counts, "undecodable", path, f"not UTF-8 at byte {error.start}")
-            return None
-        return {
-            "text": text,
-            "repository": repository,
-            "language": language_of(path, data) or "",
-            "path": _below(root, path),
-        }
+        language = language_of(path, data) or ""
+        return {"text": text, "repository": repository, "language": language, "path": path_below(root, path)}
 
 
 class _TreeReader:
-    def __init__(self, source: TreeSource, parcels: list, start: int, counts: Counter[str]):
-        self._source, self._parcels, self._at, self._counts = source, parcels, start, counts
+    def __init__(self, source: TreeSource, parcels: list, position: int, counts: Counter[str]):
+        self._source, self._parcels, self._position, self._counts = source, parcels, position, counts
 
-    def read(self) -> list[Row] | None:
-        if self._at >= len(self._parcels):
+    def read(self) -> list[CorpusRow] | None:
+        if self._position >= len(self._parcels):
             return None
-        repository, files = self._parcels[self._at]
-        self._at += 1
-        rows = (self._source._row(repository, root, path, self._counts) for root, path in files)
+        repository, files = self._parcels[self._position]
+        self._position += 1
+        rows = (self._source.read_file(repository, root, path, self._counts) for root, path in files)
         return [row for row in rows if row is not None]
 
     def state(self) -> int:
-        return self._at
+        return self._position
 
 
 class DatasetSource:
-    """A dataset, read as a stream: rows that are files, or rows that are repositories with their `files`.
+    """A streamed dataset whose rows are files, or repositories with their `files`.
 
-    Its shards (files, as a rule) come in another order in each epoch, the rows of a shard as they lie in it.
-    Where `lanes` divides the number of shards a lane reads shards of its own; else each reads all rows and keeps
-    the repositories whose names' hashes fall to it.
+    Its shards (usually files) come in a new order in each epoch; the rows of a shard stay in order. If `lanes`
+    divides the number of shards, each lane reads its own shards. Otherwise each lane reads all rows, and yields
+    the repositories whose hashed names fall to it.
 
     Args:
         data: Hub id, local file or folder, or a dataset.
-        column_mapping: From its names to `text`, `repository`, `language`, `path` and `files`.
-        split: The split to read.
-        wanted: Whether files of a repository are to be read, by its name.
-        seed: Of the order of shards.
+        column_mapping: its names -> `text`, `repository`, `language`, `path` and `files`.
+        split: the split to read.
+        includes: returns True for the name of a repository that is to be read.
+        seed: seed of the order of shards.
 
     Raises:
-        ValueError: It can't be found or read, is empty, or no column holds the text or the repository.
+        ValueError: the dataset cannot be read or is empty, or no column holds the text or the repository.
     """
 
     def __init__(
@@ -199,26 +196,27 @@ class DatasetSource:
         data: str | Path | Dataset,
         column_mapping: Mapping[str, str],
         split: str,
-        wanted: Callable[[str], bool],
+        includes: Callable[[str], bool],
         seed: int,
     ):
         self.name = "dataset" if isinstance(data, Dataset) else str(data)
-        self.mapping, self.seed, self.wanted = dict(column_mapping), seed, wanted
-        self._table: IterableDataset = load_table(data, split, streaming=True)
+        self.mapping, self.seed, self.includes = dict(column_mapping), seed, includes
+        self.table: IterableDataset = load_table(data, split, streaming=True)
         try:
-            first = next(iter(self._table), None)
-        except Exception as error:  # as in `load_table`
+            first = next(iter(self.table), None)
+        except Exception as error:  # readers raise many classes; name the dataset
             raise ValueError(f"dataset {self.name!r}: {error}") from error
         if first is None:
             raise ValueError(f"dataset {self.name!r} has no rows")
-        self.columns = list(first)
-        self._check(first)
-        names = self._names(self.columns)
-        if self._table.column_names:
-            self._table = self._table.select_columns(sorted(set(names.values())))
 
-    def _names(self, columns: Collection[str]) -> dict[str, str]:
-        """Which of the columns holds what."""
+        self.columns = list(first)
+        self._check_columns(first)
+        names = self._names_in(self.columns)
+        if self.table.column_names:
+            self.table = self.table.select_columns(sorted(set(names.values())))
+
+    def _names_in(self, columns: Collection[str]) -> dict[str, str]:
+        """Return our names -> the dataset's, for those of `columns` that are read."""
         names = {}
         for ours, aliases in _ALIASES.items():
             mapped = [theirs for theirs, target in self.mapping.items() if target == ours]
@@ -228,85 +226,84 @@ class DatasetSource:
                     break
         return names
 
-    def _check(self, first: Mapping[str, Any]) -> None:
-        names = self._names(self.columns)
+    def _check_columns(self, first: Mapping[str, Any]) -> None:
+        names = self._names_in(self.columns)
         inner: Collection[str] = ()
         if "files" in names:
             files = _records(first[names["files"]])
             inner = list(files[0]) if files else ()
-            if files and "text" in self._names(inner):
-                names["text"] = names["files"]
-            elif not files:  # nothing to see in this one
+            inner_names = self._names_in(inner)
+            if not files:  # a repository without files does not show their columns
                 names.setdefault("text", names["files"])
-            if "repository" in self._names(inner):
+            if "text" in inner_names:
+                names["text"] = names["files"]
+            if "repository" in inner_names:
                 names.setdefault("repository", names["files"])
-        for ours, what in (("text", "the source text"), ("repository", "the repository")):
+
+        for ours, content in (("text", "the source text"), ("repository", "the repository")):
             if ours in names:
                 continue
-            found = f"dataset {self.name!r} has the columns {', '.join(self.columns)}"
-            if inner:
-                found += f" (of a file: {', '.join(inner)})"
-            hint = f"name it with column_mapping={{'NAME': '{ours}'}}"
+            existing = ", ".join(self.columns) + (f" (of a file: {', '.join(inner)})" if inner else "")
+            remedy = f"Name it with column_mapping={{'NAME': '{ours}'}}."
             if ours == "text" and "blob_id" in (*self.columns, *inner):
-                hint = "it holds ids of contents: download those first and store them as 'content'"
-            raise ValueError(f"{found}: none of them is known to hold {what}; {hint}")
+                remedy = "It has ids of contents: download those first, and store them as 'content'."
+            raise ValueError(f"dataset {self.name!r} must have a column with {content}, got {existing}. {remedy}")
 
     def fingerprint(self) -> int:
-        return digest(self.name, self._table.num_shards, *self.columns)
+        """Return 64 bits that differ if the name, the number of shards or the columns do."""
+        return digest(self.name, self.table.num_shards, *self.columns)
 
     def reader(self, epoch: int, lane: int, lanes: int, state: Any, counts: Counter[str]) -> "_DatasetReader":
-        shards = np.random.default_rng([self.seed, epoch]).permutation(self._table.num_shards).tolist()
-        own = len(shards) % lanes == 0
-        return _DatasetReader(
-            self, shards[lane::lanes] if own else shards, (0, 1) if own else (lane, lanes), state, counts
-        )
+        """Start reading a lane of a pass, or resume it at `state`."""
+        shards = np.random.default_rng([self.seed, epoch]).permutation(self.table.num_shards).tolist()
+        if len(shards) % lanes == 0:
+            return _DatasetReader(self, shards[lane::lanes], (0, 1), state, counts)
+        return _DatasetReader(self, shards, (lane, lanes), state, counts)
 
-    def rows_of(self, raw: Mapping[str, Any], keep: Callable[[str], bool], counts: Counter[str]) -> list[Row]:
-        """The files in a row of the dataset."""
-        names = self._names(raw)
+    def rows_of(
+        self, raw: Mapping[str, Any], includes: Callable[[str], bool], counts: Counter[str]
+    ) -> list[CorpusRow]:
+        """Return the files in a row of the dataset; skipped ones are counted."""
+        names = self._names_in(raw)
         outer = {ours: raw[theirs] for ours, theirs in names.items() if ours != "files"}
+        files = [outer]
         if "files" in names:
             files = [
-                {**outer, **{ours: file[theirs] for ours, theirs in self._names(file).items() if file[theirs]}}
+                {**outer, **{ours: file[theirs] for ours, theirs in self._names_in(file).items() if file[theirs]}}
                 for file in _records(raw[names["files"]])
             ]
-        else:
-            files = [outer]
-        rows = []
-        for file in files:
-            repository, text, path = (file.get(name) for name in ("repository", "text", "path"))
-            if not repository:
-                _skip(counts, "without repository", path or self.name)
-            elif not keep(str(repository)):
-                continue
-            elif not isinstance(text, str | bytes) or not text.strip():
-                _skip(counts, "empty", f"{repository}: {path or 'a file'}")
-            elif len(text) > MAX_FILE_BYTES:
-                counts["too large"] += 1
-            else:
-                try:
-                    text = text.decode() if isinstance(text, bytes) else text
-                except UnicodeDecodeError as error:
-                    _skip(
-                        counts,
-                        "undecodable",
-                        f"{repository}: {path or 'a file'}",
-                        f"not UTF-8 at byte {error.start}",
-                    )
-                    continue
-                language = file.get("language") or (language_of(str(path)) if path else "") or ""
-                rows.append(
-                    {
-                        "text": text,
-                        "repository": str(repository),
-                        "language": str(language).lower(),
-                        "path": str(path or ""),
-                    }
-                )
-        return rows
+
+        rows = (self._row_of_file(file, includes, counts) for file in files)
+        return [row for row in rows if row is not None]
+
+    def _row_of_file(
+        self, file: Mapping[str, Any], includes: Callable[[str], bool], counts: Counter[str]
+    ) -> CorpusRow | None:
+        repository, content, path = (file.get(name) for name in ("repository", "text", "path"))
+        if not repository:
+            _count_skipped(counts, "without repository", path or self.name)
+            return None
+        if not includes(str(repository)):
+            return None
+        if isinstance(content, str | bytes) and content.strip() and len(content) > MAX_FILE_BYTES:
+            counts["too large"] += 1
+            return None
+
+        text = _decoded(content, f"{repository}: {path or 'a file'}", counts)
+        if text is None:
+            return None
+        language = file.get("language") or (language_of(str(path)) if path else "") or ""
+        return {
+            "text": text,
+            "repository": str(repository),
+            "language": str(language).lower(),
+            "path": str(path or ""),
+        }
 
 
 class _DatasetReader:
+    """Reads shards one after the other; `share` is (lane, lanes) if the lane must select its repositories."""
+
     def __init__(
         self,
         source: DatasetSource,
@@ -316,59 +313,67 @@ class _DatasetReader:
         counts: Counter[str],
     ):
         self._source, self._shards, self._share, self._counts = source, shards, share, counts
-        self._at = 0 if state is None else state["shard"]
+        self._position = 0 if state is None else state["shard"]
         self._table: IterableDataset | None = None
         self._rows: Iterator[Mapping[str, Any]] = iter(())
-        if self._at < len(shards):
+        if self._position < len(shards):
             self._open(None if state is None else state["rows"])
 
     def _open(self, state: Any) -> None:
-        table = self._source._table
-        self._table = table.shard(num_shards=table.num_shards, index=self._shards[self._at])
+        table = self._source.table
+        self._table = table.shard(num_shards=table.num_shards, index=self._shards[self._position])
         if state is not None:
             self._table.load_state_dict(state)
-        # Row by row in batches of one: iterated directly, a dataset would deal itself out to a loader's workers.
+        # In batches of one: iterated directly, a dataset would split itself among the workers of a loader.
         self._rows = iter(self._table.iter(batch_size=1))
 
-    def _keep(self, repository: str) -> bool:
+    def _includes(self, repository: str) -> bool:
         lane, lanes = self._share
-        return self._source.wanted(repository) and (lanes == 1 or digest("lane", repository) % lanes == lane)
+        return self._source.includes(repository) and (lanes == 1 or digest("lane", repository) % lanes == lane)
 
-    def read(self) -> list[Row] | None:
-        while self._at < len(self._shards):
+    def read(self) -> list[CorpusRow] | None:
+        while self._position < len(self._shards):
             for batch in self._rows:
                 raw = {name: values[0] for name, values in batch.items()}
-                return self._source.rows_of(raw, self._keep, self._counts)
-            self._at += 1
-            if self._at < len(self._shards):
+                return self._source.rows_of(raw, self._includes, self._counts)
+            self._position += 1
+            if self._position < len(self._shards):
                 self._open(None)
         return None
 
     def state(self) -> dict[str, Any]:
-        rows = self._table.state_dict() if self._table is not None and self._at < len(self._shards) else None
-        return {"shard": self._at, "rows": rows}
+        reading = self._table is not None and self._position < len(self._shards)
+        return {"shard": self._position, "rows": self._table.state_dict() if reading else None}
 
 
 def _records(files: Any) -> list[Mapping[str, Any]]:
-    """A list of structs, also where `datasets` gives it as a struct of lists."""
+    """Return a list of structs, which `datasets` can also store as a struct of lists."""
     if isinstance(files, Mapping):
         return [dict(zip(files, values, strict=True)) for values in zip(*files.values(), strict=True)]
     return list(files or ())
 
 
-def _below(root: Path, path: Path) -> str:
-    return path.name if path == root else path.relative_to(root).as_posix()
+def _decoded(content: Any, what: str | Path, counts: Counter[str]) -> str | None:
+    """Return the text of a file, or None if it is empty or not UTF-8, which is counted."""
+    if not isinstance(content, str | bytes) or not content.strip():
+        _count_skipped(counts, "empty", what)
+        return None
+    try:
+        return content.decode() if isinstance(content, bytes) else content
+    except UnicodeDecodeError as error:
+        _count_skipped(counts, "undecodable", what, f"not UTF-8 at byte {error.start}")
+        return None
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:  # counted when it is read
         return -1
 
 
-def _skip(counts: Counter[str], reason: str, what: str | Path, why: str = "") -> None:
-    """Counts a file that should have been readable, and warns of the first for each reason."""
+def _count_skipped(counts: Counter[str], reason: str, what: str | Path, detail: str = "") -> None:
+    """Count a file that should have been readable, and log a warning for the first of each reason."""
     counts[reason] += 1
     if counts[reason] == 1:
-        logger.warning("%s: skipped: %s; others like it are only counted", what, why or reason)
+        logger.warning("%s: skipped: %s; others like it are only counted", what, detail or reason)

@@ -17,39 +17,41 @@ from mose.utils.hashing import digest
 
 T = TypeVar("T")
 
-#: How many places to go on from are remembered per lane, for a loader that has read ahead of training.
+#: Positions to resume from that are remembered per lane, for a loader that has read ahead of training.
 MARKS = 64
 
 
 class PreTrainingStream(IterableDataset):
-    """Examples of a corpus, in an order that depends on the seed, the corpus and the settings alone.
+    """Examples of a corpus, in an order that depends only on the seed, the corpus and the settings.
 
-    There is one stream of examples, numbered from 0; process r of n gives numbers r, r + n, r + 2n, …, so that n
-    processes together see at every step what one process with n times the batch sees. A loader's workers share
-    a process's batches in turn, as `DataLoader` asks for them, and each does all the reading. None are needed:
-    the next block of files is read and tokenized in a thread while the examples of one are used.
+    There is one stream of numbered examples. Process r of n yields numbers r, r + n, r + 2n, …: at every step, n
+    processes together see what one process with n times the batch size sees. The workers of a data loader take
+    turns with the batches of their process, and each does all the reading. Workers are not needed: a thread reads
+    and tokenizes the next block of files in advance.
 
-    Example i comes from lane i mod `lanes`, and a lane is read by the processes that need one of its examples.
-    With `lanes` a multiple of `world_size` each process reads and tokenizes its own part only; with one lane each
-    process reads everything and gives its share. The number of lanes belongs to the stream: keep it when going on
-    with another number of processes.
+    Example i comes from lane i mod `lanes`. A process reads the lanes that its examples come from: if `lanes` is
+    a multiple of `world_size`, each process reads only its own part; with one lane, each reads everything. The
+    number of lanes belongs to the stream. Keep it when resuming with another number of processes.
 
     Args:
-        corpus: Of `mose.data.pretraining.corpus.load_corpus`.
-        tokenizer, max_length, objective: As in `mose.data.pretraining.contexts.ContextBuilder`.
-        seed: Of layouts and labels.
-        rank, world_size: Which of how many processes this is.
-        lanes: Independent parts of the corpus.
-        epochs: How many passes to give; None for no end. With several lanes, each passes over its own part.
-        batch_size: Of this process's loader: needed where that has more than one worker.
+        corpus: a corpus, as `mose.data.pretraining.corpus.load_corpus` returns it.
+        tokenizer: as in `mose.data.pretraining.contexts.ContextBuilder`.
+        max_length: as there.
+        objective: as there.
+        seed: seed of layouts and labels.
+        rank: the index of this process.
+        world_size: number of processes.
+        lanes: number of independent parts of the corpus.
+        epochs: number of passes; None for an endless stream. Needs one lane.
+        batch_size: batch size of this process's loader, required if that has more than one worker.
 
     Raises:
-        ValueError: As in `ContextBuilder`; the corpus has one repository only and the objective is "icc"; or an
+        ValueError: as in `ContextBuilder`; the objective is "icc" and the corpus has one repository; or an
             argument is out of its range.
 
     Yields (by iterating):
-        `input_ids` (a list of at most `max_length`), `context_label` (absent for "none"), `language`,
-        `repository` and `index`, the example's number.
+        `input_ids` (a list, at most `max_length`), `context_label` (absent for "none"), `language`, `repository`
+        and `index`, the number of the example.
     """
 
     def __init__(
@@ -67,79 +69,67 @@ class PreTrainingStream(IterableDataset):
         batch_size: int | None = None,
     ):
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank={rank}, world_size={world_size}: a rank is from 0 to world_size - 1")
-        if lanes < 1 or (epochs is not None and epochs < 1) or (batch_size is not None and batch_size < 1):
-            raise ValueError(f"lanes={lanes}, epochs={epochs}, batch_size={batch_size}: must be at least 1")
+            raise ValueError(f"rank must be in [0, world_size={world_size}), got {rank}.")
+        for name, value in (("lanes", lanes), ("epochs", epochs), ("batch_size", batch_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
         if epochs is not None and lanes > 1:
-            raise ValueError(
-                f"epochs={epochs}, lanes={lanes}: lanes end at different times; a pass needs one lane"
-            )
-        # A copy: it is used in a thread, and a fast tokenizer is not to be used by two at a time.
+            raise ValueError(f"lanes must be 1 with epochs={epochs}, got {lanes}: lanes differ in length.")
+
+        # A copy, because it is used in a thread: a fast tokenizer cannot be shared between threads.
         self.builder = ContextBuilder(copy.deepcopy(tokenizer), max_length, objective)
         corpus.check(repositories=2 if objective == "icc" else 1)
         self.corpus, self.seed, self.rank, self.world_size = corpus, seed, rank, world_size
         self.lanes, self.epochs, self.batch_size = lanes, epochs, batch_size
-        self._first_epoch, self._start, self._given = 0, 0, 0
+        self._first_epoch, self._start, self._yielded = 0, 0, 0
         self._marks: dict[int, deque[dict[str, Any]]] = {}
 
     def set_epoch(self, epoch: int) -> None:
-        """Begins with this pass, at its first example; nothing changes where that is the pass it began with."""
+        """Start at the first example of a pass. Does nothing if the stream already starts with that pass."""
         if epoch != self._first_epoch:
-            self._first_epoch, self._start, self._given, self._marks = epoch, 0, 0, {}
+            self._first_epoch, self._start, self._yielded, self._marks = epoch, 0, 0, {}
 
     def state_dict(self, examples: int | None = None) -> dict[str, Any]:
-        """Where to go on.
+        """Return the position to resume from.
 
         Args:
-            examples: How many examples all processes together have used since the stream's beginning; by default
-                all that iterating gave. A loader that reads ahead has taken more than were used, so a trainer
-                says: steps × global batch size.
+            examples: number of examples that all processes together have used since the start of the stream; None
+                for all that were yielded. A loader that reads ahead has taken more than were used, so a trainer
+                passes steps × global batch size.
 
         Returns:
-            What `load_state_dict` takes, and JSON can hold. A stream that was read in this very process goes on
-            by reading and tokenizing one block of the corpus again; one read by a loader's workers knows no
-            place in the corpus, and must read it again from its beginning.
+            The argument of `load_state_dict`, ready for JSON. A stream that was read in this process resumes by
+            reading one block of the corpus again. A stream that was read by a loader's workers has no position in
+            the corpus, and must read it again from its start.
         """
-        number = self._given if examples is None else examples
+        number = self._yielded if examples is None else examples
         marks = {}
-        for lane, kept in self._marks.items():
-            reached = _in_lane(number, lane, self.lanes)
-            if usable := [mark for mark in kept if mark["examples"] <= reached]:
+        for lane, lane_marks in self._marks.items():
+            reached = _count_in_lane(number, lane, self.lanes)
+            if usable := [mark for mark in lane_marks if mark["examples"] <= reached]:
                 marks[str(lane)] = usable[-1]
-        return {
-            "examples": number,
-            "epoch": self._first_epoch,
-            "marks": marks,
-            "stream": self.fingerprint,
-        }
+        return {"examples": number, "epoch": self._first_epoch, "marks": marks, "stream": self.fingerprint}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken, also with another number of processes.
+        """Resume from a `state_dict`, also with another number of processes.
 
         Raises:
-            ValueError: It was taken from another stream: other files, settings, seeds or lanes.
+            ValueError: the state is from another stream, with other files, settings, seeds or lanes.
         """
         if state["stream"] != self.fingerprint:
             raise ValueError(
-                "the state is that of another stream of examples: corpus, seed, max_length, objective, lanes or "
-                "tokenizer have changed"
+                "The state is from another stream of examples. Resume with the same corpus, seed, max_length, "
+                "objective, lanes and tokenizer."
             )
         self._first_epoch, self._start = state["epoch"], state["examples"]
-        self._given = self._start
+        self._yielded = self._start
         self._marks = {int(lane): deque([mark], MARKS) for lane, mark in state["marks"].items()}
 
     @cached_property
     def fingerprint(self) -> str:
-        """Differs where another stream would be read; the same for every process of one run."""
+        """16 hexadecimal digits that differ if another stream would be read; equal for all processes of a run."""
         builder = self.builder
-        settings = (
-            builder.max_length,
-            builder.objective,
-            builder.min_snippet,
-            self.seed,
-            self.lanes,
-            self.epochs,
-        )
+        settings = builder.max_length, builder.objective, builder.min_snippet, self.seed, self.lanes, self.epochs
         probe = builder.tokenizer("def main(x): return x + 1  # probe", add_special_tokens=False)["input_ids"]
         return f"{digest(self.corpus.fingerprint(), *settings, len(builder.tokenizer), probe):016x}"
 
@@ -149,46 +139,51 @@ class PreTrainingStream(IterableDataset):
         for number in self._numbers():
             lane, position = number % self.lanes, number // self.lanes
             if lane not in lanes:
-                positions[lane] = _in_lane(self._start, lane, self.lanes)
+                positions[lane] = _count_in_lane(self._start, lane, self.lanes)
                 lanes[lane] = self._lane(lane, positions[lane])
+
+            # Skip the examples of other processes.
             skip = position - positions[lane]
             example = next(itertools.islice(lanes[lane], skip, None), None)
             if example is None:
                 return
             positions[lane] = position + 1
-            self._given = number - self.rank + self.world_size
+            self._yielded = number - self.rank + self.world_size
             yield {**example, "index": number}
 
     def _numbers(self) -> Iterator[int]:
-        """The numbers of the examples that this process, or worker of its loader, gives."""
+        """Yield the numbers of the examples that this process, or this worker of its loader, yields."""
         first = self._start + self.rank
         worker = get_worker_info()
         if worker is None or worker.num_workers == 1:
             yield from itertools.count(first, self.world_size)
             return
+
         if self.batch_size is None:
-            raise ValueError(f"{worker.num_workers} workers: give the stream the batch_size of its loader")
+            raise ValueError(f"batch_size must be that of the loader if it has {worker.num_workers} workers.")
         for batch in itertools.count(worker.id, worker.num_workers):
             start = first + batch * self.batch_size * self.world_size
             yield from range(start, start + self.batch_size * self.world_size, self.world_size)
 
     def _lane(self, lane: int, start: int) -> Iterator[dict[str, Any]]:
-        """A lane's examples from number `start` on."""
-        kept = self._marks[lane] = deque(
+        """Yield the examples of a lane from its example number `start`."""
+        marks = self._marks[lane] = deque(
             (mark for mark in self._marks.get(lane, ()) if mark["examples"] <= start), MARKS
         )
         beginning: dict[str, Any] = {"examples": 0, "epoch": self._first_epoch, "block": 0, "state": None}
-        mark = kept[-1] if kept else beginning
+        mark = marks[-1] if marks else beginning
         number, epoch, block, state = mark["examples"], mark["epoch"], mark["block"], mark["state"]
         last = None if self.epochs is None else self._first_epoch + self.epochs
+
         while last is None or epoch < last:
-            before, whole = number, block == 0
-            for examples, after in _one_ahead(self._blocks(epoch, lane, block, state)):
-                kept.append({"examples": number, "epoch": epoch, "block": block, "state": state})
-                for at in range(max(0, min(start - number, len(examples))), len(examples)):
-                    yield examples[at]
-                number, block, state = number + len(examples), block + 1, after
-            if number == before and whole and last is None:
+            number_before, whole_pass = number, block == 0
+            for examples, state_after in _prefetch(self._blocks(epoch, lane, block, state)):
+                marks.append({"examples": number, "epoch": epoch, "block": block, "state": state})
+                for index in range(max(0, min(start - number, len(examples))), len(examples)):
+                    yield examples[index]
+                number, block, state = number + len(examples), block + 1, state_after
+
+            if number == number_before and whole_pass and last is None:  # an endless stream would never yield
                 raise ValueError(
                     f"a pass over the corpus (lane {lane} of {self.lanes}) gives no example: "
                     f"{dict(self.corpus.counts)}, {dict(self.builder.counts)}"
@@ -198,13 +193,13 @@ class PreTrainingStream(IterableDataset):
     def _blocks(
         self, epoch: int, lane: int, block: int, state: Mapping[str, Any] | None
     ) -> Iterator[tuple[Sequence[dict], dict[str, Any]]]:
-        """The examples of each block of a lane's pass from number `block` on, and the corpus' state after it."""
-        for number, (rows, after) in enumerate(self.corpus.blocks(epoch, lane, self.lanes, state), block):
-            yield self.builder(rows, (self.seed, epoch, lane, number)), after
+        """Yield the examples of a lane's blocks from number `block`, each with the corpus' state after it."""
+        for number, (rows, state_after) in enumerate(self.corpus.blocks(epoch, lane, self.lanes, state), block):
+            yield self.builder(rows, (self.seed, epoch, lane, number)), state_after
 
 
-def _one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The items, the next of which is made in a thread while one is used: tokenizers leave Python's lock free."""
+def _prefetch(items: Iterator[T]) -> Iterator[T]:
+    """Yield the items, computing the next one in a thread. Tokenizers release Python's global lock."""
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(next, items, None)
         while (item := pending.result()) is not None:
@@ -212,6 +207,6 @@ def _one_ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
 
 
-def _in_lane(number: int, lane: int, lanes: int) -> int:
-    """How many of the examples before `number` are a lane's."""
+def _count_in_lane(number: int, lane: int, lanes: int) -> int:
+    """Return how many of the examples before `number` belong to a lane."""
     return (number - lane + lanes - 1) // lanes

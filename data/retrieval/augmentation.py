@@ -1,9 +1,8 @@
-"""Changing snippets at random, so that a model does not find them by their words alone."""
+"""Augmentation of code snippets, so that a model cannot match them by their words alone."""
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 
@@ -13,7 +12,7 @@ _WORD = re.compile(r"[^\W\d]\w*")
 
 
 def frequent_words(code: str, language: str = "") -> list[str]:
-    """The words that a snippet has twice or more, keywords of its language aside; each once, in order."""
+    """Return the words that occur twice or more in a snippet, each once, in order, without keywords."""
     counts = Counter(_WORD.findall(code))
     reserved = keywords(language)
     return [word for word, count in counts.items() if count > 1 and word not in reserved]
@@ -22,36 +21,33 @@ def frequent_words(code: str, language: str = "") -> list[str]:
 def replace_frequent_words(
     codes: Sequence[str], languages: Sequence[str], probability: float, generator: torch.Generator
 ) -> list[str]:
-    """Replaces frequent words of snippets at random (paper, section 3: with probability 0.3).
+    """Replace frequent words of snippets at random (paper, section 3: with probability 0.3).
 
-    Each frequent word of a snippet is replaced with that probability: everywhere in the snippet, by one frequent
-    word of the other snippets that the snippet itself does not hold. So names stay consistent, and what takes
-    their place is what a name looks like. Keywords are neither replaced nor put in.
+    Each frequent word of a snippet is replaced with `probability`, everywhere in the snippet, by a frequent word
+    of the other snippets that the snippet itself does not contain. Names stay consistent, and are replaced by
+    what looks like a name. Keywords are neither replaced nor inserted.
 
     Args:
-        codes: Snippets of a batch.
-        languages: Of each; one that is not known counts as all languages together.
-        probability: For each frequent word.
-        generator: Makes the choices; the same state makes the same ones.
+        codes: the snippets of a batch.
+        languages: the language of each; an unknown one has the keywords of all languages.
+        probability: of replacing a frequent word, in [0, 1].
+        generator: source of the random choices.
 
     Returns:
-        The snippets, in order; one in which nothing is frequent, or for which no other has words, as it was.
+        The snippets, in order. A snippet without frequent words, or without replacements for them, is unchanged.
     """
-    found = [frequent_words(code, language) for code, language in zip(codes, languages, strict=True)]
-    pool = sorted({word for words in found for word in words})
-    changed = []
-    for code, language, words in zip(codes, languages, found, strict=True):
+    frequent = [frequent_words(code, language) for code, language in zip(codes, languages, strict=True)]
+    pool = sorted({word for words in frequent for word in words})
+
+    augmented = []
+    for code, language, words in zip(codes, languages, frequent, strict=True):
         draws = torch.rand(len(words), generator=generator).tolist()
         chosen = [word for word, draw in zip(words, draws, strict=True) if draw < probability]
         if chosen:
-            taken = {*_WORD.findall(code), *keywords(language)}
-            new = [word for word in pool if word not in taken]
-            order = torch.randperm(len(new), generator=generator)[: len(chosen)].tolist()
-            names = dict(zip(chosen, (new[at] for at in order), strict=False))
-            code = _WORD.sub(partial(_renamed, names), code)
-        changed.append(code)
-    return changed
-
-
-def _renamed(names: Mapping[str, str], match: re.Match[str]) -> str:
-    return names.get(match[0], match[0])
+            excluded = {*_WORD.findall(code), *keywords(language)}
+            candidates = [word for word in pool if word not in excluded]
+            order = torch.randperm(len(candidates), generator=generator)[: len(chosen)].tolist()
+            new_names = dict(zip(chosen, (candidates[index] for index in order), strict=False))
+            code = _WORD.sub(lambda match, names=new_names: names.get(match[0], match[0]), code)
+        augmented.append(code)
+    return augmented

@@ -1,9 +1,10 @@
-"""From rows to the tensors that training takes."""
+"""The collator of contrastive fine-tuning: pairs of texts to token ids."""
 
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -12,25 +13,37 @@ from mose.data.retrieval.augmentation import replace_frequent_words
 from mose.tokenization.prompts import LANGUAGES, UNKNOWN_LANGUAGE, code_prompt, text_prompt
 
 
+class _BatchSide(NamedTuple):
+    """The queries, documents or negatives of a batch."""
+
+    name: str
+    texts: list[str]
+    languages: list[str]
+    max_length: int
+
+
 @dataclass
 class PairCollator:
-    """Rows of `mose.data.retrieval.pairs.load_pairs` to token ids, each side behind its instruction.
+    """Convert rows of `mose.data.retrieval.pairs.load_pairs` to token ids, each side behind its instruction.
 
-    The random choices depend on `seed` and on the rows of the batch alone: a run that is resumed makes them
-    again as they were, however many batches its loader had read ahead, and however many workers it has.
+    Random choices depend only on `seed` and the rows of the batch. A resumed run repeats them, whatever the
+    number of data loader workers and of batches they had read ahead.
 
     Attributes:
-        tokenizer: A fast tokenizer that writes its own special tokens.
-        max_query_length: Most tokens of a query, instruction and special tokens included.
-        max_document_length: The same of a document.
-        instruction_dropout: In this part of the sides the instruction is changed: half of them get none, the
-            others one that names no language.
-        token_dropout: The part of the tokens that is left out, special tokens and instructions aside. One is
-            always kept.
-        word_replacement: With this probability each frequent word of a snippet is replaced, as
-            `mose.data.retrieval.augmentation.replace_frequent_words` does it.
-        keep: Names of number columns to stack and pass on.
-        seed: Of the random choices.
+        tokenizer: a fast tokenizer that writes its own special tokens.
+        max_query_length: most tokens of a query, including the instruction and special tokens.
+        max_document_length: most tokens of a document, counted alike.
+        instruction_dropout: share of the sides whose instruction is changed, in [0, 1]. Half of them get none,
+            the others one without a language.
+        token_dropout: probability to drop a token, in [0, 1]. Special tokens and instructions are never dropped,
+            and at least one token of a text remains.
+        word_replacement: probability to replace a frequent word of a snippet, in [0, 1]; see
+            `mose.data.retrieval.augmentation.replace_frequent_words`.
+        keep: names of numeric columns to stack and pass on.
+        seed: seed of the random choices.
+
+    Raises:
+        ValueError: a probability or length is out of its range, or the tokenizer is not fast.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -45,55 +58,68 @@ class PairCollator:
     def __post_init__(self) -> None:
         for name in ("instruction_dropout", "token_dropout", "word_replacement"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name}={getattr(self, name)}: a probability is between 0 and 1")
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}. Pass a probability.")
         if not self.tokenizer.is_fast:
-            raise ValueError(f"{type(self.tokenizer).__name__} is not a fast tokenizer")
-        prompts = {"max_document_length": [code_prompt(), *map(code_prompt, LANGUAGES)]}
-        prompts["max_query_length"] = [text_prompt(), *prompts["max_document_length"]]
-        for name, before in prompts.items():
-            taken = max(map(len, self.tokenizer(before)["input_ids"]))
-            if getattr(self, name) <= taken:
-                raise ValueError(f"{name}={getattr(self, name)}: the instruction alone takes {taken}")
+            raise ValueError(f"tokenizer must be a fast tokenizer, got {type(self.tokenizer).__name__}.")
+
+        code_prompts = [code_prompt(), *map(code_prompt, LANGUAGES)]
+        prompts = {"max_document_length": code_prompts, "max_query_length": [text_prompt(), *code_prompts]}
+        for name, texts in prompts.items():
+            longest = max(map(len, self.tokenizer(texts)["input_ids"]))
+            if getattr(self, name) <= longest:
+                raise ValueError(
+                    f"{name} must be above {longest}, the length of the longest instruction; "
+                    f"got {getattr(self, name)}."
+                )
 
     def __call__(self, rows: Sequence[Mapping[str, object]]) -> dict[str, torch.Tensor]:
         """Tokenize a batch.
 
         Args:
-            rows: Each with `query`, `query_language`, `document`, `document_language`, those to keep and, where
-                there are hard negatives, `negative` ("" for none), in the document's language.
+            rows: each with `query`, `query_language`, `document`, `document_language`, the columns in `keep`, and
+                optionally `negative` ("" for none), in the document's language.
 
         Returns:
-            `query_input_ids` and `query_attention_mask` (batch, query tokens), `document_input_ids` and
-            `document_attention_mask` (batch, document tokens), `query_key` and `document_key` (batch,), int64,
-            equal where texts are equal but for white space, and the columns kept, (batch, …). With hard
-            negatives `negative_input_ids`, `negative_attention_mask` and `negative_key` of those that there are.
+            `query_input_ids` and `query_attention_mask` (batch, query tokens); `document_input_ids` and
+            `document_attention_mask` (batch, document tokens); `query_key` and `document_key` (batch,) int64,
+            equal if the texts differ only in white space; and the columns in `keep`, (batch, …). With hard
+            negatives also `negative_input_ids`, `negative_attention_mask` (negatives, tokens) and `negative_key`
+            (negatives,).
 
         Raises:
-            ValueError: The batch is empty, or a row lacks a column.
+            ValueError: the batch is empty, or a row lacks a column.
         """
-        if not rows:
-            raise ValueError("empty batch: a batch has one row or more")
-        needed = ("query", "query_language", "document", "document_language", *self.keep)
-        if missing := [name for name in needed if any(name not in row for row in rows)]:
-            raise ValueError(f"rows lack {', '.join(missing)}; they have {', '.join(rows[0])}")
-        sides = [
-            ("query", "query_language", rows, self.max_query_length),
-            ("document", "document_language", rows, self.max_document_length),
-        ]
-        if "negative" in rows[0]:
-            with_negative = [row for row in rows if str(row["negative"] or "").strip()]
-            sides.append(("negative", "document_language", with_negative, self.max_document_length))
+        self._check_rows(rows)
+
         batch: dict[str, torch.Tensor] = {}
-        for side, language_column, of_side, length in sides:
-            generator = torch.Generator().manual_seed(self._seed_of(rows, side))
-            texts = [str(row[side]) for row in of_side]
-            languages = [str(row[language_column] or "") for row in of_side]
-            if side != "query":  # a document is code, whether its language is known or not
-                languages = [language or UNKNOWN_LANGUAGE for language in languages]
-            batch[f"{side}_key"] = torch.tensor([_key(text) for text in texts], dtype=torch.long)
-            encoded = self._encode(self._augmented(texts, languages, generator), languages, length, generator)
-            batch |= {f"{side}_{name}": encoded[name] for name in ("input_ids", "attention_mask")}
+        for side in self._sides(rows):
+            # One generator per side: the number of negatives does not influence the other sides.
+            generator = torch.Generator().manual_seed(self._seed_of(rows, side.name))
+            batch[f"{side.name}_key"] = torch.tensor([_text_key(text) for text in side.texts], dtype=torch.long)
+            encoded = self._encode(side, generator)
+            batch |= {f"{side.name}_{name}": encoded[name] for name in ("input_ids", "attention_mask")}
         return batch | {name: torch.tensor([row[name] for row in rows]) for name in self.keep}
+
+    def _check_rows(self, rows: Sequence[Mapping[str, object]]) -> None:
+        if not rows:
+            raise ValueError("The batch is empty. Pass at least one row.")
+        required = ("query", "query_language", "document", "document_language", *self.keep)
+        if missing := [name for name in required if any(name not in row for row in rows)]:
+            raise ValueError(f"rows must have {', '.join(missing)}; they have {', '.join(rows[0])}.")
+
+    def _sides(self, rows: Sequence[Mapping[str, object]]) -> Iterator[_BatchSide]:
+        queries = [str(row["query"]) for row in rows]
+        yield _BatchSide(
+            "query", queries, [str(row["query_language"] or "") for row in rows], self.max_query_length
+        )
+
+        sides = {"document": rows}
+        if "negative" in rows[0]:
+            sides["negative"] = [row for row in rows if str(row["negative"] or "").strip()]
+        for name, side_rows in sides.items():
+            # A document is code, even if its language is not known.
+            languages = [str(row["document_language"] or "") or UNKNOWN_LANGUAGE for row in side_rows]
+            yield _BatchSide(name, [str(row[name]) for row in side_rows], languages, self.max_document_length)
 
     def _seed_of(self, rows: Sequence[Mapping[str, object]], side: str) -> int:
         checksum = zlib.crc32(f"{self.seed} {side}".encode())
@@ -101,17 +127,48 @@ class PairCollator:
             checksum = zlib.crc32(f"{row['query']}\0{row['document']}\0".encode(), checksum)
         return checksum
 
-    def _augmented(self, texts: list[str], languages: list[str], generator: torch.Generator) -> list[str]:
-        if not self.word_replacement:
-            return texts
-        code = [at for at, language in enumerate(languages) if language]
-        changed = replace_frequent_words(
-            [texts[at] for at in code], [languages[at] for at in code], self.word_replacement, generator
-        )
-        augmented = dict(zip(code, changed, strict=True))
-        return [augmented.get(at, text) for at, text in enumerate(texts)]
+    def _encode(self, side: _BatchSide, generator: torch.Generator) -> Mapping[str, torch.Tensor]:
+        """Augment and tokenize a side: `input_ids` and `attention_mask`, (texts, tokens)."""
+        if not side.texts:
+            empty = torch.zeros(0, 1, dtype=torch.long)
+            return {"input_ids": empty, "attention_mask": empty}
 
-    def _prompts(self, languages: list[str], generator: torch.Generator) -> list[str]:
+        texts = self._replace_words(side, generator)
+        prompts = self._draw_prompts(side.languages, generator)
+        encoded = self.tokenizer(
+            [prompt + text for prompt, text in zip(prompts, texts, strict=True)],
+            truncation=True,
+            max_length=side.max_length,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+        )
+
+        ids = encoded["input_ids"]
+        if self.token_dropout:
+            for index, prompt in enumerate(prompts):
+                positions = zip(
+                    encoded["offset_mapping"][index], encoded["special_tokens_mask"][index], strict=True
+                )
+                droppable = [start >= len(prompt) and not special for (start, _), special in positions]
+                remaining = self._draw_remaining(torch.tensor(droppable), generator)
+                ids[index] = torch.tensor(ids[index])[remaining].tolist()
+        return self.tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+
+    def _replace_words(self, side: _BatchSide, generator: torch.Generator) -> list[str]:
+        if not self.word_replacement:
+            return side.texts
+
+        code = [index for index, language in enumerate(side.languages) if language]
+        replaced = replace_frequent_words(
+            [side.texts[index] for index in code],
+            [side.languages[index] for index in code],
+            self.word_replacement,
+            generator,
+        )
+        by_index = dict(zip(code, replaced, strict=True))
+        return [by_index.get(index, text) for index, text in enumerate(side.texts)]
+
+    def _draw_prompts(self, languages: list[str], generator: torch.Generator) -> list[str]:
         draws = torch.rand(len(languages), generator=generator).tolist()
         prompts = []
         for language, draw in zip(languages, draws, strict=True):
@@ -125,42 +182,16 @@ class PairCollator:
                 prompts.append(code_prompt(language))
         return prompts
 
-    def _encode(
-        self, texts: list[str], languages: list[str], max_length: int, generator: torch.Generator
-    ) -> Mapping[str, torch.Tensor]:
-        if not texts:
-            empty = torch.zeros(0, 1, dtype=torch.long)
-            return {"input_ids": empty, "attention_mask": empty}
-        prompts = self._prompts(languages, generator)
-        encoded = self.tokenizer(
-            [prompt + text for prompt, text in zip(prompts, texts, strict=True)],
-            truncation=True,
-            max_length=max_length,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-        )
-        rows = encoded["input_ids"]
-        if self.token_dropout:
-            for index, (ids, offsets, special) in enumerate(
-                zip(rows, encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True)
-            ):
-                snippet = [
-                    start >= len(prompts[index]) and not mark
-                    for (start, _), mark in zip(offsets, special, strict=True)
-                ]
-                rows[index] = torch.tensor(ids)[self._kept(torch.tensor(snippet), generator)].tolist()
-        return self.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
-
-    def _kept(self, snippet: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Which tokens stay, (tokens,) bool: all that are not the snippet's, and at least one that is."""
-        draws = torch.rand(len(snippet), generator=generator)
-        dropped = snippet & (draws < self.token_dropout)
-        if snippet.any() and torch.equal(dropped, snippet):
-            dropped[draws.masked_fill(~snippet, -1.0).argmax()] = False
+    def _draw_remaining(self, droppable: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return which tokens remain, (tokens,) bool: all that are not droppable, and at least one that is."""
+        draws = torch.rand(len(droppable), generator=generator)
+        dropped = droppable & (draws < self.token_dropout)
+        if droppable.any() and torch.equal(dropped, droppable):
+            dropped[draws.masked_fill(~droppable, -1.0).argmax()] = False
         return ~dropped
 
 
-def _key(text: str) -> int:
-    """A number of 63 bits that stands for a text, whatever its white space."""
+def _text_key(text: str) -> int:
+    """Return a 63-bit hash of a text that ignores differences in white space."""
     digest = hashlib.blake2b(" ".join(text.split()).encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest) >> 1

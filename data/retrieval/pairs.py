@@ -1,39 +1,29 @@
-"""Everything that fine-tuning reads, brought to one shape: pairs of a query and the document to find."""
+"""Training pairs for contrastive fine-tuning: a query, and the document that answers it."""
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from datasets import (
-    Dataset,
-    DatasetDict,
-    Features,
-    Value,
-    concatenate_datasets,
-    load_dataset,
-    load_from_disk,
-)
+from datasets import Dataset, Features, Value, concatenate_datasets
 
 from mose.data.source.mining import mine
+from mose.data.tables import check_column_mapping, load_table, rename_columns
 from mose.tokenization.prompts import UNKNOWN_LANGUAGE
 
 logger = logging.getLogger(__name__)
 
 PAIR_COLUMNS = ("query", "query_language", "document", "document_language", "repository")
-_SHAPES = {
-    "triples": ("text", "code_a", "code_b"),
-    "code pairs": ("code_a", "code_b"),
-    "text and code": ("text", "code"),
-    "ready pairs": ("query", "document"),
-}
-_OPTIONAL = (
+_ALL_COLUMNS = (*PAIR_COLUMNS, "negative")
+_FEATURES = Features({name: Value("string") for name in _ALL_COLUMNS})
+_OPTIONAL_COLUMNS = (
     *("language", "language_a", "language_b", "query_language", "document_language", "repository"),
     "negative",
 )
-_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-_COLUMNS = (*PAIR_COLUMNS, "negative")
-_FEATURES = Features({name: Value("string") for name in _COLUMNS})
+
+Side = tuple[str, str]  # a text and its language; "" for natural language
+SourceRow = Mapping[str, str]  # "" for a column that is absent
 
 
 def load_pairs(
@@ -44,142 +34,119 @@ def load_pairs(
     split: str = "train",
     **mining,
 ) -> Dataset:
-    """Training pairs of source trees and datasets, in this order.
+    """Return the training pairs of source trees and datasets, in this order.
 
-    A dataset has the columns `text` and `code`, or `code_a` and `code_b`, or `text`, `code_a` and `code_b`,
-    with `language`, `language_a`, `language_b` and `repository` where it knows them, and `negative`, code that
-    does not answer (a hard negative, in the language of the document); or those of the result.
-    Each triple gives one pair of text and code, with code_a and code_b in turn, and one of code_a and code_b,
-    so that the two kinds come in equal parts.
+    A dataset has the columns `text` and `code`; or `code_a` and `code_b`; or `text`, `code_a` and `code_b`; or
+    those of the result. Optional columns are `language`, `language_a`, `language_b`, `repository`, and
+    `negative`: a hard negative, code that does not answer the query, in the language of the document.
+    A triple gives two pairs: text and code, with code_a and code_b in turn; and code_a and code_b.
 
     Args:
-        source_trees: Folders to mine (`mose.data.source.mining.mine`) for texts and codes.
-        datasets: Hub ids, local `.jsonl`, `.json`, `.parquet` or `.csv` files, folders that `datasets` can read
-            or has saved, or datasets.
-        column_mapping: From the names that datasets use to the names above, `{"docstring": "text"}`; a name
-            that a dataset lacks is passed over there.
-        split: The split to read of datasets that have several.
-        mining: Keyword arguments for `mose.data.source.mining.mine`.
+        source_trees: folders to mine for texts and codes (`mose.data.source.mining.mine`).
+        datasets: Hub ids, files, folders or datasets, as `mose.data.tables.load_table` takes them.
+        column_mapping: names in the datasets -> names above, such as `{"docstring": "text"}`. Datasets without
+            such a column are read as they are.
+        split: the split to read of datasets that have several.
+        mining: keyword arguments for `mose.data.source.mining.mine`.
 
     Returns:
-        Rows of the strings `query`, `query_language` ("" for natural language, `UNKNOWN_LANGUAGE` for code
-        whose language is unknown), `document`, `document_language` and `repository` ("" where unknown). Pairs
-        with an empty side are left out, and counted in a warning. Where there are hard negatives, also
-        `negative` ("" where a pair has none).
+        Rows of the strings `query`, `query_language` ("" for natural language, `UNKNOWN_LANGUAGE` for code in an
+        unknown language), `document`, `document_language` and `repository` ("" if unknown). If any row has a hard
+        negative, also `negative` ("" for none). Pairs with an empty side are dropped, with a warning.
 
     Raises:
-        ValueError: There is nothing to read, a dataset can't be found or has other columns, or no pair is
-            left.
+        ValueError: there is nothing to read, a dataset cannot be read or has other columns, or no pair is left.
     """
     if not source_trees and not datasets:
-        raise ValueError("nothing to read: give source trees, datasets, or both")
-    mapping = dict(column_mapping or {})
-    allowed = sorted({name for shape in _SHAPES.values() for name in shape} | set(_OPTIONAL))
-    if unknown := set(mapping.values()) - set(allowed):
-        raise ValueError(f"column_mapping gives {sorted(unknown)}: the names known are {', '.join(allowed)}")
+        raise ValueError("There is nothing to read. Pass source_trees, datasets, or both.")
+
     tables = [
         ("dataset" if isinstance(data, Dataset) else str(data), load_table(data, split)) for data in datasets
     ]
-    if unused := set(mapping) - {name for _, table in tables for name in table.column_names}:
-        found = "; ".join(f"{name}: {', '.join(table.column_names)}" for name, table in tables)
-        raise ValueError(f"column_mapping names {sorted(unused)}, which no dataset has ({found})")
-    parts = [_pairs(name, _rename(table, mapping)) for name, table in tables]
+    targets = sorted({column for shape in _SHAPES.values() for column in shape.columns} | {*_OPTIONAL_COLUMNS})
+    check_column_mapping(column_mapping or {}, targets, [(name, table.column_names) for name, table in tables])
+    parts = [_pairs_of_table(name, rename_columns(table, column_mapping or {})) for name, table in tables]
     if source_trees:
         mined, _ = mine(source_trees, **mining)
-        parts.insert(0, _pairs("source trees", mined))
+        parts.insert(0, _pairs_of_table("source trees", mined))
+
     pairs = concatenate_datasets(parts)
     if not any(pairs.unique("negative")):
         pairs = pairs.remove_columns("negative")
     if not len(pairs):
-        raise ValueError(f"no pairs in {', '.join(map(str, [*source_trees, *(name for name, _ in tables)]))}")
+        raise ValueError(f"no pairs in {', '.join([*map(str, source_trees), *(name for name, _ in tables)])}")
     return pairs
 
 
-def load_table(data: str | Path | Dataset, split: str, streaming: bool = False) -> Dataset:
-    """A dataset by Hub id, local file or folder; one that is given comes back as it is.
-
-    With `streaming`, an `IterableDataset` that reads rows as they are asked for.
-
-    Raises:
-        ValueError: It can't be found or read, or has no such split.
-    """
-    if isinstance(data, Dataset):
-        return data.to_iterable_dataset() if streaming else data
-    path = Path(data)
-    try:
-        if path.is_dir() and ((path / "state.json").exists() or (path / "dataset_dict.json").exists()):
-            table = load_from_disk(str(path))
-        elif path.is_file():
-            if path.suffix not in _BUILDERS:
-                raise ValueError(f"files can be {', '.join(_BUILDERS)}")
-            table = load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train", streaming=streaming)
-        elif path.suffix in _BUILDERS:
-            raise ValueError("no such file")
-        else:
-            table = load_dataset(str(data), split=split, streaming=streaming)
-    except Exception as error:  # what goes wrong in reading has many classes; say which dataset it was
-        raise ValueError(f"dataset {str(data)!r}: {error}") from error
-    if isinstance(table, DatasetDict):
-        if split not in table:
-            raise ValueError(f"dataset {str(data)!r}: split={split!r}: it has {', '.join(table)}")
-        table = table[split]
-    return load_table(table, split, streaming) if isinstance(table, Dataset) else table
+def _code(row: SourceRow, side: str = "") -> Side:
+    """Return the code of a row, or side "a" or "b" of it."""
+    suffix = f"_{side}" if side else ""
+    return row[f"code{suffix}"], row[f"language{suffix}"] or row["language"] or UNKNOWN_LANGUAGE
 
 
-def _rename(table: Dataset, mapping: Mapping[str, str]) -> Dataset:
-    present = {old: new for old, new in mapping.items() if old in table.column_names and old != new}
-    replaced = [new for new in present.values() if new in table.column_names and new not in present]
-    return table.remove_columns(replaced).rename_columns(present)
+def _pairs_of_triple(row: SourceRow, index: int) -> list[tuple[Side, Side]]:
+    a, b = _code(row, "a"), _code(row, "b")
+    return [((row["text"], ""), b if index % 2 else a), (a, b)]
 
 
-def _pairs(name: str, table: Dataset) -> Dataset:
-    shape = next((kind for kind, needs in _SHAPES.items() if set(needs) <= set(table.column_names)), None)
-    if shape is None:
+def _ready_pair(row: SourceRow, index: int) -> list[tuple[Side, Side]]:
+    document = row["document"], row["document_language"] or UNKNOWN_LANGUAGE
+    return [((row["query"], row["query_language"]), document)]
+
+
+class _Shape(NamedTuple):
+    """Columns that a dataset can have, and the pairs (query, document) of one of its rows."""
+
+    columns: tuple[str, ...]
+    pairs_of_row: Callable[[SourceRow, int], list[tuple[Side, Side]]]
+    pairs_per_row: int = 1
+
+
+#: By preference: a dataset has the first shape whose columns it has.
+_SHAPES = {
+    "triples": _Shape(("text", "code_a", "code_b"), _pairs_of_triple, pairs_per_row=2),
+    "code pairs": _Shape(("code_a", "code_b"), lambda row, _: [(_code(row, "a"), _code(row, "b"))]),
+    "text and code": _Shape(("text", "code"), lambda row, _: [((row["text"], ""), _code(row))]),
+    "ready pairs": _Shape(("query", "document"), _ready_pair),
+}
+
+
+def _pairs_of_table(name: str, table: Dataset) -> Dataset:
+    kind = next((key for key, shape in _SHAPES.items() if set(shape.columns) <= set(table.column_names)), None)
+    if kind is None:
+        readable = "; ".join(", ".join(shape.columns) for shape in _SHAPES.values())
         raise ValueError(
-            f"dataset {name!r} has the columns {', '.join(table.column_names)}; what can be read is "
-            + "; ".join(", ".join(needs) for needs in _SHAPES.values())
-            + " (other names: column_mapping)"
+            f"dataset {name!r} must have the columns {readable}; it has {', '.join(table.column_names)}. "
+            "Rename them with column_mapping."
         )
-    wanted = [column for column in (*_SHAPES[shape], *_OPTIONAL) if column in table.column_names]
-    for column in _SHAPES[shape]:
+    shape = _SHAPES[kind]
+    for column in shape.columns:
         feature = table.features[column]
         if getattr(feature, "dtype", None) not in ("string", "large_string", "null"):
-            raise ValueError(f"dataset {name!r}: column {column!r} holds {feature}, not strings")
-    pairs = table.select_columns(wanted).map(
+            raise ValueError(f"dataset {name!r}: column {column!r} must hold strings, got {feature}.")
+
+    used = [column for column in (*shape.columns, *_OPTIONAL_COLUMNS) if column in table.column_names]
+    pairs = table.select_columns(used).map(
         _pairs_of_batch,
         batched=True,
         with_indices=True,
-        fn_kwargs={"shape": shape},
-        remove_columns=wanted,
+        fn_kwargs={"kind": kind},
+        remove_columns=used,
         features=_FEATURES,
         desc=f"pairs of {Path(name).name}",
     )
-    if dropped := len(table) * (2 if shape == "triples" else 1) - len(pairs):
+    if dropped := len(table) * shape.pairs_per_row - len(pairs):
         logger.warning("%s: %d pairs with an empty side left out", name, dropped)
     return pairs
 
 
-def _pairs_of_batch(batch: Mapping[str, list], indices: Iterable[int], shape: str) -> dict[str, list[str]]:
-    columns: dict[str, list[str]] = {name: [] for name in _COLUMNS}
+def _pairs_of_batch(batch: Mapping[str, list], indices: Iterable[int], kind: str) -> dict[str, list[str]]:
+    columns: dict[str, list[str]] = {name: [] for name in _ALL_COLUMNS}
     for position, index in enumerate(indices):
         row = defaultdict(str, {name: values[position] or "" for name, values in batch.items()})
-        text, code = (row["text"], ""), (row["code"], row["language"] or UNKNOWN_LANGUAGE)
-        a = (row["code_a"], row["language_a"] or row["language"] or UNKNOWN_LANGUAGE)
-        b = (row["code_b"], row["language_b"] or row["language"] or UNKNOWN_LANGUAGE)
-        pairs = {
-            "triples": [(text, b if index % 2 else a), (a, b)],
-            "code pairs": [(a, b)],
-            "text and code": [(text, code)],
-            "ready pairs": [
-                (
-                    (row["query"], row["query_language"]),
-                    (row["document"], row["document_language"] or UNKNOWN_LANGUAGE),
-                )
-            ],
-        }
-        for query, document in pairs[shape]:
+        for query, document in _SHAPES[kind].pairs_of_row(row, index):
             if query[0].strip() and document[0].strip():
                 values = (*query, *document, row["repository"], row["negative"])
-                for name, value in zip(_COLUMNS, values, strict=True):
+                for name, value in zip(_ALL_COLUMNS, values, strict=True):
                     columns[name].append(str(value))
     return columns

@@ -1,4 +1,4 @@
-"""From a docstring or doc comment to plain text, and to the sentence that describes the function."""
+"""Clean docstrings and doc comments to plain text, and find the paragraph that describes the function."""
 
 import html
 import inspect
@@ -36,51 +36,57 @@ _SIGNATURE = re.compile(r"^[\w.:]+\s*\([^()]*\)\s*(?:(?:->|=>)\s*\S.*)?$")
 
 
 def clean_docstring(text: str, language: str) -> str:
-    """The prose of a docstring: comment markers, HTML, and inline and block tags taken off, line ends kept.
+    """Return the prose of a docstring, without comment markers, HTML, and inline and block tags.
+
+    Line ends are preserved. Of block tags (`@param`, `@return`), only those that hold a description (`@brief`,
+    `@description`) leave their text. reST fields and `Args:` sections stay; `first_paragraph` leaves them out.
 
     Args:
-        text: The value of a Python docstring, or doc comments with their markers.
-        language: The language that it stands in; decides on markers and tags.
+        text: the value of a Python docstring, or doc comments with their markers.
+        language: the language of the source file, which decides on markers and tags.
 
     Returns:
-        The text, "" where nothing is left. Of block tags (`@param`, `\\return`) only those that hold a
-        description (`@brief`, `@description`) leave their text. reST fields and `Args:` sections stay;
-        `summary` leaves them out.
+        The text; "" if nothing is left.
     """
     if language == "python":
         lines = inspect.cleandoc(text).split("\n")
     else:
         lines = [_without_marker(line, language) for line in text.split("\n")]
         lines = inspect.cleandoc("\n".join(lines)).split("\n")
+
     if language == "ruby":
         lines = _without_rdoc(lines)
     if language not in ("python", "go"):
-        text = _INLINE_TAG.sub(_inline, "\n".join(lines))
+        text = _INLINE_TAG.sub(_inline_tag_text, "\n".join(lines))
         text = _HTML_TAG.sub("", _HTML_BREAK.sub("\n\n", text))
         lines = _without_tags(html.unescape(text).split("\n"), doxygen=language in ("c", "cpp"))
     if language in ("c", "cpp"):
-        if lines and re.fullmatch(r"\w+(?:\(\))?:", lines[0].strip()):  # the heading that gtk-doc asks for
+        if lines and re.fullmatch(r"\w+(?:\(\))?:", lines[0].strip()):  # the heading that gtk-doc requires
             lines = lines[1:]
         lines = [_C_MARKUP.sub(r"\1", line) for line in lines]
+
     text = _ROLE.sub(lambda match: (match[1] or match[2] or "").lstrip("~!"), "\n".join(lines))
     text = re.sub(r"``([^`]*)``", r"\1", text)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.split("\n"))).strip()
 
 
-def summary(docstring: str) -> str:
-    """The first paragraph of a cleaned docstring, in one line: what CodeSearchNet takes for the query.
+def first_paragraph(docstring: str) -> str:
+    """Return the first paragraph of a cleaned docstring in one line: the query text of CodeSearchNet.
 
-    It ends at a blank line, a list of parameters or results, or an example; a signature above it is left out.
+    The paragraph ends at a blank line, a list of parameters or results, or an example. A signature above it is
+    left out.
     """
     paragraphs: list[list[str]] = [[]]
     for line in docstring.split("\n"):
         if _SECTION.match(line):
+            # An underline at the very top belongs to a heading, and ends nothing.
             if paragraphs[0] or re.fullmatch(r"\s*[-=~_*^\"]{3,}\s*", line) is None:
                 break
         elif line.strip():
             paragraphs[-1].append(line.strip())
         elif paragraphs[-1]:
             paragraphs.append([])
+
     texts = [" ".join(" ".join(paragraph).split()) for paragraph in paragraphs]
     while len(texts) > 1 and _SIGNATURE.match(texts[0]):
         texts = texts[1:]
@@ -88,6 +94,7 @@ def summary(docstring: str) -> str:
 
 
 def _without_marker(line: str, language: str) -> str:
+    """Strip the comment marker of a line."""
     if language == "ruby":
         line = re.sub(r"^\s*(?:#+|=begin\b|=end\b)", "", line)
     else:
@@ -96,7 +103,7 @@ def _without_marker(line: str, language: str) -> str:
     return line.expandtabs(4) if re.search(r"[^\W_]", line) else ""
 
 
-def _inline(match: re.Match[str]) -> str:
+def _inline_tag_text(match: re.Match[str]) -> str:
     tag, rest = match[1].lower(), match[2].strip()
     if tag in ("inheritdoc", "docroot"):
         return ""
@@ -107,8 +114,8 @@ def _inline(match: re.Match[str]) -> str:
 
 
 def _without_rdoc(lines: list[str]) -> list[str]:
-    """RDoc's directives, and the list of call sequences with its indented lines, taken out."""
-    kept: list[str] = []
+    """Remove RDoc's directives, and the list of call sequences with its indented lines."""
+    prose: list[str] = []
     in_calls = False
     for line in lines:
         if re.match(r"\s*:?call-seq:", line):
@@ -116,25 +123,25 @@ def _without_rdoc(lines: list[str]) -> list[str]:
         elif in_calls and (not line.strip() or line.startswith(" ")):
             continue
         elif not re.match(r"\s*(?::\w+:|rubocop:|frozen_string_literal:|typed:|--\s*$|\+\+\s*$)", line):
-            kept.append(line)
+            prose.append(line)
             in_calls = False
-    return kept
+    return prose
 
 
 def _without_tags(lines: list[str], doxygen: bool) -> list[str]:
-    """Block tags with the lines that belong to them taken out; a blank line ends them in Doxygen alone."""
-    kept: list[str] = []
+    """Remove block tags with the lines that belong to them. A blank line ends a tag in Doxygen only."""
+    prose: list[str] = []
     in_tag = False
     for line in lines:
         tag = _TAG.match(line)
         if tag and not tag[2] and tag[1].lower() in _PROSE_TAGS:
             in_tag = False
-            kept.append(tag[3])
+            prose.append(tag[3])
         elif tag and (tag[2] or not doxygen or _DOXYGEN_TAG.fullmatch(tag[1])):
             in_tag = True
         elif in_tag and doxygen and not line.strip():
             in_tag = False
-            kept.append("")
+            prose.append("")
         elif not in_tag:
-            kept.append(line)
-    return kept
+            prose.append(line)
+    return prose

@@ -1,4 +1,4 @@
-"""Which files of a source tree are source: not ignored, vendored, generated, minified, binary or huge."""
+"""Find the source files of a folder: not ignored, vendored, generated, minified, binary or huge."""
 
 import logging
 import os
@@ -8,130 +8,122 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from mose.data.source.languages import language_of, languages
+from mose.data.source.languages import language_of, supported_languages
 
 logger = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 1_000_000
 _SKIPPED_FOLDERS = {
-    *(".git", ".hg", ".svn", ".bzr", "CVS", "_darcs"),
-    *(
-        ".venv",
-        "venv",
-        "virtualenv",
-        ".tox",
-        ".nox",
-        "site-packages",
-        "dist-packages",
-        ".eggs",
-        "__pycache__",
-    ),
-    *(
-        "node_modules",
-        "bower_components",
-        "vendor",
-        "_vendor",
-        "vendored",
-        "third_party",
-        "thirdparty",
-        "Godeps",
-    ),
-}
+    ".git", ".hg", ".svn", ".bzr", "CVS", "_darcs", ".venv", "venv", "virtualenv", ".tox", ".nox",
+    "site-packages", "dist-packages", ".eggs", "__pycache__", "node_modules", "bower_components", "vendor",
+    "_vendor", "vendored", "third_party", "thirdparty", "Godeps",
+}  # fmt: skip
+#: A folder that holds one of these is a repository.
+_REPOSITORY_FILES = (
+    ".git", ".hg", ".svn", "pyproject.toml", "setup.py", "setup.cfg", "PKG-INFO", "package.json", "pom.xml",
+    "build.gradle", "build.gradle.kts", "go.mod", "Cargo.toml", "composer.json", "Gemfile", "CMakeLists.txt",
+    "configure.ac", "meson.build",
+)  # fmt: skip
 _GENERATED = re.compile(
     rb"@generated\b|\bDO NOT (?:EDIT|MODIFY)\b|(?i:\bauto(?:matically |-)?generated\b)"
     rb"|(?i:\bthis (?:file|code) (?:is|was|has been) generated\b)"
     rb"|^\W*(?:Code |File |Source )?[Gg]enerated (?:by|from|with|using)\b",
     re.MULTILINE,
 )
-_REPOSITORY_FILES = (
-    *(
-        ".git",
-        ".hg",
-        ".svn",
-        "pyproject.toml",
-        "setup.py",
-        "setup.cfg",
-        "PKG-INFO",
-        "package.json",
-        "pom.xml",
-    ),
-    *(
-        "build.gradle",
-        "build.gradle.kts",
-        "go.mod",
-        "Cargo.toml",
-        "composer.json",
-        "Gemfile",
-        "CMakeLists.txt",
-    ),
-    *("configure.ac", "meson.build"),
-)
+
+
+class SkippedFileError(Exception):
+    """A file that is not read as source.
+
+    Attributes:
+        reason: "unreadable", "too large", "binary", "minified" or "generated".
+        detail: the system's message for an unreadable file; else the reason.
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(detail or reason)
+        self.reason, self.detail = reason, detail or reason
 
 
 def iter_source_files(root: str | Path, languages: Collection[str] | None = None) -> Iterator[Path]:
-    """The source files under a folder, sorted by path.
+    """Yield the source files under a folder, sorted by path.
 
-    `.gitignore` files at and below `root` are honoured; folders of version control, virtual environments,
-    installed and vendored packages are passed over (unless `root` itself is one), as are symbolic links and
-    files that are unreadable, binary, generated, minified, or larger than 1 MB.
+    `.gitignore` files at and below `root` are honoured. Skipped are folders of version control, virtual
+    environments, installed and vendored packages (unless `root` itself is one), symbolic links, and files that
+    are unreadable, binary, generated, minified, or larger than 1 MB.
 
     Args:
-        root: A folder, or one file.
-        languages: The languages wanted, all that can be read by default.
+        root: a folder, or one file.
+        languages: the languages to include; None for all that can be read.
 
     Raises:
         ValueError: `root` does not exist, or a language is unknown.
     """
     for path in candidate_files(root, languages):
         try:
-            reason = rejection(path, path.read_bytes() if path.stat().st_size <= MAX_FILE_BYTES else None)
-        except OSError as error:
-            reason = str(error)
-        if reason is None:
-            yield path
+            read_source_file(path)
+        except SkippedFileError as skipped:
+            logger.debug("%s: skipped: %s", path, skipped)
         else:
-            logger.debug("%s: skipped: %s", path, reason)
+            yield path
 
 
 def candidate_files(
     root: str | Path,
-    wanted: Collection[str] | None = None,
+    languages: Collection[str] | None = None,
     on_error: Callable[[OSError], None] | None = None,
 ) -> Iterator[Path]:
-    """`iter_source_files` before it looks inside; `on_error` is told of folders that can't be read."""
-    root = Path(root)
-    if unknown := set(wanted or ()) - set(languages()):
-        raise ValueError(f"languages={sorted(unknown)}: those that can be read are {', '.join(languages())}")
-    if not root.exists():
-        raise ValueError(f"source tree {str(root)!r} does not exist")
-    if root.is_file():
-        if _is_wanted(root, wanted):
-            yield root
-        return
-    yield from _walk(root, "", (), wanted, on_error or (lambda error: logger.warning("skipped: %s", error)))
-
-
-def rejection(path: Path, data: bytes | None) -> str | None:
-    """Why a file is not read ("too large", "binary", "minified", "generated"), or None.
+    """Yield the files that `iter_source_files` looks into, without opening them.
 
     Args:
-        path: The file.
-        data: Its contents; None for a file beyond `MAX_FILE_BYTES`.
+        root: a folder, or one file.
+        languages: the languages to include; None for all that can be read.
+        on_error: called for every folder that cannot be read; None logs a warning.
+
+    Raises:
+        ValueError: `root` does not exist, or a language is unknown.
     """
-    if data is None or len(data) > MAX_FILE_BYTES:
-        return "too large"
+    root = Path(root)
+    if unknown := set(languages or ()) - set(supported_languages()):
+        raise ValueError(f"languages must be among {', '.join(supported_languages())}, got {sorted(unknown)}.")
+    if not root.exists():
+        raise ValueError(f"source tree {str(root)!r} does not exist")
+
+    if root.is_file():
+        if _is_included(root, languages):
+            yield root
+        return
+    on_error = on_error or (lambda error: logger.warning("skipped: %s", error))
+    yield from _walk_folder(root, "", (), languages, on_error)
+
+
+def read_source_file(path: Path) -> bytes:
+    """Return the content of a source file.
+
+    Raises:
+        SkippedFileError: the file is unreadable, too large, binary, minified or generated.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise SkippedFileError("too large")
+        data = path.read_bytes()
+    except OSError as error:
+        raise SkippedFileError("unreadable", str(error)) from error
+
     if b"\0" in data[:8192]:
-        return "binary"
+        raise SkippedFileError("binary")
     if ".min." in path.name or len(data) > 200 * (data.count(b"\n") + 1) + 2000:
-        return "minified"
-    return "generated" if _GENERATED.search(data, 0, 2048) else None
+        raise SkippedFileError("minified")
+    if _GENERATED.search(data, 0, 2048):
+        raise SkippedFileError("generated")
+    return data
 
 
 def repository_of(root: Path, path: Path) -> str:
-    """The project that a file belongs to.
+    """Return the name of the repository that a file belongs to.
 
-    It is `root` by name where that is a repository; else the first part of the path below `root`, as in a
-    folder of packages.
+    It is the name of `root` if that is a repository; else the first part of the path below `root`, as in a folder
+    of packages.
     """
     if root.is_file():
         return root.stem
@@ -141,29 +133,36 @@ def repository_of(root: Path, path: Path) -> str:
     return first if rest else Path(first).stem
 
 
-def _is_wanted(path: Path, wanted: Collection[str] | None) -> bool:
+def path_below(root: Path, path: Path) -> str:
+    """Return a file's path relative to its tree, with forward slashes; the name of a tree that is one file."""
+    return path.name if path == root else path.relative_to(root).as_posix()
+
+
+def _is_included(path: Path, languages: Collection[str] | None) -> bool:
     language = language_of(path)
-    # A header counts as C by name and may turn out to be C++.
+    # A header counts as C by its name, and may turn out to be C++.
     return language is not None and (
-        wanted is None or language in wanted or (path.suffix == ".h" and "cpp" in wanted)
+        languages is None or language in languages or (path.suffix == ".h" and "cpp" in languages)
     )
 
 
-def _walk(
+def _walk_folder(
     root: Path,
     below: str,
     specs: tuple[tuple[str, GitIgnoreSpec], ...],
-    wanted: Collection[str] | None,
+    languages: Collection[str] | None,
     on_error: Callable[[OSError], None],
 ) -> Iterator[Path]:
+    """Yield the candidates under `root / below`; `specs` are the `.gitignore` files that apply, deepest first."""
     try:
         with os.scandir(root / below) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
         on_error(error)
         return
+
     names = {entry.name for entry in entries}
-    if below and "pyvenv.cfg" in names:
+    if below and "pyvenv.cfg" in names:  # a virtual environment, whatever its name
         return
     if ".gitignore" in names:
         try:
@@ -171,19 +170,20 @@ def _walk(
             specs = ((below, GitIgnoreSpec.from_lines(text.splitlines())), *specs)
         except (OSError, ValueError) as error:
             logger.warning("%s/.gitignore: not read: %s", root / below, error)
+
     for entry in entries:
         relative = below + entry.name
         if entry.is_symlink():
             continue
         if entry.is_dir():
             if entry.name not in _SKIPPED_FOLDERS and not _is_ignored(relative + "/", specs):
-                yield from _walk(root, relative + "/", specs, wanted, on_error)
-        elif entry.is_file() and _is_wanted(root / relative, wanted) and not _is_ignored(relative, specs):
+                yield from _walk_folder(root, relative + "/", specs, languages, on_error)
+        elif entry.is_file() and _is_included(root / relative, languages) and not _is_ignored(relative, specs):
             yield root / relative
 
 
 def _is_ignored(relative: str, specs: tuple[tuple[str, GitIgnoreSpec], ...]) -> bool:
-    """The deepest `.gitignore` that has a rule for a path decides."""
+    """Return the decision of the deepest `.gitignore` that has a rule for the path."""
     for below, spec in specs:
         decision = spec.check_file(relative.removeprefix(below)).include
         if decision is not None:

@@ -1,8 +1,8 @@
-"""Documented functions out of source trees, filtered as CodeSearchNet does it (arXiv 1909.09436, section 2).
+"""Mine documented functions from source trees, filtered as in CodeSearchNet (arXiv 1909.09436, section 2).
 
-Kept are functions of three lines or more whose documentation's first paragraph has three words or more. Left
-out are tests, constructors, methods such as `__str__` and `toString`, duplicates, documentation that is not
-English, and functions that contain their own documentation's first paragraph elsewhere.
+A function is included if it has three lines or more, and the first paragraph of its documentation has three words
+or more. Excluded are tests, constructors, extension methods such as `__str__` and `toString`, duplicates,
+documentation that is not English, and functions that repeat their documentation's first paragraph in their code.
 """
 
 import hashlib
@@ -20,40 +20,40 @@ import pyarrow
 from datasets import Dataset
 from tqdm import tqdm
 
-from mose.data.source.definitions import DecodeError, Function, ParseError, extract_functions, language_of
-from mose.data.source.documentation import summary
-from mose.data.source.files import MAX_FILE_BYTES, candidate_files, iter_source_files, rejection, repository_of
-
-__all__ = ["MiningFilter", "iter_source_files", "mine", "mine_rows"]
+from mose.data.source.definitions import DecodeError, Function, ParseError, extract_functions
+from mose.data.source.documentation import first_paragraph
+from mose.data.source.files import SkippedFileError, candidate_files, path_below, read_source_file, repository_of
+from mose.data.source.languages import PROGRAMMING_LANGUAGES, language_of
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("text", "code", "source", "name", "language", "repository", "path", "start_line", "end_line")
+#: Files that are in flight in a process pool, so that results don't pile up.
+_FILES_AHEAD = 4096
 _EXTENSION_METHODS = re.compile(
     r"__\w+|operator.*|~.*|toString|hashCode|equals|clone|finalize|compareTo|to_s|inspect|hash|eql\?|\W+"
 )
-_TOKENS = re.compile(
+_TOKENS = (
     r"(?s:'''.*?'''|\"\"\".*?\"\"\")|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`"
     r"|(?P<comment>%s)|(?P<space>\s+)"
 )
-_HASH_COMMENTS, _SLASH_COMMENTS = (
-    re.compile(_TOKENS.pattern % comment) for comment in (r"#[^\n]*", r"//[^\n]*|(?s:/\*.*?\*/)")
-)
-#: Comments that stand above a function and say nothing of it.
+_HASH_COMMENTS = re.compile(_TOKENS % r"#[^\n]*")
+_SLASH_COMMENTS = re.compile(_TOKENS % r"//[^\n]*|(?s:/\*.*?\*/)")
+#: Comments above a function that do not describe it.
 _NOT_PROSE = re.compile(r"(?i)\W*(?:todo|fixme|xxx|hack|copyright|licen[cs]ed?|spdx|eslint|nolint|pylint)\b")
 _LETTERS = re.compile(r"[^\W\d_]")
 
 
 @dataclass(frozen=True)
 class MiningFilter:
-    """Which functions are kept. Lines are those of code that are not blank; words those of the text.
+    """Rules for which functions are included. Blank lines of code do not count.
 
     Attributes:
-        require_docstring: False keeps functions without usable documentation too, with the text "".
-        min_code_lines: Fewest lines of a function.
-        max_code_lines: Most lines of a function.
-        min_text_words: Fewest words of the text.
-        max_text_words: Most words of the text.
+        require_docstring: exclude functions without usable documentation. False gives them the text "".
+        min_code_lines: fewest lines of code without the documentation.
+        max_code_lines: most lines of code.
+        min_text_words: fewest words of the documentation's first paragraph.
+        max_text_words: most words of it.
     """
 
     require_docstring: bool = True
@@ -63,7 +63,7 @@ class MiningFilter:
     max_text_words: int = 256
 
     def text_rejection(self, text: str, code: str) -> str | None:
-        """Why a text cannot stand for its function, or None."""
+        """Return why a text cannot describe its function, or None if it can."""
         words, letters = len(text.split()), _LETTERS.findall(text)
         if not text or _NOT_PROSE.match(text):
             return "no text"
@@ -76,7 +76,7 @@ class MiningFilter:
         return "text in code" if text in " ".join(code.split()) else None
 
     def function_rejection(self, function: Function) -> str | None:
-        """Why a function is left out whatever its text, or None."""
+        """Return why a function is excluded whatever its text, or None if it is not."""
         lines = sum(1 for line in function.code.split("\n") if line.strip())
         if function.constructor or _EXTENSION_METHODS.fullmatch(function.name):
             return "constructor or extension method"
@@ -97,24 +97,24 @@ def mine_rows(
     num_proc: int = 1,
     progress: bool = True,
 ) -> Iterator[dict[str, str | int]]:
-    """Functions of source trees as rows, one by one, in the order of trees, paths and lines.
+    """Yield the functions of source trees one by one, in the order of trees, paths and lines.
 
     Args:
-        source_trees: Folders, each a repository or a folder of packages (then each package is one), or files.
-        languages: The languages wanted, all that can be read by default.
-        filters: What to keep, `MiningFilter()` by default.
-        max_text_repeats: How many rows may have the same text; None for any number.
-        counts: Takes up how many `files` were read and `rows` given, and how many files and functions were
-            skipped for which reason.
-        num_proc: How many processes read files; the rows are the same for any number.
-        progress: Whether to show a progress bar on stderr.
+        source_trees: folders, each a repository or a folder of packages (then each package is one), or files.
+        languages: the languages to include; None for all that can be read.
+        filters: rules for what is included; None for `MiningFilter()`.
+        max_text_repeats: most rows with the same text; None for any number.
+        counts: updated with the number of `files` read and `rows` yielded, and of files and functions skipped for
+            each reason.
+        num_proc: number of processes that read files. The rows do not depend on it.
+        progress: show a progress bar on stderr.
 
     Yields:
-        `text` (first paragraph of the documentation), `code` (without documentation), `source` (verbatim,
-        with it), `name`, `language`, `repository`, `path` (below its tree), `start_line`, `end_line`.
+        `text` (first paragraph of the documentation), `code` (without documentation), `source` (verbatim, with
+        documentation), `name`, `language`, `repository`, `path` (below its tree), `start_line` and `end_line`.
 
     Raises:
-        ValueError: A tree does not exist, or a language is unknown.
+        ValueError: a tree does not exist, or a language is unknown.
     """
     counts = Counter() if counts is None else counts
 
@@ -125,11 +125,12 @@ def mine_rows(
     tasks = [
         (root, path) for root in map(Path, source_trees) for path in candidate_files(root, languages, unreadable)
     ]
-    work = partial(_mine_file, languages=languages, filters=filters or MiningFilter())
+    mine_file = partial(_mine_file, languages=languages, filters=filters or MiningFilter())
     seen: set[bytes] = set()
     repeats: Counter[str] = Counter()
+
     with tqdm(total=len(tasks), desc="mining", unit="file", disable=not progress) as bar:
-        for rows, skipped in _map(work, tasks, num_proc):
+        for rows, skipped in _ordered_map(mine_file, tasks, num_proc):
             bar.update()
             counts.update(skipped)
             for digest, row in rows:
@@ -148,82 +149,84 @@ def mine_rows(
 def mine(
     source_trees: Iterable[str | Path], languages: Collection[str] | None = None, **options
 ) -> tuple[Dataset, Counter[str]]:
-    """The rows of `mine_rows` as a dataset, with the counts of what was read and skipped.
+    """Return the rows of `mine_rows` as a dataset, and the counts of what was read and skipped.
 
-    Takes the arguments of `mine_rows`, and raises what it raises.
+    Takes the arguments of `mine_rows`, and raises the same errors.
     """
     counts: Counter[str] = options.pop("counts", None) or Counter()
     rows = mine_rows(source_trees, languages, counts=counts, **options)
     schema = pyarrow.schema(
         [(name, pyarrow.int32() if name.endswith("_line") else pyarrow.string()) for name in COLUMNS]
     )
+
+    # Arrow batches take a fraction of the memory of Python dictionaries.
     batches = []
     while chunk := list(itertools.islice(rows, 4096)):
         batches.append(pyarrow.RecordBatch.from_pylist(chunk, schema))
+
     skipped = {reason: n for reason, n in sorted(counts.items()) if reason not in ("files", "rows")}
     logger.info("mined %d rows from %d files; skipped: %s", counts["rows"], counts["files"], skipped)
     return Dataset(pyarrow.Table.from_batches(batches, schema)), counts
 
 
-def _map(work: partial, tasks: list[tuple[Path, Path]], num_proc: int) -> Iterator:
+def _ordered_map(work: partial, tasks: list[tuple[Path, Path]], num_proc: int) -> Iterator:
     if num_proc <= 1:
         yield from map(work, tasks)
         return
     with ProcessPoolExecutor(num_proc) as pool:
-        for start in range(0, len(tasks), 4096):  # in turns, so that results don't pile up
-            yield from pool.map(work, tasks[start : start + 4096], chunksize=16)
+        for start in range(0, len(tasks), _FILES_AHEAD):
+            yield from pool.map(work, tasks[start : start + _FILES_AHEAD], chunksize=16)
 
 
 def _mine_file(
     task: tuple[Path, Path], languages: Collection[str] | None, filters: MiningFilter
 ) -> tuple[list[tuple[bytes, dict[str, str | int]]], Counter[str]]:
-    """The rows of one file, each with the digest that duplicates share, and what was counted."""
+    """Return the rows of one file, each with a digest that duplicates share, and the counts of the skipped."""
     root, path = task
-    counts: Counter[str] = Counter()
     try:
-        data = path.read_bytes() if path.stat().st_size <= MAX_FILE_BYTES else None
-    except OSError as error:
-        logger.warning("skipped: %s", error)
-        return [], Counter({"unreadable": 1})
-    if reason := rejection(path, data):
-        logger.debug("%s: skipped: %s", path, reason)
-        return [], Counter({reason: 1})
-    assert data is not None
-    language = language_of(path, data)
-    if language is None or (languages is not None and language not in languages):
-        return [], counts
-    try:
-        functions = extract_functions(data, language)
-    except ParseError as error:
-        logger.info("%s: skipped: %s", path, error)
-        return [], Counter({"undecodable" if isinstance(error, DecodeError) else "unparsable": 1})
-    counts["files"] = 1
+        functions = _functions_of_file(path, languages)
+    except SkippedFileError as skipped:
+        logger.log(_LOG_LEVELS.get(skipped.reason, logging.DEBUG), "%s: skipped: %s", path, skipped)
+        return [], Counter({skipped.reason: 1})
+    if functions is None:
+        return [], Counter()
+
+    counts: Counter[str] = Counter(files=1)
+    location = {"repository": repository_of(root, path), "path": path_below(root, path)}
     rows = []
     for function in functions:
-        text = summary(function.docstring)
+        text = first_paragraph(function.docstring)
         reason = filters.function_rejection(function)
         if reason is None and (reason := filters.text_rejection(text, function.code)):
             text, reason = "", reason if filters.require_docstring else None
         if reason is not None:
             counts[reason] += 1
             continue
-        row: dict[str, str | int] = {
-            "text": text,
-            "code": function.code,
-            "source": function.source,
-            "name": function.name,
-            "language": language,
-            "repository": repository_of(root, path),
-            "path": (path.name if path == root else path.relative_to(root).as_posix()),
-            "start_line": function.start_line,
-            "end_line": function.end_line,
-        }
-        rows.append((_digest(function.code, language), row))
+
+        columns = {"text": text, **vars(function), **location}
+        rows.append((_digest_of_code(function), {name: columns[name] for name in COLUMNS}))
     return rows, counts
 
 
-def _digest(code: str, language: str) -> bytes:
-    """Equal for codes that differ in comments and white space alone."""
-    pattern = _HASH_COMMENTS if language in ("python", "ruby") else _SLASH_COMMENTS
-    tokens = pattern.sub(lambda match: "" if match["comment"] or match["space"] else match[0], code)
+_LOG_LEVELS = {"unreadable": logging.WARNING, "undecodable": logging.INFO, "unparsable": logging.INFO}
+
+
+def _functions_of_file(path: Path, languages: Collection[str] | None) -> list[Function] | None:
+    """Return the functions of a file, or None if its content shows that it is in another language."""
+    data = read_source_file(path)
+    language = language_of(path, data)
+    if language is None or (languages is not None and language not in languages):
+        return None
+
+    try:
+        return extract_functions(data, language)
+    except ParseError as error:
+        reason = "undecodable" if isinstance(error, DecodeError) else "unparsable"
+        raise SkippedFileError(reason, str(error)) from error
+
+
+def _digest_of_code(function: Function) -> bytes:
+    """Return a digest that is equal for functions that differ only in comments and white space."""
+    pattern = _HASH_COMMENTS if PROGRAMMING_LANGUAGES[function.language].hash_comments else _SLASH_COMMENTS
+    tokens = pattern.sub(lambda match: "" if match["comment"] or match["space"] else match[0], function.code)
     return hashlib.blake2b(tokens.encode(), digest_size=16).digest()

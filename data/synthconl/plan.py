@@ -11,9 +11,9 @@ from pathlib import Path
 from datasets import Dataset
 from tqdm import tqdm
 
-from mose.data.retrieval.pairs import load_table
 from mose.data.source.mining import mine
 from mose.data.source.near_duplicates import NearDuplicates
+from mose.data.tables import load_table
 from mose.tokenization.prompts import LANGUAGES
 
 logger = logging.getLogger(__name__)

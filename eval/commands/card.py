@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from mose.eval.card import write_card
+    from mose.eval.model_index import write_card
 
     report = read_report(options.report)
     try:

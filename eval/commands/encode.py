@@ -59,7 +59,8 @@ def run(options: argparse.Namespace) -> None:
     from transformers.utils import logging
 
     from mose.inference.corpus import encode_corpus
-    from mose.inference.encoders import MoSEEncoder, load_model
+    from mose.inference.encoders import MoSEEncoder
+    from mose.inference.loading import load_model
 
     logging.disable_progress_bar()
     texts, languages = _columns(options)
@@ -79,9 +80,10 @@ def run(options: argparse.Namespace) -> None:
         options.overwrite,
         progress=sys.stderr.isatty(),
     )
-    source = store.source
-    exits_named = ", ".join(source.keys)
-    print(f"{options.output_dir}: {source.rows:,} texts at exits {exits_named}, in {len(source.shards)} shards")
+    spec = store.spec
+    print(
+        f"{options.output_dir}: {spec.rows:,} texts at exits {', '.join(spec.keys)}, in {len(spec.shards)} shards"
+    )
 
 
 def _columns(options: argparse.Namespace) -> tuple[Any, Any]:

@@ -139,7 +139,7 @@ def measure(options: argparse.Namespace, sets: list[Any]) -> dict[str, Any]:
 
     from mose.eval.baselines import load_peer
     from mose.eval.retrieval import evaluate
-    from mose.inference.encoders import load_model
+    from mose.inference.loading import load_model
 
     logging.disable_progress_bar()  # bars of weights being loaded say nothing of how long this will take
     dtype = torch.bfloat16 if options.dtype == "bf16" else None
@@ -188,7 +188,7 @@ def write(options: argparse.Namespace, report: dict[str, Any]) -> None:
 
         plot_report(report, options.plots)
     if options.write_card:
-        from mose.eval.card import write_card
+        from mose.eval.model_index import write_card
 
         write_card(report, options.write_card)
     out = sys.stderr if options.json == "-" else sys.stdout

@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mose.hub.commands import ArgumentError
+from mose.utils.command_line import ArgumentError
 from mose.utils.files import check_new_folder
 from mose.utils.locations import is_local_folder
 
@@ -146,12 +146,13 @@ def _tokenizer(folder: Path, config: Any) -> Any:
 def _write_other_files(partial: Path, folder: Path, source: str, planned: Any) -> None:
     from huggingface_hub import ModelCard
 
-    from mose.hub.files import CODE, ROOT, sentence_transformers_files
-    from mose.hub.shards import write_json
+    from mose.hub.files import CODE, sentence_transformers_files
     from mose.tokenization.prompts import LANGUAGES, code_prompt
+    from mose.utils.files import atomic_write_json as write_json
+    from mose.utils.locations import package_folder
 
     for name in CODE:
-        shutil.copyfile(ROOT / name, partial / name)
+        shutil.copyfile(package_folder() / name, partial / name)
     for name, content in sentence_transformers_files().items():
         if isinstance(content, dict) and "prompts" in content:  # the released model's languages are lower-case
             for language, display in LANGUAGES.items():

@@ -36,8 +36,8 @@ from mose.data.retrieval.retrieval_set import RetrievalSet, load_retrieval_set
 from mose.eval.baselines import bundled
 from mose.eval.metrics import score_blocks
 from mose.eval.retrieval import score
-from mose.inference.encoders import load_model
 from mose.inference.encoding import encode
+from mose.inference.loading import load_model
 from mose.modeling_mose import MoSEModel
 from mose.tokenization.prompts import prompt_for
 from mose.training.finetuning.arguments import FineTuningArguments

@@ -244,7 +244,7 @@ def test_importing(report_of, tmp_path, monkeypatch):
     def run_here(command):
         commands.append(command)
         if command[1] == "-m":
-            from mose.hub.commands import main
+            from mose.hub.__main__ import main
 
             assert main(command[3:]) == 0
         return 1.0, 2

@@ -3,9 +3,8 @@
 import pytest
 from huggingface_hub import ModelCard
 
-import mose.hub.card
 from mose.eval.__main__ import main
-from mose.eval.card import card_with_results, write_card
+from mose.eval.model_index import card_with_results, write_card
 
 
 def figures(mrr):
@@ -85,7 +84,7 @@ def test_the_hub_reads_every_exit():
         for key, of in data["exits"].items()
         for metric, value in of.items()
     }
-    mose.hub.card.ModelCard(card)
+    ModelCard(card)
     assert ModelCard(card_with_results(BODY, REPORT)).data.model_name == "mose-nano"  # a card without a header
     assert card_with_results(BODY, REPORT).endswith(BODY)
 

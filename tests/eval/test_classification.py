@@ -118,7 +118,7 @@ def test_the_command_measures_every_exit(classifier, tokenizer, classifier_folde
 def test_a_model_without_a_classifier_is_refused(model_folder):
     with pytest.raises(ValueError, match="no trained classifier at exit 0, 1, 3; `train_hf.py classify` makes"):
         load_classifier(str(model_folder))
-    with pytest.raises(ValueError, match="exit_layer=2: this model exits at 0, 1, 3"):
+    with pytest.raises(ValueError, match="exit_layer must be one of 0, 1, 3, got 2"):
         load_classifier(str(model_folder), [2])
 
 

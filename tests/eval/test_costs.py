@@ -17,9 +17,9 @@ from mose.modeling_mose import MoSEModel
         {"pooling": "gated"},
         {"pooling": "mean", "num_key_value_heads": 4},
         {"pooling": "cls", "exit_norm": "final", "use_bias": False},
-        {"pooling": "mean", "projection_sizes": (24, 16)},
-        {"pooling": "mean", "projection_sizes": (24, 16), "projection_input": "tokens"},
-        {"pooling": "cls", "projection_sizes": (24, 16), "projection_input": "tokens"},
+        {"pooling": "mean", "projection_layers": 2},
+        {"pooling": "gated", "projection_layers": 2},
+        {"pooling": "cls", "projection_layers": 2},
     ],
 )
 @pytest.mark.parametrize("tokens", [1, 37])

@@ -64,7 +64,7 @@ def test_each_exit_has_results_of_its_own(model_folder):
     assert len(shallow.model.layers) == 1  # nothing deeper is built
     names = [encoder.mteb_model_meta.experiment_name for encoder in (shallow, deepest)]
     assert len(set(names)) == 2 and "1" in names[0]
-    with pytest.raises(ValueError, match="exit_layer=2: this model exits at 0, 1, 3"):
+    with pytest.raises(ValueError, match="exit_layer must be one of 0, 1, 3, got 2"):
         MoSEEncoder(str(model_folder), exit_layer=2)
 
 

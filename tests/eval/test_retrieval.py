@@ -158,7 +158,7 @@ def test_speed_is_measured_per_exit_and_peer(model, tokenizer, quick):
 def test_bad_input_is_named(model, tokenizer):
     with pytest.raises(ValueError, match="no sets"):
         evaluate(model, tokenizer, [])
-    with pytest.raises(ValueError, match="exit_layer=2: this model exits at 0, 1, 3"):
+    with pytest.raises(ValueError, match="exit_layer must be one of 0, 1, 3, got 2"):
         evaluate(model, tokenizer, [SEARCH], [2])
     with pytest.raises(ValueError, match="two sets of the report would be called 'search'"):
         evaluate(model, tokenizer, [SEARCH, replace(CLONES, name="search")])
@@ -208,16 +208,16 @@ def test_an_evaluation_killed_halfway_goes_on(model, tokenizer, tmp_path, monkey
         return evaluate(model, tokenizer, [SEARCH, CLONES], measure_speed=False, cache=tmp_path)
 
     plain = evaluate(model, tokenizer, [SEARCH, CLONES], measure_speed=False)
-    make, made = corpus._make, []
+    make, made = corpus._encode_shard, []
 
     def count(encoder, task, progress):
-        made.append((task.file.parents[2].name, task.query))
+        made.append((task.store.folder.parents[1].name, task.query))
         return make(encoder, task, progress)
 
-    monkeypatch.setattr(corpus, "_make", count)
+    monkeypatch.setattr(corpus, "_encode_shard", count)
     if (child := os.fork()) == 0:
-        write = corpus.write_shard
-        corpus.write_shard = lambda *given: os.kill(os.getpid(), 9) if len(made) == 3 else write(*given)
+        write = corpus.Store.write
+        corpus.Store.write = lambda *given: os.kill(os.getpid(), 9) if len(made) == 3 else write(*given)
         measured()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
@@ -255,7 +255,7 @@ def test_a_cache_and_an_earlier_mose_beside_it(model, tokenizer, model_folder, f
     [
         ({"--num-proc": "9", "--device": "meta"}, 2, "--num-proc 9: there are 0 devices of the kind 'meta'"),
         ({"--peers": "./nowhere@1"}, 1, "peer ./nowhere@1: cannot be loaded: no such folder"),
-        ({"--exit-layers": "2"}, 2, "exit_layer=2: this model exits at 0, 1, 3"),
+        ({"--exit-layers": "2"}, 2, "exit_layer must be one of 0, 1, 3, got 2"),
         ({"--exit-layers": "deep"}, 2, "--exit-layers deep: give whole numbers"),
         ({"--data": "./nowhere"}, 2, "./nowhere: no such folder"),
         ({"--model": "./nowhere"}, 2, "--model ./nowhere: no such folder"),

@@ -9,10 +9,11 @@ import yaml
 from card_rules import card_errors
 from huggingface_hub import ModelCard
 
-from mose.hub.card import adapter_card, eval_results, model_card, validate_card
-from mose.hub.commands import main
-from mose.hub.files import ROOT
+from mose.eval.model_index import eval_results
+from mose.hub.__main__ import main
+from mose.hub.card import adapter_card, model_card, validate_card
 from mose.modeling_mose import MoSEForMaskedLM, MoSEForPreTraining, MoSEForSequenceClassification, MoSEModel
+from mose.utils.locations import package_folder
 
 REPORT = {
     "sets": {
@@ -85,7 +86,7 @@ def test_what_was_not_measured_is_left_out(shared_model_folder):
     data = yaml.safe_load(card.split("---")[1])
     assert "model-index" not in data and "base_model" not in data and "datasets" not in data
     assert "## Evaluation" not in card and "## Training" not in card
-    assert "No figures of quality or speed were measured" in card
+    assert "Quality and speed were not measured" in card
     assert "None" not in card and "{{" not in card and "{%" not in card
 
 
@@ -177,17 +178,17 @@ def test_the_command_writes_a_card_once(model_folder, tmp_path, capsys):
     written = (model_folder / "README.md").read_text()
     assert written == model_card(model_folder, repo_id="me/tiny", report=REPORT)
     assert main(command) == 2
-    assert "exists: add --force" in capsys.readouterr().err
+    assert "exists. Overwrite it with --force" in capsys.readouterr().err
     assert main([*command, "--force", "--output", "-"]) == 0
     assert capsys.readouterr().out == written
     report.write_text("{}")
     assert main([*command, "--force"]) == 2
-    assert "not a report of mose.eval" in capsys.readouterr().err
+    assert "must be a report of mose.eval" in capsys.readouterr().err
     assert (model_folder / "README.md").read_text() == written
 
 
 def test_the_shipped_card_is_valid():
-    content = (ROOT / "README.md").read_text(encoding="utf-8")
+    content = (package_folder() / "README.md").read_text(encoding="utf-8")
     validate_card(content)
     assert not card_errors(content)
 

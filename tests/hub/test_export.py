@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mose.handler import EndpointHandler
 from mose.hub import export as exporting
-from mose.hub.commands import main
+from mose.hub.__main__ import main
 from mose.hub.export import export
 from mose.hub.files import write_sentence_transformers_files
 from mose.hub.onnx_encoder import OnnxEncoder
@@ -104,8 +104,7 @@ def test_released_kinds_of_exits_and_weights_that_lie_beside(build_model, tiny_c
     config = tiny_config(
         exit_norm="final",
         pooling="mean",
-        projection_sizes=(32, 24),
-        projection_input="tokens",
+        projection_layers=2,
         embedding_norm="at_most_one",
     )
     (done,) = export(build_model(MoSEModel, config), tmp_path / "nowhere", tmp_path / "out", [1])
@@ -117,7 +116,7 @@ def test_released_kinds_of_exits_and_weights_that_lie_beside(build_model, tiny_c
 
 
 def test_an_export_that_differs_is_not_written(shared_tiny_model, source, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "_write", lambda model, e, path: path.write_bytes(b"model"))
+    monkeypatch.setattr(exporting, "_write_onnx", lambda model, e, path: path.write_bytes(b"model"))
     monkeypatch.setattr(exporting, "_compare", lambda model, e, path: (2e-5, 0.9))
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx/model_exit1.onnx").write_bytes(b"old")
@@ -133,7 +132,7 @@ def test_from_the_hub(online, source, tmp_path, monkeypatch):
     publish(source, repo, endpoint=online.url, token=online.token)
     seen = []
     monkeypatch.setattr(
-        exporting, "_write", lambda model, e, path: (path.write_bytes(b"x"), seen.append((model, e)))
+        exporting, "_write_onnx", lambda model, e, path: (path.write_bytes(b"x"), seen.append((model, e)))
     )
     monkeypatch.setattr(exporting, "_compare", lambda model, e, path: (0.0, 1.0))
     assert main(["export", repo, "--exit-layer", "1", "--output-dir", str(tmp_path)]) == 0
@@ -143,20 +142,20 @@ def test_from_the_hub(online, source, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_had_is_named(source, exported, tmp_path, capsys, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"model_exit2.onnx: no such export; .* model_exit0.onnx"):
+    with pytest.raises(FileNotFoundError, match=r"model_exit2.onnx: no such export. .* model_exit0.onnx"):
         OnnxEncoder(exported, 2)
     encoder = OnnxEncoder(exported, 3)
-    with pytest.raises(ValueError, match="prompt_name='nobody': there are query"):
+    with pytest.raises(ValueError, match="prompt_name must be one of query, .* got 'nobody'"):
         encoder.encode(["x"], "nobody")
     for wrong in ([], "text"):
         with pytest.raises(ValueError, match="at least one text"):
             encoder.encode(wrong)
     assert main(["export", str(source), "--exit-layer", "2", "--output-dir", str(tmp_path)]) == 2
-    assert "exit_layer=2: this model exits at 0, 1, 3" in capsys.readouterr().err
+    assert "exit_layer must be one of 0, 1, 3, got 2" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "nowhere"), "--output-dir", str(tmp_path)]) == 2
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main(["export", str(source), "--output-dir", str(tmp_path)]) == 2
-    assert ".[onnx]" in capsys.readouterr().err
+    assert "mose[onnx]" in capsys.readouterr().err
 
 
 def test_the_documentations_snippets_run(exported):

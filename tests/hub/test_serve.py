@@ -163,22 +163,22 @@ def test_routes_are_the_toolkits(port):
 
 
 def test_a_failure_of_the_model_is_a_500_that_tells_no_secrets():
-    from mose.hub.serve import _answer
+    from mose.hub.serve import respond
 
     def broken(data):
         raise RuntimeError("/secret/path")
 
-    body, status = _answer(broken, b'{"inputs": "x"}')
+    body, status = respond(broken, b'{"inputs": "x"}')
     assert status == 500 and b"secret" not in body
-    body, status = _answer(lambda data: [float("nan")], b'{"inputs": "x"}')
+    body, status = respond(lambda data: [float("nan")], b'{"inputs": "x"}')
     assert status == 500
 
 
 def test_nesting_of_any_depth_is_the_clients_fault():
     """Some depths can just be decoded, and no more be shown in a message."""
-    from mose.handler import _shown
-    from mose.hub.serve import _answer
+    from mose.handler import _shorten
+    from mose.hub.serve import respond
 
     for depth in (*range(900, 1_010), 10_000, 100_000):
-        body, status = _answer(lambda data: [_shown(data)], b"[" * depth + b"]" * depth)
+        body, status = respond(lambda data: [_shorten(data)], b"[" * depth + b"]" * depth)
         assert status in (200, 400), body

@@ -116,13 +116,13 @@ def test_dropout_is_off_and_training_mode_is_left_as_found(model, tokenizer):
     [
         ({"texts": []}, "no texts"),
         ({"texts": "def f(): pass"}, "not one string"),
-        ({"exit_layers": [2]}, "exit_layer=2: this model exits at 0, 1, 3"),
+        ({"exit_layers": [2]}, "exit_layer must be one of 0, 1, 3, got 2"),
         ({"exit_layers": []}, "exit_layers is empty"),
         ({"prompts": ["one"]}, "1 prompts for 2 texts"),
-        ({"max_length": 0}, "max_length=0"),
-        ({"max_length": 1}, "max_length=1: must be at least 2"),
-        ({"token_budget": 0}, "token_budget=0"),
-        ({"dtype": torch.float64}, "the weights are torch.float32"),
+        ({"max_length": 0}, "max_length must be at least 2 .*got 0"),
+        ({"max_length": 1}, "max_length must be at least 2 .*got 1"),
+        ({"token_budget": 0}, "token_budget must be at least 1, got 0"),
+        ({"dtype": torch.float64}, "wider than the weights .torch.float32., got torch.float64"),
     ],
 )
 def test_bad_input_is_named(model, tokenizer, arguments, message):

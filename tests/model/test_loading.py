@@ -152,7 +152,7 @@ def test_a_model_cut_at_an_exit_is_saved_and_loaded_as_such(saved, tiny_batch, t
         assert torch.equal(result(loaded, tiny_batch), result(model, tiny_batch, exit_layer=1))
     with pytest.raises(ValueError, match="cannot be loaded at exit_layer=3: it lacks"):
         model_class.from_pretrained(tmp_path, exit_layer=3)
-    with pytest.raises(ValueError, match="exit_layer=2: this model exits at 0, 1, 3"):
+    with pytest.raises(ValueError, match="exit_layer must be one of 0, 1, 3, got 2"):
         model_class.from_pretrained(tmp_path, exit_layer=2)
 
 

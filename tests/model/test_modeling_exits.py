@@ -146,28 +146,25 @@ def test_gated_pooling_starts_as_the_mean_and_learns(tiny_config, tiny_batch, mo
         assert exit_head.gate.score.weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("projection_input", ["pooled", "tokens"])
 @pytest.mark.parametrize("embedding_norm", ["unit", "at_most_one"])
-@pytest.mark.parametrize("sizes", [(), (24,), (40, 24), (32, 16, 32)])
+@pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_projection_heads_of_other_shapes_equal_their_definition(
-    build_model, tiny_config, tiny_batch, pooling, sizes, embedding_norm, projection_input
+def test_projections_equal_their_definition(
+    build_model, tiny_config, tiny_batch, pooling, layers, embedding_norm
 ):
-    config = tiny_config(
-        pooling=pooling, projection_sizes=sizes, projection_input=projection_input, embedding_norm=embedding_norm
-    )
+    config = tiny_config(pooling=pooling, projection_layers=layers, embedding_norm=embedding_norm)
     model = build_model(MoSEModel, config)
     weights = model.state_dict()
 
     def project(states: torch.Tensor, exit_layer: int) -> torch.Tensor:
-        for at in range(len(sizes)):
-            name = f"exits.{exit_layer}.projection" + (f".{2 * at}" if len(sizes) > 1 else "")
-            if at > 0:
-                states = torch.where(states > 0, states, 0.01 * states)
-            states = states @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
-        return states
+        """Of one layer: on the pooled state. Of two: on every token's state."""
+        name = f"exits.{exit_layer}.projection"
+        if layers == 1:
+            return states @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+        states = states @ weights[f"{name}.0.weight"].T + weights[f"{name}.0.bias"]
+        states = torch.where(states > 0, states, 0.01 * states)  # leaky_relu
+        return states @ weights[f"{name}.2.weight"].T + weights[f"{name}.2.bias"]
 
-    assert model.config.embedding_size == (sizes[-1] if sizes else 32)
     with torch.no_grad():
         for exit_layer in model.exit_layers:
             out = model(**tiny_batch, exit_layer=exit_layer)
@@ -180,13 +177,22 @@ def test_projection_heads_of_other_shapes_equal_their_definition(
                     shares = F.one_hot(torch.tensor(len(states) - 1), len(states)).float()
                 if pooling == "gated":
                     shares = independent_gate(head, states)
-                if projection_input == "tokens":
+                if layers == 2:
                     expected = shares @ project(states, exit_layer)
                 else:
                     expected = project(shares @ states, exit_layer)
                 norm = expected.norm()
                 expected = expected / (norm if embedding_norm == "unit" else max(norm, torch.tensor(1.0)))
                 torch.testing.assert_close(out.pooler_output[row], expected, atol=1e-5, rtol=0)
+
+
+def test_the_activation_of_a_projection_can_be_chosen(build_model, tiny_config, tiny_batch):
+    leaky, relu = (
+        build_model(MoSEModel, tiny_config(projection_layers=2, projection_act=act))
+        for act in ("leaky_relu", "relu")
+    )
+    assert set(leaky.state_dict()) == set(relu.state_dict())
+    assert not torch.equal(leaky(**tiny_batch).pooler_output, relu(**tiny_batch).pooler_output)
 
 
 def test_short_embeddings_stay_short_where_the_configuration_says_so(build_model, tiny_config, tiny_batch):

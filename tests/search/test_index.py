@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mose.inference.bm25 import BM25
-from mose.search.index import Index, fuse
-from mose.search.store import Entry, SearchIndexError, writing
+from mose.search.index import Index
+from mose.search.ranking import fuse
+from mose.search.store import Entry, SearchIndexError, index_writer
 from mose.tokenization.prompts import code_prompt, text_prompt
 
 ADD = "def add(a, b):\n    return a + b\n"
@@ -63,7 +64,7 @@ def test_search_refuses_what_it_cannot_answer(build):
     index = build()
     with pytest.raises(ValueError, match="query is empty"):
         index.search(" \n")
-    with pytest.raises(ValueError, match="top_k=0"):
+    with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
         index.search("add", top_k=0)
 
 
@@ -183,7 +184,7 @@ def test_equal_functions_are_embedded_once(build, tree):
 def test_a_place_outside_the_tree_is_not_shown(place, build, tmp_path, model, tokenizer):
     meta = build().meta
     entry = Entry(place, "f", "python", 1, 1, "def f(): pass")
-    with writing(tmp_path / "index") as writer:
+    with index_writer(tmp_path / "index") as writer:
         writer.commit(dataclasses.replace(meta, functions=1), [entry], np.eye(1, 32, dtype=np.float32))
     with pytest.raises(SearchIndexError, match="outside its tree"):
         Index.load(tmp_path / "index", model, tokenizer).search("f")
@@ -203,7 +204,8 @@ def test_an_aligned_model_is_asked_at_any_exit(tree, tmp_path, tiny_model, token
     model = tiny_model(0)
     Index.build(tree, model, tokenizer, tmp_path / "index", 1, progress=False)
     with pytest.raises(
-        ValueError, match="exit_layer=2: this index was made at exit 1.*not trained with --align-exits"
+        ValueError,
+        match="exit_layer must be 1, at which this index was made, got 2.*not trained with --align-exits",
     ):
         Index.load(tmp_path / "index", model, tokenizer, 2)
     assert Index.load(tmp_path / "index", model, tokenizer, 1).query_exit_layer == 1
@@ -216,5 +218,5 @@ def test_an_aligned_model_is_asked_at_any_exit(tree, tmp_path, tiny_model, token
         (query,) = embed(model, [text_prompt() + "read a file"], exit_layer)
         for hit in index.search("read a file", 3, hybrid=False):
             assert hit.score == pytest.approx(float(np.dot(query, documents[hit.name])), abs=2e-2)
-    with pytest.raises(ValueError, match="exit_layer=5: this model exits at 0, 1, 2"):
+    with pytest.raises(ValueError, match="exit_layer must be one of 0, 1, 2, got 5"):
         Index.load(tmp_path / "index", model, tokenizer, 5)

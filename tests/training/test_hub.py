@@ -102,7 +102,7 @@ def test_a_hub_that_fails_does_not_end_the_run(online, build, caplog):
     assert "step 1 was not pushed: the Hub failed (500)" in caplog.text
     assert online.repository("tester/run").history()[0].title == "Training in progress, step 2"
     online.fail("POST .*/commit/", status=500)
-    with pytest.raises(PublishError, match="nothing was committed"):  # at the end, it says so
+    with pytest.raises(PublishError, match="Nothing was committed"):  # at the end, it says so
         trainer.save_model()
 
 

@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData
 from peft import LoraConfig, PeftConfig, PeftModel, PeftModelForFeatureExtraction
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from transformers import PreTrainedTokenizerBase
 
+from mose.hub.card import merged_origin, write_folder_card
 from mose.hub.files import write_sentence_transformers_files
 from mose.modeling_mose import MoSEModel
 from mose.training.setup import recorded_base
-from mose.utils.files import PARTIAL_SUFFIX, atomic_write, atomic_write_text
-from mose.utils.locations import is_hub_id
+from mose.utils.files import PARTIAL_SUFFIX, atomic_write
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 SCALE_WEIGHT = "base_model.model.similarity_scale"
@@ -69,8 +68,7 @@ class LoRAModel(PeftModelForFeatureExtraction):
         with atomic_write(path) as stream:
             stream.write(save(weights, metadata=metadata))
 
-        base = str(self.active_peft_config.base_model_name_or_path)
-        write_lora_card(Path(save_directory), base, merged=False)
+        write_folder_card(path.parent)
 
 
 def lora_config(model: MoSEModel, base: str, r: int = 16, alpha: int = 32, dropout: float = 0.0) -> LoraConfig:
@@ -207,28 +205,7 @@ def save_merged(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) ->
     merged.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     write_sentence_transformers_files(partial)
-    write_lora_card(partial, base, merged=True)
+    write_folder_card(partial, origin=merged_origin(base))
 
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
-
-
-def write_lora_card(folder: Path, base: str, merged: bool) -> None:
-    """Write a model card that lists what was adapted and what was trained in full."""
-    data = ModelCardData(
-        base_model=base if is_hub_id(base) and not Path(base).exists() else None,
-        library_name="transformers" if merged else "peft",
-        pipeline_tag="feature-extraction",
-        tags=["code", "code-retrieval", "embeddings", "lora", "mose"],
-    )
-    title = "A MoSE with a LoRA adapter merged into it" if merged else "A LoRA adapter for a MoSE"
-    comment = "" if merged else "  # also loads the base; needs peft"
-    load = f'AutoModel.from_pretrained("FOLDER_OR_HUB_ID", trust_remote_code=True, exit_layer=…){comment}'
-
-    card = ModelCard(
-        f"---\n{data.to_yaml()}\n---\n# {title}\n\n"
-        f"Base: `{base}`. Low-rank updates (LoRA, arXiv 2106.09685) of the token embeddings and of the blocks' "
-        "linear layers; the exits (norm, gate, projection) and the similarity scale were trained in full.\n\n"
-        f"```python\nfrom transformers import AutoModel\n\nmodel = {load}\n```\n"
-    )
-    atomic_write_text(folder / "README.md", card.content)

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mose.data.pretraining import contexts
-from mose.data.pretraining.contexts import ContextBuilder, tokenize
+from mose.data.pretraining.contexts import ContextBuilder, tokenize_texts
 
 
 def make_rows(sizes, seed=0):
@@ -153,13 +153,13 @@ def test_lengths_and_places_do_not_tell_the_label(objective, classifier, icc_exa
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_a_leak_of_lengths_would_be_found(classifier, tiny_tokenizer, monkeypatch):
     """The control: intruders that keep the length that they have in their own repository."""
-    honest = contexts._Pool.draw
+    honest = contexts._IntruderPool.draw
 
     def careless(self, length, group, rng):
-        lengths = [other for other in self._lengths if any(g != group for g in self._groups[other][:2])]
+        lengths = [other for other in self._lengths if any(g != group for g in self._groups[other])]
         return honest(self, lengths[rng.integers(len(lengths))], group, rng)
 
-    monkeypatch.setattr(contexts._Pool, "draw", careless)
+    monkeypatch.setattr(contexts._IntruderPool, "draw", careless)
     examples = build_many(tiny_tokenizer, min_snippet=8, blocks=3)
     features = np.array([layout_features(example, tiny_tokenizer.sep_token_id) for example in examples])
     labels = np.array([example["context_label"] for example in examples])
@@ -231,7 +231,7 @@ def test_nsp_pairs_are_continuations_or_come_from_another_file(tiny_tokenizer):
     for file in range(30):
         text = " ".join(f"{chr(65 + file % 26)}{file}.{n}" for n in range(10 + 5 * file))
         rows.append({"text": text, "repository": f"r{file % 3}", "language": "python", "path": ""})
-    texts = [tokenize(tiny_tokenizer, [row["text"]])[0].tolist() for row in rows]
+    texts = [tokenize_texts(tiny_tokenizer, [row["text"]])[0].tolist() for row in rows]
     builder = ContextBuilder(tiny_tokenizer, 80, "nsp", min_snippet=8, file_tokens=10_000)
     seen = Counter()
     for example in builder(rows, (0,)):
@@ -248,7 +248,7 @@ def test_without_a_context_objective_all_of_a_file_is_used_once(tiny_tokenizer):
     examples = list(ContextBuilder(tiny_tokenizer, 64, "none", min_snippet=4, file_tokens=10_000)(rows, (0,)))
     assert all("context_label" not in example for example in examples)
     found = Counter(token for example in examples for token in snippets_of(example, tiny_tokenizer)[0])
-    texts = tokenize(tiny_tokenizer, [row["text"] for row in rows])
+    texts = tokenize_texts(tiny_tokenizer, [row["text"] for row in rows])
     expected = Counter(int(t) for ids in texts for t in ids[: len(ids) - len(ids) % 62 * (len(ids) % 62 < 4)])
     assert found == expected
 
@@ -275,7 +275,7 @@ def test_any_block_gives_whole_examples_by_its_seed(tiny_tokenizer, objective, m
 
 def test_special_tokens_in_a_file_are_text(tiny_tokenizer):
     text = "a <mask> b <sep> c <cls> <pad> d"
-    ids = tokenize(tiny_tokenizer, [text])[0].tolist()
+    ids = tokenize_texts(tiny_tokenizer, [text])[0].tolist()
     assert tiny_tokenizer.decode(ids) == text
     assert not set(ids) & set(tiny_tokenizer.all_special_ids)
     assert (
@@ -291,17 +291,17 @@ def test_of_a_long_file_a_run_is_used_another_each_time(tiny_tokenizer):
         ids = sum((snippets_of(example, tiny_tokenizer)[0] for example in builder(rows, (seed,))), [])
         assert 250 < len(ids) <= 300
         texts.append(sorted(ids))
-    whole = tokenize(tiny_tokenizer, [rows[0]["text"]])[0]
+    whole = tokenize_texts(tiny_tokenizer, [rows[0]["text"]])[0]
     assert len(whole) > 10_000 and texts[0] != texts[1]
 
 
 def test_bad_arguments_are_named(tiny_tokenizer):
     for options, message in (
-        ({"max_length": 4}, "max_length=4: 2 snippets of one token take 5"),
-        ({"max_length": 2, "objective": "none"}, "max_length=2: 1 snippets of one token take 3"),
-        ({"objective": "mlm"}, "'mlm': there are icc, nsp, none"),
-        ({"min_snippet": 40}, "min_snippet=40: must be from 1 to 30"),
-        ({"file_tokens": 10}, "file_tokens=10: must be at least max_length=64"),
+        ({"max_length": 4}, "max_length must be at least 5 for 'icc' examples, got 4"),
+        ({"max_length": 2, "objective": "none"}, "max_length must be at least 3 for 'none' examples, got 2"),
+        ({"objective": "mlm"}, "objective must be one of icc, nsp, none, got 'mlm'"),
+        ({"min_snippet": 40}, r"min_snippet must be in \[1, 30\].*got 40"),
+        ({"file_tokens": 10}, "file_tokens must be at least max_length=64, got 10"),
     ):
         with pytest.raises(ValueError, match=message):
             ContextBuilder(tiny_tokenizer, **{"max_length": 64, **options})

@@ -113,15 +113,17 @@ def test_masks_depend_on_the_example_its_number_and_the_seed_alone(tiny_tokenize
 def test_bad_batches_and_arguments_are_named(tiny_tokenizer):
     collator = MLMCollator(tiny_tokenizer)
     assert "context_labels" not in collator([{"input_ids": [1, 7, 2]}])
-    with pytest.raises(ValueError, match="empty batch"):
+    with pytest.raises(ValueError, match="The batch is empty"):
         collator([])
-    with pytest.raises(ValueError, match="1 of 2 examples have a context_label"):
+    with pytest.raises(ValueError, match="must have a context_label, got 1 of 2"):
         collator([{"input_ids": [1, 7, 2], "context_label": 1}, {"input_ids": [1, 7, 2]}])
-    with pytest.raises(ValueError, match=f"token ids from 1 to 999: the tokenizer has {len(tiny_tokenizer)}"):
+    with pytest.raises(
+        ValueError, match=rf"token ids must be in \[0, {len(tiny_tokenizer)}\), got ids from 1 to 999"
+    ):
         collator([{"input_ids": [1, 999, 2]}])
-    with pytest.raises(ValueError, match="mlm_probability=0"):
+    with pytest.raises(ValueError, match=r"mlm_probability must be in \(0, 1\], got 0"):
         MLMCollator(tiny_tokenizer, 0.0)
-    with pytest.raises(ValueError, match="pad_to_multiple_of=0"):
+    with pytest.raises(ValueError, match="pad_to_multiple_of must be at least 1, got 0"):
         MLMCollator(tiny_tokenizer, pad_to_multiple_of=0)
 
     class Lacking:

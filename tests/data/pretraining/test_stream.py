@@ -161,9 +161,9 @@ def test_bad_arguments_and_corpora_are_named_before_the_first_example(
     make_stream, tiny_tokenizer, tmp_path, monkeypatch
 ):
     for options, message in (
-        ({"rank": 2, "world_size": 2}, "rank=2, world_size=2"),
-        ({"lanes": 0}, "lanes=0"),
-        ({"epochs": 1, "lanes": 2}, "epochs=1, lanes=2"),
+        ({"rank": 2, "world_size": 2}, r"rank must be in \[0, world_size=2\), got 2"),
+        ({"lanes": 0}, "lanes must be at least 1, got 0"),
+        ({"epochs": 1, "lanes": 2}, "lanes must be 1 with epochs=1, got 2"),
     ):
         with pytest.raises(ValueError, match=message):
             make_stream(**options)
@@ -172,10 +172,10 @@ def test_bad_arguments_and_corpora_are_named_before_the_first_example(
         (tmp_path / "one" / name).write_text("x = 1\n" * 50)
     (tmp_path / "one" / "setup.py").write_text("")
     corpus = load_corpus([tmp_path / "one"], held_out=0)
-    with pytest.raises(ValueError, match="all of the repository 'one'.*needs 2"):
+    with pytest.raises(ValueError, match="from 2 repositories or more; all are from 'one'"):
         PreTrainingStream(corpus, tiny_tokenizer, LENGTH)
     assert take(PreTrainingStream(corpus, tiny_tokenizer, LENGTH, "none"), 3)
-    with pytest.raises(ValueError, match="max_length=4"):
+    with pytest.raises(ValueError, match="max_length must be at least 5 .*got 4"):
         PreTrainingStream(corpus, tiny_tokenizer, 4)
     (tmp_path / "tiny" / "a").mkdir(parents=True)
     (tmp_path / "tiny" / "b").mkdir()
@@ -186,5 +186,5 @@ def test_bad_arguments_and_corpora_are_named_before_the_first_example(
     monkeypatch.setattr(
         "mose.data.pretraining.stream.get_worker_info", lambda: SimpleNamespace(id=0, num_workers=2)
     )
-    with pytest.raises(ValueError, match="2 workers: give the stream the batch_size"):
+    with pytest.raises(ValueError, match="batch_size must be .*if it has 2 workers"):
         take(make_stream(), 1)

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mose.data.source.definitions import languages
-from mose.data.source.documentation import clean_docstring, summary
+from mose.data.source.documentation import clean_docstring, first_paragraph
+from mose.data.source.languages import supported_languages
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_clean_docstring(language, raw, cleaned):
     ],
 )
 def test_summary_is_the_first_paragraph(docstring, expected):
-    assert summary(docstring) == expected
+    assert first_paragraph(docstring) == expected
 
 
-@given(st.text(), st.sampled_from(languages()))
+@given(st.text(), st.sampled_from(supported_languages()))
 def test_any_text_cleans_to_trimmed_text_and_a_one_line_summary(text, language):
     cleaned = clean_docstring(text, language)
     assert cleaned == cleaned.strip()
-    short = summary(cleaned)
+    short = first_paragraph(cleaned)
     assert short == " ".join(short.split())

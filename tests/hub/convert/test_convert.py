@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 
 from mose.handler import EndpointHandler
 from mose.hub import weights
-from mose.hub.commands import main
+from mose.hub.__main__ import main
 from mose.hub.convert.command import import_released
 from mose.hub.convert.plan_parts import Choices, OpenQuestions, Unaccounted
 from mose.hub.publish import publish
@@ -351,7 +351,7 @@ def test_an_index_that_leads_elsewhere_and_pickles_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="pytorch_model.bin"):
         import_released(str(source), tmp_path / "out", Choices(**CHOICES))
     (source / "model.safetensors").write_bytes(b"cut")
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
         import_released(str(source), tmp_path / "out", Choices(**CHOICES))
 
 

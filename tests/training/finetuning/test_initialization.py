@@ -79,7 +79,7 @@ def test_new_blocks_and_exits_learn_and_share_no_memory(trained_config, batch):
 
 
 def test_what_cannot_be_grown(trained_config):
-    with pytest.raises(ValueError, match="exit_layer=2: this model exits at 0, 1, 3"):
+    with pytest.raises(ValueError, match="exit_layer must be one of 0, 1, 3, got 2"):
         grow(shallow_model(trained_config, 0), 2)
     with pytest.raises(ValueError, match="exit_layer must be above the model's exit 1, got 1"):
         grow(shallow_model(trained_config, 1), 1)

@@ -1,15 +1,47 @@
 """Figures of a report in a model card: the `model-index` of its YAML header, which the Hub shows."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import EvalResult
 
 from mose.eval.report import measures_of
 from mose.utils.files import atomic_write
 
 _KEY = "model-index"
 _HEADER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
+
+
+#: Metrics of a report that a generated card shows.
+CARD_METRICS = ("mrr", "ndcg@10", "map@r", "f1")
+
+
+def eval_results(report: Mapping[str, Any], metrics: Sequence[str] = CARD_METRICS) -> list[EvalResult]:
+    """Return a report's figures as the Hub's `model-index` takes them: one result per set, exit and metric.
+
+    Args:
+        report: as `mose.eval.retrieval.evaluate` returns it.
+        metrics: of the report; a metric that a set does not have is skipped.
+    """
+    results = []
+    for name, data in report["sets"].items():
+        for exit_layer, figures in data["exits"].items():
+            for metric in metrics:
+                if isinstance(figures.get(metric), int | float):
+                    results.append(
+                        EvalResult(
+                            task_type="text-retrieval",
+                            dataset_type=data.get("source") or re.sub(r"[^\w./-]+", "-", name),
+                            dataset_name=name,
+                            metric_type=metric,
+                            metric_value=round(float(figures[metric]), 4),
+                            metric_name=f"{metric} at exit {exit_layer}",
+                            metric_args={"exit_layer": int(exit_layer)},
+                        )
+                    )
+    return results
 
 
 def write_card(report: dict[str, Any], file: str | Path, measures: Sequence[str] | None = None) -> None:
@@ -40,8 +72,6 @@ def card_with_results(card: str, report: dict[str, Any], measures: Sequence[str]
     from huggingface_hub import ModelCard
     from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
     from huggingface_hub.utils import yaml_dump
-
-    from mose.hub.card import eval_results
 
     held = measures_of(report)
     for measure in measures or ():

@@ -1,0 +1,84 @@
+"""Load tables from the Hub and from local files, and rename their columns."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
+
+#: Builders of `datasets` by file suffix.
+_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+def load_table(data: str | Path | Dataset, split: str, streaming: bool = False) -> Dataset | IterableDataset:
+    """Load one split of a dataset.
+
+    Args:
+        data: a Hub id, a `.jsonl`, `.json`, `.parquet` or `.csv` file, a folder that `datasets` can read or has
+            saved, or a dataset.
+        split: the split to read if there are several.
+        streaming: return an `IterableDataset`, which reads its rows lazily.
+
+    Raises:
+        ValueError: the dataset cannot be found or read, or has no such split.
+    """
+    if isinstance(data, Dataset):
+        return data.to_iterable_dataset() if streaming else data
+    try:
+        table = _read_table(Path(data), str(data), split, streaming)
+    except Exception as error:  # readers raise many classes; name the dataset
+        raise ValueError(f"dataset {str(data)!r}: {error}") from error
+
+    if isinstance(table, DatasetDict):
+        if split not in table:
+            raise ValueError(f"dataset {str(data)!r}: split must be one of {', '.join(table)}, got {split!r}.")
+        table = table[split]
+    return load_table(table, split, streaming) if isinstance(table, Dataset) else table
+
+
+def check_column_mapping(
+    mapping: Mapping[str, str],
+    targets: Collection[str],
+    tables: Sequence[tuple[str, Sequence[str]]] | None = None,
+) -> None:
+    """Check a mapping from the column names of datasets to ours.
+
+    Args:
+        mapping: their name -> our name.
+        targets: our names.
+        tables: name and column names of each dataset; None skips the check of the mapped names.
+
+    Raises:
+        ValueError: a target is unknown, or no dataset has a column that is to be renamed.
+    """
+    if unknown := sorted(set(mapping.values()) - set(targets)):
+        raise ValueError(f"column_mapping must map to {', '.join(targets)}; got {', '.join(map(repr, unknown))}.")
+    if tables is None:
+        return
+    if missing := sorted(set(mapping).difference(*(columns for _, columns in tables))):
+        existing = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in tables)
+        raise ValueError(
+            f"column_mapping names {', '.join(map(repr, missing))}, which no dataset has. Use one of {existing}."
+        )
+
+
+def rename_columns(table: Dataset, mapping: Mapping[str, str]) -> Dataset:
+    """Return `table` with its columns renamed. Columns that already have a new name are replaced.
+
+    Names that the table lacks are ignored.
+    """
+    present = {old: new for old, new in mapping.items() if old in table.column_names and old != new}
+    replaced = [new for new in present.values() if new in table.column_names and new not in present]
+    return table.remove_columns(replaced).rename_columns(present)
+
+
+def _read_table(path: Path, name: str, split: str, streaming: bool) -> Dataset | IterableDataset | DatasetDict:
+    if path.is_dir() and ((path / "state.json").exists() or (path / "dataset_dict.json").exists()):
+        return load_from_disk(str(path))
+    if path.suffix not in _BUILDERS and not path.is_file():
+        return load_dataset(name, split=split, streaming=streaming)
+
+    if not path.is_file():
+        raise ValueError("no such file")
+    if path.suffix not in _BUILDERS:
+        raise ValueError(f"the suffix of a file must be one of {', '.join(_BUILDERS)}")
+    return load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train", streaming=streaming)

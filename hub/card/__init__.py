@@ -1,0 +1,60 @@
+"""Model and adapter cards: the one place that writes README.md for a folder of weights."""
+
+from pathlib import Path
+from typing import Any
+
+from mose.hub.card.adapter import adapter_base, adapter_card
+from mose.hub.card.metadata import card_license, validate_card
+from mose.hub.card.model import Origin, merged_origin, model_card, read_card_report
+from mose.hub.card.summary import SUMMARY, training_summary
+from mose.utils.files import atomic_write_text
+
+__all__ = [
+    "SUMMARY",
+    "Origin",
+    "adapter_base",
+    "adapter_card",
+    "card_license",
+    "folder_card",
+    "merged_origin",
+    "model_card",
+    "read_card_report",
+    "training_summary",
+    "validate_card",
+    "write_folder_card",
+]
+
+
+def folder_card(folder: Path, **options: Any) -> str:
+    """Return the card of a folder: an adapter's if `adapter_config.json` is there, else a model's.
+
+    Args:
+        folder: a model's or an adapter's.
+        options: of `model_card`. An adapter has no use for `language`, `report` and `origin`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `model_card` and `adapter_card`.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        return model_card(folder, **options)
+
+    unused = ("language", "report", "origin")
+    return adapter_card(folder, **{name: value for name, value in options.items() if name not in unused})
+
+
+def write_folder_card(folder: Path, **options: Any) -> str:
+    """Write `README.md` of a folder and return its text.
+
+    Args:
+        folder: a model's or an adapter's. The base of an adapter may still be a folder on this machine.
+        options: of `model_card`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `model_card` and `adapter_card`.
+    """
+    if (folder / "adapter_config.json").is_file():
+        options["allow_local_base"] = True
+
+    text = folder_card(folder, **options)
+    atomic_write_text(folder / "README.md", text)
+    return text

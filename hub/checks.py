@@ -1,0 +1,88 @@
+"""Checks that `publish` runs on a folder before it writes or uploads anything.
+
+A check takes the folder and the files that would be published. It raises FileNotFoundError if a file is missing
+and ValueError for anything else. To add one, write a function with one reason and append it to `CHECKS`.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mose.hub.card import adapter_base, validate_card
+from mose.hub.checkpoints import load_config, read_checkpoint
+from mose.hub.files import forbidden_pattern
+from mose.hub.weights import WEIGHT_FILE
+
+#: Path in the repository -> file.
+Files = Mapping[str, Path]
+
+
+def check_model_exists(folder: Path, files: Files) -> None:
+    """Check that the folder holds a model or an adapter."""
+    if not {"config.json", "adapter_config.json"} & files.keys():
+        raise FileNotFoundError(f"{folder}: no config.json. Pass the folder of a saved model.")
+
+
+def check_no_forbidden_file(folder: Path, files: Files) -> None:
+    """Check that no pickle, training state, cache or hidden file is published."""
+    for name in files:
+        if pattern := forbidden_pattern(name):
+            raise ValueError(f"{name} is never published (it matches {pattern!r}). Remove it from --include.")
+
+
+def check_no_uncut_weights(folder: Path, files: Files) -> None:
+    """Check that weights are published only as shards cut at the exits, not as they are in the folder."""
+    for name in files:
+        if WEIGHT_FILE.fullmatch(name):
+            raise ValueError(
+                f"{name} is not published as it is: weights are always published, as shards cut at the exits. "
+                "Remove it from --include."
+            )
+
+
+def check_adapter_weights(folder: Path, files: Files) -> None:
+    """Check that an adapter's weights are stored as safetensors."""
+    if "adapter_config.json" in files and "adapter_model.safetensors" not in files:
+        raise FileNotFoundError(
+            f"{folder}: adapter_model.safetensors is missing beside adapter_config.json. Save the adapter as "
+            "safetensors; pickles are not published."
+        )
+
+
+def check_adapter_base(folder: Path, files: Files) -> None:
+    """Check that others can load an adapter's base."""
+    if "adapter_config.json" in files:
+        adapter_base(folder)
+
+
+def check_weights(folder: Path, files: Files) -> None:
+    """Check that a model's weights are complete and have the shapes of its configuration."""
+    if "adapter_config.json" not in files:
+        read_checkpoint(folder, load_config(folder))
+
+
+def check_existing_card(folder: Path, files: Files) -> None:
+    """Check the front matter of the folder's own card."""
+    if "README.md" in files:
+        validate_card(files["README.md"].read_text(encoding="utf-8"))
+
+
+CHECKS: tuple[Callable[[Path, Files], None], ...] = (
+    check_model_exists,
+    check_no_forbidden_file,
+    check_no_uncut_weights,
+    check_adapter_weights,
+    check_adapter_base,
+    check_weights,
+    check_existing_card,
+)
+
+
+def check_folder(folder: Path, files: Files) -> None:
+    """Run all checks on a folder that is about to be published.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: any other reason not to publish the folder.
+    """
+    for check in CHECKS:
+        check(folder, files)
