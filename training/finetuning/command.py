@@ -211,8 +211,8 @@ def _fit_to_data(args: FineTuningArguments, data: FineTuningData) -> None:
     for name, (pairs, batch_size) in parts.items():
         if pairs is not None and len(pairs) < (batch_size := batch_size * args.world_size):
             raise ValueError(
-                f"--per-device-{name}-batch-size must be at most the {len(pairs)} pairs, got {batch_size}. Lower it, "
-                "or add pairs."
+                f"--per-device-{name}-batch-size must be at most the {len(pairs)} pairs, got {batch_size}. "
+                "Lower it, or add pairs."
             )
 
     logger.info("%d pairs to train on, %d to validate on", len(data.train), len(data.validation or ()))

@@ -79,7 +79,7 @@ def fit_projection(
     projection = cast(MoSEExit, model.exits[str(exit_layer)]).projection
     if not isinstance(projection, nn.Linear):
         raise ValueError(
-            f"projection_layers must be 1, got {model.config.projection_layers}. Only one linear layer can be fitted."
+            f"projection_layers must be 1, got {model.config.projection_layers}. Only one layer can be fitted."
         )
     size = projection.in_features
     if len(targets) < size:
