@@ -21,11 +21,7 @@ from mose.configuration_mose import MoSEConfig
 from mose.hub.shards import TensorSource, write_safetensors
 from mose.modeling_mose import MoSEModel
 
-CHOICES = {
-    "--pooling": "cls",
-    "--embedding-norm": "at_most_one",
-    "--projection-act": "leaky_relu",
-}
+OPTIONS = {"--pooling": "cls"}
 
 
 def released_names(config: MoSEConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -106,11 +102,9 @@ def measure(args: argparse.Namespace) -> Report:
         source, out = Path(folder) / "source", Path(folder) / "out"
         source.mkdir()
         size = write_released(source, config)
-        words = [word for pair in CHOICES.items() for word in pair]
+        words = [word for pair in OPTIONS.items() for word in pair]
         command = [sys.executable, "-m", "mose.hub", "import", str(source), "--output-dir", str(out), *words]
-        idle = watched(
-            [sys.executable, "-c", "import mose.hub.convert.command, mose.hub.convert.plan, tokenizers"]
-        )
+        idle = watched([sys.executable, "-c", "import mose.hub.convert.command"])
         seconds, most = watched(command)
         start = time.perf_counter()
         model = MoSEModel.from_pretrained(out, exit_layer=4, variant="exit4", dtype=torch.bfloat16)
