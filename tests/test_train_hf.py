@@ -323,7 +323,7 @@ def test_data_that_is_empty_or_not_named(finetune, tiny_model_folder, tmp_path):
     assert status == 2 and f"no pairs in {path}" in err
     status, _, err = finetune(defaults=("--preset", "mose-nano", "--dataset", str(path)))
     assert (
-        status == 2 and "--preset mose-nano is an untrained model and needs a tokenizer. Pass --tokenizer." in err
+        status == 2 and "--preset mose-nano is an untrained model. Pass a --tokenizer for it." in err
     )
 
 

@@ -152,7 +152,7 @@ def test_the_papers_preset_and_what_overrides_it():
         (["--exit-layer", "2"], "exit_layer must be one of 1, 3 for this model, got 2"),
         (["--exit-layer", "0"], "exit_layer must be one of 1, 3 for this model, got 0. Exit 0 runs no block"),
         (["--positive-label", "maybe"], "positive_label must be one of the labels different, same, got 'maybe'"),
-        (["--max-length", "3"], "max_length=3: a pair needs at least 5"),
+        (["--max-length", "3"], "max_length must be at least 5, got 3"),
         (["--max-steps", "0"], "max_steps or num_train_epochs must be above 0, got 0 and 0.0"),
         (["--column-mapping", "{"], "column_mapping must be JSON, got {"),
         (["--model", "{teacher}"], "must have model_type 'mose', got 'bert'"),
