@@ -389,7 +389,7 @@ def test_going_on_with_another_corpus_is_refused(flags, repositories, tmp_path, 
     command = [*flags, "--save-strategy", "steps", "--save-steps", "1", "--output-dir", str(tmp_path / "out")]
     assert main([*command, "--max-steps", "1"]) == 0
     assert main([*command, "--max-length", "32", "--resume"]) == 1
-    assert "the state is that of another stream" in capsys.readouterr().err
+    assert "is from another stream of examples" in capsys.readouterr().err
 
 
 # --- bad input ---------------------------------------------------------------------------------------------
@@ -402,20 +402,20 @@ def test_going_on_with_another_corpus_is_refused(flags, repositories, tmp_path, 
         (["--preset", "mose-2b"], "preset must be one of mose-1b, mose-nano, got 'mose-2b'"),
         (["--source-tree", "no/such"], "no/such"),
         (["--context-objective", "sop"], "context_objective must be one of icc, nsp, none, got 'sop'"),
-        (["--max-length", "4"], "max_length=4: 2 snippets of one token take 5"),
+        (["--max-length", "4"], "max_length must be at least 5 for .icc. examples, got 4"),
         (["--max-steps", "0"], "max_steps must be at least 1, got 0"),
         (["--lr-drop-steps", "3", "2"], r"lr_drop_steps must be positive and increasing, got \[3, 2\]"),
         (["--lr-drop-factor", "0"], r"lr_drop_factor must be in \(0, 1\], got 0.0"),
-        (["--mlm-probability", "0"], "mlm_probability=0.0"),
+        (["--mlm-probability", "0"], r"mlm_probability must be in \(0, 1\], got 0.0"),
         (["--config-overrides", "{hidden"], "config_overrides must be JSON, got {hidden"),
         (
             ["--config-overrides", '{"vocab_size": 100}'],
             "at most vocab_size=100 tokens, got 320",
         ),
         (["--recipe", "big"], "recipe must be one of mose-1b, mose-nano, got 'big'"),
-        (["--held-out", "1.5"], "held_out=1.5"),
+        (["--held-out", "1.5"], r"held_out must be in \[0, 1\), got 1.5"),
         (["--eval-examples", "0"], "eval_examples must be at least 1, got 0"),
-        (["--lanes", "0"], "lanes=0"),
+        (["--lanes", "0"], "lanes must be at least 1, got 0"),
     ],
 )
 def test_bad_arguments_end_with_2_and_a_line(flags, tmp_path, capsys, more, message):
@@ -433,7 +433,7 @@ def test_a_corpus_without_repositories_or_with_one_is_refused(flags, repositorie
     assert main([*plain, "--dataset", str(file)]) == 2
     assert "repository" in capsys.readouterr().err
     assert main([*plain, "--source-tree", str(repositories / "a" / "file_0.py")]) == 2
-    assert "telling repositories apart needs 2" in capsys.readouterr().err
+    assert "2 repositories or more; all are from" in capsys.readouterr().err
     assert main(plain) == 2
     assert "No data to train on" in capsys.readouterr().err
 
