@@ -103,7 +103,7 @@ class MoSEEncoder:
         """Return exit as a string -> (texts, dim) float32, see `Encoder.encode`."""
         exits = self.exits if keys is None else [int(key) for key in keys]
         prompts = [prompt_for(language, query) for language in languages]
-        options = {"max_length": self.max_length, "dtype": self.dtype, "progress": progress}
+        options: dict[str, Any] = {"max_length": self.max_length, "dtype": self.dtype, "progress": progress}
         embeddings = encode(self.model, self.tokenizer, texts, exits, prompts, **options)
         return {str(exit_layer): vectors for exit_layer, vectors in embeddings.items()}
 

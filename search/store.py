@@ -216,7 +216,8 @@ class IndexWriter:
     def journalled(self, space: str) -> dict[str, np.ndarray]:
         """Return key -> embedding (dim,) of the functions that killed builds have embedded in a space."""
         journal = Journal(self._path / "journal", space)
-        chunks, embeddings = journal.keys(), {}
+        embeddings: dict[str, np.ndarray] = {}
+        chunks = journal.keys()  # a damaged chunk is missing, so it is computed again
 
         for chunk in chunks:
             with np.load(io.BytesIO(journal.read(chunk)), allow_pickle=False) as arrays:
