@@ -257,7 +257,7 @@ def _footer(machine: dict[str, Any]) -> str:
     return f"{text}; load before the run {machine['load']}{busy}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return columns under their headings, the first aligned to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
@@ -278,7 +278,7 @@ def figures_table(
         columns: heading -> key of the figure and its format, such as ".1f" or "MB" for bytes.
     """
     cells = [[figure(row[key], spec) for key, spec in columns.values()] for row in rows.values()]
-    return table([label, *columns], [[name, *line] for name, line in zip(rows, cells, strict=True)])
+    return text_table([label, *columns], [[name, *line] for name, line in zip(rows, cells, strict=True)])
 
 
 def figure(value: float | None, spec: str) -> str:

@@ -103,7 +103,7 @@ class PartialLoading(Benchmark):
             ready = f"{row['ready_seconds']:.2f} ({row['ready_seconds'] / full['ready_seconds']:.0%})"
             rows.append([k, *cells, f"{row['load_seconds']:.2f}", ready])
         head = f"{report['checkpoint_bytes'] / 1e6:.0f} MB on disk, page cache empty before each load"
-        return f"{head}; MB, in brackets over the full load\n" + command.table(
+        return f"{head}; MB, in brackets over the full load\n" + command.text_table(
             ["exit", *kinds, "load s", "ready s"], rows
         )
 

@@ -219,7 +219,7 @@ def _imported_modules(tree: ast.Module) -> Iterator[tuple[int, str]]:
             pending += ast.iter_child_nodes(node)
 
 
-def main() -> None:
+def print_structure() -> None:
     """Print the table, and the places that break a rule."""
     parser = argparse.ArgumentParser(description="Measure how the code reads.")
     parser.add_argument("root", nargs="?", type=Path, default=Path(__file__).parents[1])
@@ -236,4 +236,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    print_structure()

@@ -32,6 +32,7 @@ def load_table(data: str | Path | Dataset, split: str, streaming: bool = False) 
         if split not in table:
             raise ValueError(f"dataset {str(data)!r}: split must be one of {', '.join(table)}, got {split!r}.")
         table = table[split]
+
     return load_table(table, split, streaming) if isinstance(table, Dataset) else table
 
 

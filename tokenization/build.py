@@ -65,6 +65,7 @@ def build_tokenizer(
             f"vocab_size must be at most {tokenizer.get_vocab_size()} for this corpus, got {vocab_size}. "
             "Pass more text or a smaller size."
         )
+
     return framed(tokenizer, PAD, model_max_length)
 
 

@@ -48,6 +48,7 @@ def load_examples(
         table, sides = _read_bigclonebench(Path(name)), SHAPES[0]
     else:
         table, sides = _select_columns(load_table(source, split), column_mapping or {}, name)
+
     labels = _labels_of(table, name)
     columns = [_texts_of(table, side, name) for side in sides]
 
@@ -73,6 +74,7 @@ def _select_columns(table: Dataset, mapping: Mapping[str, str], name: str) -> tu
         raise ValueError(
             f"{name} must have the columns {readable}; it has {existing}. Rename them with column_mapping."
         )
+
     return table, shape
 
 
@@ -108,6 +110,7 @@ def _read_bigclonebench(path: Path) -> Dataset:
             raise ValueError(f"{required}: no such file; {path.name} must be beside {FUNCTIONS_FILE}.")
 
     functions: dict[str, str] = {}
+
     with functions_path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -117,6 +120,7 @@ def _read_bigclonebench(path: Path) -> Dataset:
                 raise ValueError(f"{functions_path}:{number}: must have idx and func: {error!r}") from error
 
     rows: dict[str, list[str]] = {"code_a": [], "code_b": [], LABEL: []}
+
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         parts = line.split()
         if len(parts) != 3:
@@ -125,6 +129,7 @@ def _read_bigclonebench(path: Path) -> Dataset:
             raise ValueError(f"{path}:{number}: function {unknown[0]!r} is not in {FUNCTIONS_FILE}")
         for column, value in zip(rows, (functions[parts[0]], functions[parts[1]], parts[2]), strict=True):
             rows[column].append(value)
+
     return Dataset.from_dict(rows)
 
 

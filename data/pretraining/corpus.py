@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from mose.data.pretraining.sources import CorpusRow, CorpusSource, DatasetSource, LaneReader, TreeSource
+from mose.data.pretraining.sources import CorpusRow, CorpusSource, DatasetSource, ReadStep, TreeSource
 from mose.data.source.near_duplicates import NearDuplicates
 from mose.data.tables import check_column_mapping
 from mose.utils.hashing import digest
@@ -77,6 +77,7 @@ def load_corpus(
         raise ValueError(
             f"files_per_repository must be at least 1, got {files_per_repository}. Pass None for all."
         )
+
     check_column_mapping(column_mapping or {}, (*ROW_COLUMNS, "files"))
     if not isinstance(held_out, str | int | float):
         held_out = sorted(held_out)  # the order of a set differs between processes; a fingerprint must not
@@ -94,6 +95,7 @@ def load_corpus(
             dropped = trees.drop_near_duplicates(seed, progress)
             logger.info("%s: %d near-duplicates left out", trees.name, dropped)
         sources.append(trees)
+
     sources += [DatasetSource(data, column_mapping or {}, split, includes, seed) for data in datasets]
 
     corpus = Corpus(sources, shuffle_buffer, seed, near_duplicates=near_duplicates, held_out=held_out, part=part)
@@ -161,31 +163,34 @@ class Corpus:
         Yields:
             The files of a block, grouped by repository, and the state after it, ready for JSON.
         """
-        states = state["sources"] if state else [None] * len(self.sources)
+        positions = list(state["sources"]) if state else [None] * len(self.sources)
         characters = list(state["given"]) if state else [0] * len(self.sources)
         readers = {
-            index: source.reader(epoch, lane, lanes, states[index], self.counts)
+            index: source.read(epoch, lane, lanes, positions[index], self.counts)
             for index, source in enumerate(self.sources)
-            if states[index] is not False
+            if positions[index] is not False
         }
 
         while readers:
-            rows = self._read_block(readers, characters)
+            rows = self._read_block(readers, characters, positions)
             self.counts["files"] += len(rows)
-            positions = [readers[i].state() if i in readers else False for i in range(len(self.sources))]
             if rows:
-                yield self._group(rows), {"given": list(characters), "sources": positions}
+                yield self._group(rows), {"given": list(characters), "sources": list(positions)}
 
         skipped = {reason: n for reason, n in sorted(self.counts.items()) if reason != "files"}
         if skipped:
             level = logging.WARNING if epoch == 0 else logging.INFO
             logger.log(level, "%d files read so far; skipped: %s", self.counts["files"], skipped)
 
-    def _read_block(self, readers: dict[int, LaneReader], characters: list[int]) -> list[CorpusRow]:
-        """Read one block. Removes readers at their end, and adds to the `characters` read from each source."""
+    def _read_block(
+        self, readers: dict[int, Iterator[ReadStep]], characters: list[int], positions: list[Any]
+    ) -> list[CorpusRow]:
+        """Read one block, and update the characters read from each source and its position (False at its end)."""
         rows: list[CorpusRow] = []
         repositories: set[str] = set()
+        new_positions: dict[int, Callable[[], Any]] = {}
         size = 0
+
         while readers and size < MAX_BLOCK_CHARACTERS:
             full = len(rows) >= self.shuffle_buffer
             # In-Context Classification needs intruders from a second repository.
@@ -193,15 +198,20 @@ class Corpus:
                 break
 
             index = min(readers, key=lambda index: (characters[index], index))
-            new = readers[index].read()
-            if new is None:
+            new_rows, new_positions[index] = next(readers[index], ([], None))
+            if new_positions[index] is None:
                 del readers[index]
                 continue
-            new_size = sum(len(row["text"]) for row in new)
+
+            new_size = sum(len(row["text"]) for row in new_rows)
             characters[index] += new_size
             size += new_size
-            rows += new
-            repositories.update(row["repository"] for row in new)
+            rows += new_rows
+            repositories.update(row["repository"] for row in new_rows)
+
+        for index, position in new_positions.items():
+            positions[index] = position() if position else False
+
         return rows
 
     def check(self, repositories: int = 1) -> None:
@@ -221,6 +231,7 @@ class Corpus:
         part = f"the part {self.settings.get('part', 'train')!r} of {', '.join(s.name for s in self.sources)}"
         if not names:
             raise ValueError(f"no file is left in {part}{'; skipped: ' if skipped else ''}{', '.join(skipped)}")
+
         if len(names) < repositories:
             raise ValueError(
                 f"The first {len(rows)} files of {part} must be from {repositories} repositories or more; all "

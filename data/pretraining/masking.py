@@ -68,6 +68,7 @@ class MLMCollator:
         """
         if not examples:
             raise ValueError("The batch is empty. Pass at least one example.")
+
         labelled = sum("context_label" in example for example in examples)
         if labelled not in (0, len(examples)):
             raise ValueError(
@@ -77,6 +78,7 @@ class MLMCollator:
         length = max(len(example["input_ids"]) for example in examples)  # type: ignore[arg-type]
         if self.pad_to_multiple_of:
             length += -length % self.pad_to_multiple_of
+
         shape = len(examples), length
         batch = {
             "input_ids": np.full(shape, self.tokenizer.pad_token_id),
@@ -89,8 +91,10 @@ class MLMCollator:
             real = slice(length - len(ids), None) if self.tokenizer.padding_side == "left" else slice(len(ids))
             batch["input_ids"][row, real], batch["labels"][row, real] = ids, labels
             batch["attention_mask"][row, real] = 1
+
         if labelled:
             batch["context_labels"] = np.array([example["context_label"] for example in examples])
+
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
     def _mask(self, ids: np.ndarray, index: object) -> tuple[np.ndarray, np.ndarray]:

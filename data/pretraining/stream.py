@@ -73,6 +73,7 @@ class PreTrainingStream(IterableDataset):
         for name, value in (("lanes", lanes), ("epochs", epochs), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
+
         if epochs is not None and lanes > 1:
             raise ValueError(f"lanes must be 1 with epochs={epochs}, got {lanes}: lanes differ in length.")
 
@@ -136,6 +137,7 @@ class PreTrainingStream(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         lanes: dict[int, Iterator[dict[str, Any]]] = {}
         positions: dict[int, int] = {}
+
         for number in self._numbers():
             lane, position = number % self.lanes, number // self.lanes
             if lane not in lanes:
@@ -188,6 +190,7 @@ class PreTrainingStream(IterableDataset):
                     f"a pass over the corpus (lane {lane} of {self.lanes}) gives no example: "
                     f"{dict(self.corpus.counts)}, {dict(self.builder.counts)}"
                 )
+
             epoch, block, state = epoch + 1, 0, None
 
     def _blocks(

@@ -40,6 +40,7 @@ def replace_frequent_words(
     pool = sorted({word for words in frequent for word in words})
 
     augmented = []
+
     for code, language, words in zip(codes, languages, frequent, strict=True):
         draws = torch.rand(len(words), generator=generator).tolist()
         chosen = [word for word, draw in zip(words, draws, strict=True) if draw < probability]
@@ -50,4 +51,5 @@ def replace_frequent_words(
             new_names = dict(zip(chosen, (candidates[index] for index in order), strict=False))
             code = _WORD.sub(lambda match, names=new_names: names.get(match[0], match[0]), code)
         augmented.append(code)
+
     return augmented

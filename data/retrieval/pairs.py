@@ -73,8 +73,10 @@ def load_pairs(
     pairs = concatenate_datasets(parts)
     if not any(pairs.unique("negative")):
         pairs = pairs.remove_columns("negative")
+
     if not len(pairs):
         raise ValueError(f"no pairs in {', '.join([*map(str, source_trees), *(name for name, _ in tables)])}")
+
     return pairs
 
 
@@ -119,6 +121,7 @@ def _pairs_of_table(name: str, table: Dataset) -> Dataset:
             f"dataset {name!r} must have the columns {readable}; it has {', '.join(table.column_names)}. "
             "Rename them with column_mapping."
         )
+
     shape = _SHAPES[kind]
     for column in shape.columns:
         feature = table.features[column]
@@ -137,6 +140,7 @@ def _pairs_of_table(name: str, table: Dataset) -> Dataset:
     )
     if dropped := len(table) * shape.pairs_per_row - len(pairs):
         logger.warning("%s: %d pairs with an empty side left out", name, dropped)
+
     return pairs
 
 

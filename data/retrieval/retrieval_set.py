@@ -133,6 +133,7 @@ def assemble(
     judged = [row for row in zip(*all_queries, strict=True) if relevant.get(row[0])]
     if not judged:
         raise RetrievalSetError(f"{name}: no query has a relevant document")
+
     ids, texts, languages = zip(*judged, strict=True)
     return RetrievalSet(name, *documents, ids, texts, languages, {query: relevant[query] for query in ids})
 
@@ -177,6 +178,7 @@ def _read_judgements(
         grades = relevant.setdefault(query, {})
         if grade > 0:
             grades[document] = grade
+
     return relevant
 
 
@@ -195,6 +197,7 @@ def _read_folder(folder: Path, split: str) -> _BEIRTables:
         if not path.is_file():
             alternative = " (nor qrels.tsv)" if path == qrels else ""
             raise FileNotFoundError(f"{path}: no such file{alternative}; a BEIR folder has one.")
+
     judged_elsewhere = {str(row["query-id"]) for path in others for _, row in _tsv_rows(path)}
     return _BEIRTables(json_rows(corpus), json_rows(queries), _tsv_rows(qrels), judged_elsewhere)
 
@@ -249,6 +252,7 @@ def _read_hub(repo: str, split: str, revision: str | None, subset: str) -> _BEIR
     configs = {"corpus": "corpus", "queries": "queries", "qrels": "default"}
     if subset:
         configs = {part: f"{subset}-{part}" for part in configs}
+
     tables = {part: hub_table(repo, config, revision) for part, config in configs.items()}
     qrels = tables["qrels"]
     if split not in qrels:

@@ -56,10 +56,12 @@ def clean_docstring(text: str, language: str) -> str:
 
     if language == "ruby":
         lines = _without_rdoc(lines)
+
     if language not in ("python", "go"):
         text = _INLINE_TAG.sub(_inline_tag_text, "\n".join(lines))
         text = _HTML_TAG.sub("", _HTML_BREAK.sub("\n\n", text))
         lines = _without_tags(html.unescape(text).split("\n"), doxygen=language in ("c", "cpp"))
+
     if language in ("c", "cpp"):
         if lines and re.fullmatch(r"\w+(?:\(\))?:", lines[0].strip()):  # the heading that gtk-doc requires
             lines = lines[1:]
@@ -125,6 +127,7 @@ def _without_rdoc(lines: list[str]) -> list[str]:
         elif not re.match(r"\s*(?::\w+:|rubocop:|frozen_string_literal:|typed:|--\s*$|\+\+\s*$)", line):
             prose.append(line)
             in_calls = False
+
     return prose
 
 
@@ -132,6 +135,7 @@ def _without_tags(lines: list[str], doxygen: bool) -> list[str]:
     """Remove block tags with the lines that belong to them. A blank line ends a tag in Doxygen only."""
     prose: list[str] = []
     in_tag = False
+
     for line in lines:
         tag = _TAG.match(line)
         if tag and not tag[2] and tag[1].lower() in _PROSE_TAGS:
@@ -144,4 +148,5 @@ def _without_tags(lines: list[str], doxygen: bool) -> list[str]:
             prose.append("")
         elif not in_tag:
             prose.append(line)
+
     return prose

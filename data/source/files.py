@@ -93,6 +93,7 @@ def candidate_files(
         if _is_included(root, languages):
             yield root
         return
+
     on_error = on_error or (lambda error: logger.warning("skipped: %s", error))
     yield from _walk_folder(root, "", (), languages, on_error)
 
@@ -164,6 +165,7 @@ def _walk_folder(
     names = {entry.name for entry in entries}
     if below and "pyvenv.cfg" in names:  # a virtual environment, whatever its name
         return
+
     if ".gitignore" in names:
         try:
             text = (root / below / ".gitignore").read_text(errors="replace")

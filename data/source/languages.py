@@ -221,4 +221,5 @@ def keywords(language: str = "") -> frozenset[str]:
         kinds = grammar(language)
         unnamed = (kind for kind in range(kinds.node_kind_count) if not kinds.node_kind_is_named(kind))
         words += [word for word in map(kinds.node_kind_for_id, unnamed) if word and re.fullmatch(r"\w{2,}", word)]
+
     return frozenset(words)

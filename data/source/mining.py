@@ -188,12 +188,14 @@ def _mine_file(
     except SkippedFileError as skipped:
         logger.log(_LOG_LEVELS.get(skipped.reason, logging.DEBUG), "%s: skipped: %s", path, skipped)
         return [], Counter({skipped.reason: 1})
+
     if functions is None:
         return [], Counter()
 
     counts: Counter[str] = Counter(files=1)
     location = {"repository": repository_of(root, path), "path": path_below(root, path)}
     rows = []
+
     for function in functions:
         text = first_paragraph(function.docstring)
         reason = filters.function_rejection(function)
@@ -205,6 +207,7 @@ def _mine_file(
 
         columns = {"text": text, **vars(function), **location}
         rows.append((_digest_of_code(function), {name: columns[name] for name in COLUMNS}))
+
     return rows, counts
 
 

@@ -21,7 +21,7 @@ from mose.benchmarks import (
     serving,
     topk,
 )
-from mose.benchmarks.command import Timing, interleave, table
+from mose.benchmarks.command import Timing, interleave, text_table
 from mose.configuration_mose import MoSEConfig
 from mose.modeling_mose import MoSEModel
 from mose.training.pretraining.flops import training_flops
@@ -94,7 +94,7 @@ def test_timing_figures():
 
 
 def test_table_aligns():
-    assert table(["a", "long"], [["row", "1"]]) == "a    long\nrow     1"
+    assert text_table(["a", "long"], [["row", "1"]]) == "a    long\nrow     1"
 
 
 def test_figures_have_formats_and_units():

@@ -21,7 +21,7 @@ def test_a_pushed_dataset_is_loaded_by_its_id(online, tmp_path, capsys):
         for i in range(5)
     ]
     write_dataset(rows, tmp_path, rows_per_file=2)
-    write_card(tmp_path, Counter(triples=5), Counter({("c", "go"): 5}), "owner/translator", "owner/source", "mit")
+    write_card(tmp_path, Counter(triples=5), "owner/translator", "owner/source", "mit")
     (tmp_path / "answers.jsonl").write_text("not to be pushed\n")
     assert main(["push", str(tmp_path), "owner/triples"]) == 0
     assert "owner/triples" in capsys.readouterr().out
