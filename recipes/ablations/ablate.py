@@ -6,7 +6,7 @@
 Trains one model after another and keeps the figures of each in a file of its own. Existing files are skipped, so
 a killed command resumes, and several processes share the work. `report.py` makes the tables and the heat map.
 
-The arms: `none` (all exits jointly, nothing else), `kl` and `cosine` (self-distillation), `align` (alignment), and
+The arms: `none` (all exits jointly, nothing else), `kl`, `cosine` (self-distillation), `align` (alignment), and
 `alone-D`, a model of D blocks trained at exit D only. For one seed, all start from the same weights: token
 embeddings of an open teacher (as the shipped model did), blocks as the identity, a random projection per exit.
 In `none-alike` and `align-alike` all exits start with the same random projection (`start_exits_alike`).

@@ -33,8 +33,8 @@ from mose.training.finetuning.teacher import attach_teacher, teacher_embeddings
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
-from recipe_steps import cached_pairs, fine_tuning_trainer  # noqa: E402
 from pairs import build_pairs  # noqa: E402
+from recipe_steps import cached_pairs, fine_tuning_trainer  # noqa: E402
 
 COLLATION = ("max_query_length", "max_document_length", "instruction_dropout", "token_dropout")
 RUN = {"bf16": True, "logging_steps": 20, "save_steps": 100, "save_total_limit": 2, "dataloader_num_workers": 0}
