@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from mose.data.retrieval.retrieval_set import load_retrieval_set
 from mose.eval import speed
-from mose.eval.baselines import MINILM, SentenceTransformerPeer, load_peer
+from mose.eval.baselines import MINILM, SentenceTransformerBaseline, load_baseline
 from mose.inference.encoding import encode
 from mose.inference.loading import load_model
 from mose.tokenization.prompts import prompt_for
@@ -40,8 +40,8 @@ def encoders(args: argparse.Namespace, language: str) -> dict[str, tuple[Encoder
         prompts = prompt_for(language, query=False), prompt_for("", query=True)
         found[ALL] = partial(every, prompts=prompts[0]), partial(every, prompts=prompts[1])
     for name in args.peers:
-        peer = load_peer(name, args.max_length, dtype, args.device)
-        if not isinstance(peer, SentenceTransformerPeer):
+        peer = load_baseline(name, args.max_length, dtype, args.device)
+        if not isinstance(peer, SentenceTransformerBaseline):
             raise ValueError(f"--peers {name}: encodes nothing; give sentence-transformers models")
         found[peer.name] = peer.encode_documents, peer.encode_queries
     return found

@@ -53,7 +53,7 @@ def encode_corpus(
     embeddings in the folder are replaced.
 
     Args:
-        encoder: a `MoSEEncoder` or a `SentenceTransformerPeer`.
+        encoder: a `MoSEEncoder` or a `SentenceTransformerBaseline`.
         texts: at least one. Read in slices.
         folder: where the shards go; created if missing.
         languages: one for each text, to select its prompt; None means no language for any.
