@@ -135,7 +135,7 @@ def test_the_clones_are_told_by_their_label(classifier, tokenizer):
 
 
 def test_what_cannot_be_classified(classifier, tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="max_length=4: a pair needs at least 5"):
+    with pytest.raises(ValueError, match="max_length must be at least 5 for a pair, got 4"):
         classify_pairs(classifier, tokenizer, PAIRS, max_length=4)
     with pytest.raises(ValueError, match="no pairs"):
         scores(np.array([]), np.array([]))

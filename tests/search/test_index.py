@@ -205,7 +205,7 @@ def test_an_aligned_model_is_asked_at_any_exit(tree, tmp_path, tiny_model, token
     Index.build(tree, model, tokenizer, tmp_path / "index", 1, progress=False)
     with pytest.raises(
         ValueError,
-        match="exit_layer must be 1, at which this index was made, got 2.*not trained with --align-exits",
+        match="exit_layer must be 1, the exit of this index, got 2.*without --align-exits",
     ):
         Index.load(tmp_path / "index", model, tokenizer, 2)
     assert Index.load(tmp_path / "index", model, tokenizer, 1).query_exit_layer == 1

@@ -26,16 +26,15 @@ from pathlib import Path
 import mose.search.index
 from mose.inference.loading import load_model
 from mose.search import Index
-from mose.search.encoder import FunctionEncoder
 mose.search.index.CHUNK = 10
 where, model, tree, index = sys.argv[1:]
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-embed, replace, chunks = FunctionEncoder.encode_functions, Path.replace, []
-def embed_two_chunks(encoder, entries):
-    chunks.append(entries)
-    return embed(encoder, entries) if len(chunks) < 3 else die()
+embed, replace, chunks = mose.search.index._encode_texts, Path.replace, []
+def embed_two_chunks(*arguments):
+    chunks.append(arguments)
+    return embed(*arguments) if len(chunks) < 3 else die()
 if where == "embedding":
-    FunctionEncoder.encode_functions = embed_two_chunks
+    mose.search.index._encode_texts = embed_two_chunks
 else:
     Path.replace = lambda partial, file: die() if file.name == "CURRENT" else replace(partial, file)
 Index.build(tree, *load_model(model, [1])[:2], index, 1, progress=False)
