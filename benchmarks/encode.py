@@ -31,7 +31,7 @@ COLUMNS = {
 
 
 class EncodeFunctions(NamedTuple):
-    """How one row of the table embeds documents and queries."""
+    """The two functions of one row of the table."""
 
     documents: EncodeFunction
     queries: EncodeFunction
