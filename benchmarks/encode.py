@@ -126,10 +126,10 @@ class EncodingSpeed(Benchmark):
             rows[name] = EncodeFunctions(*(partial(encode_at, prompts=prompt) for prompt in prompts))
 
         for source in options.peers:
-            peer = load_baseline(source, options.max_length, dtype, options.device)
-            if not isinstance(peer, SentenceTransformerBaseline):
+            baseline = load_baseline(source, options.max_length, dtype, options.device)
+            if not isinstance(baseline, SentenceTransformerBaseline):
                 raise ValueError(f"--peers must be sentence-transformers models, got {source}.")
-            rows[peer.name] = EncodeFunctions(peer.encode_documents, peer.encode_queries)
+            rows[baseline.name] = EncodeFunctions(baseline.encode_documents, baseline.encode_queries)
         return rows
 
     def render(self, report: Report) -> str:
