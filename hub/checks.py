@@ -9,8 +9,7 @@ from pathlib import Path
 
 from mose.hub.card import adapter_base, validate_card
 from mose.hub.checkpoints import load_config, read_checkpoint
-from mose.hub.files import forbidden_pattern
-from mose.hub.weights import WEIGHT_FILE
+from mose.hub.files import WEIGHT_FILE, forbidden_pattern
 
 #: Path in the repository -> file.
 Files = Mapping[str, Path]

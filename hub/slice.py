@@ -13,7 +13,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError
 
 from mose.configuration_mose import MoSEConfig
-from mose.hub.card import Origin, card_license, write_folder_card
+from mose.hub.card import Origin, write_folder_card
+from mose.hub.card.metadata import source_metadata
 from mose.hub.checkpoints import load_config, read_checkpoint
 from mose.hub.files import PUBLISHED, add_missing_files, published_files
 from mose.hub.shards import INDEX, TensorSource, index_name, write_shards
@@ -91,7 +92,7 @@ def slice_repository(
         write_folder_card(
             staging,
             repo_id=output_dir.absolute().name,
-            license=card_license(folder) or "apache-2.0",
+            license=source_metadata(folder).get("license", "apache-2.0"),
             origin=Origin(str(source), f"It is `{{name}}` cut at exit {exit_layer}, with the same embeddings."),
         )
     return output_dir

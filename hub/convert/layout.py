@@ -6,7 +6,7 @@ fine-tuned checkpoint has a list `projection_heads`. `docs/import.md` says how c
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -73,19 +73,12 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Conversion:
-    """A plan: the configuration of a model, and the tensors that fill it.
-
-    Args:
-        config: of the model.
-        tensors: by their names in the model, not read yet.
-        left_out: name in the checkpoint -> reason why the model has no place for it.
-        notes: facts that a user of the model should know.
-    """
+    """A plan: the configuration of a model, and the tensors that fill it."""
 
     config: MoSEConfig
-    tensors: dict[str, TensorSource]
-    left_out: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    tensors: dict[str, TensorSource]  # by their names in the model, not read yet
+    left_out: dict[str, str]  # name in the checkpoint -> reason why the model has no place for it
+    notes: list[str]  # facts that a user of the model should know
 
 
 def plan_conversion(
@@ -243,8 +236,8 @@ class _Planner:
 
     def pretraining_fields(self) -> dict[str, Any]:
         condition = self.sources.get(self.names.get("conditional_embeddings.weight", ""))
-        size = {"conditional_size": condition.shape[-1]} if condition and condition.shape else {}
-        return {"context_pooler": "plain", "tie_word_embeddings": False} | size
+        size = condition.shape[-1] if condition and condition.shape else MoSEConfig.conditional_size
+        return {"context_pooler": "plain", "tie_word_embeddings": False, "conditional_size": size}
 
     def place_scale(self, config: MoSEConfig) -> None:
         """Place the learned similarity scale, which checkpoints made for embedding may lack."""

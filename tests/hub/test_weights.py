@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from mose.hub.__main__ import main
 from mose.hub.checkpoints import load_config, read_checkpoint
-from mose.hub.files import FORBIDDEN, forbidden_pattern
-from mose.hub.weights import WEIGHT_FILE, read_index, read_weights
+from mose.hub.files import FORBIDDEN, WEIGHT_FILE, forbidden_pattern
+from mose.hub.weights import read_index, read_weights
 from mose.modeling_mose import MoSEForPreTraining, MoSEModel
 
 
