@@ -8,6 +8,7 @@ This file also runs where `mose` is not installed: it imports torch and transfor
 """
 
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,7 @@ TOKEN_BUDGETS = (4_096, 65_536)
 class RequestError(ValueError):
     """A request that is malformed or too large.
 
-    Args:
-        message: for the client.
-        status: of the HTTP response: 400, or 413 for a request that is too large.
+    `status` is that of the HTTP response: 400, or 413 for a request that is too large.
     """
 
     def __init__(self, message: str, status: int = 400):
@@ -64,9 +63,8 @@ class EndpointHandler:
         # Set once and then only read: setting truncation at each call is not safe between threads.
         self.tokenizer = tokenizer.backend_tokenizer
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(
-            min(tokenizer.model_max_length, self.model.config.max_position_embeddings)
-        )
+        longest = min(tokenizer.model_max_length, self.model.config.max_position_embeddings)
+        self.tokenizer.enable_truncation(longest)
 
         self.prompts = _load_prompts(path)
         self.max_texts, self.max_characters = max_texts, max_characters
@@ -77,11 +75,10 @@ class EndpointHandler:
         """Answer one request.
 
         Args:
-            data: an object with `inputs`, a text or a list of texts. Optional, under `parameters` or beside
-                `inputs`: `exit_layer`, one of the model's exits (default: the deepest); `prompt_name`, a name in
-                `config_sentence_transformers.json` whose prompt is put before the texts (default: none);
-                `truncate_dim`, the number of leading dimensions to return (default: all); `normalize`, whether
-                to scale the vectors to unit norm after that (default: true).
+            data: an object with `inputs`, a text or a list of texts. Optional, under `parameters` or beside it:
+                `exit_layer` (default: the deepest); `prompt_name`, a name in `config_sentence_transformers.json`
+                whose prompt is put before the texts; `truncate_dim`, the number of leading dimensions to return;
+                `normalize`, whether to scale the vectors to unit norm after that (default: true).
 
         Returns:
             (dim,) for a text, (texts, dim) for a list.
@@ -117,13 +114,12 @@ class EndpointHandler:
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise RequestError(f"inputs[{i}] must be a text, got {_shorten(text)}")
-        characters = sum(map(len, texts))
-        if characters > self.max_characters:
-            limit = self.max_characters
-            raise RequestError(f"inputs must have at most {limit} characters in all, got {characters}", 413)
-        for i, text in enumerate(texts):
-            if any("\ud800" <= character <= "\udfff" for character in text):
+            if re.search("[\ud800-\udfff]", text):  # JSON can hold them, the tokenizer cannot read them
                 raise RequestError(f"inputs[{i}] must not contain half of a surrogate pair")
+
+        characters, limit = sum(map(len, texts)), self.max_characters
+        if characters > limit:
+            raise RequestError(f"inputs must have at most {limit} characters in all, got {characters}", 413)
         return texts
 
     def _read_exit_layer(self, exit_layer: Any) -> int:
@@ -132,8 +128,9 @@ class EndpointHandler:
             return exits[-1]
         # `type`, because True and 1.0 are in (1,), too.
         if type(exit_layer) is not int or exit_layer not in exits:
-            allowed = ", ".join(map(str, exits))
-            raise RequestError(f"exit_layer must be one of {allowed}, got {_shorten(exit_layer)}")
+            raise RequestError(
+                f"exit_layer must be one of {', '.join(map(str, exits))}, got {_shorten(exit_layer)}"
+            )
         return exit_layer
 
     def _read_truncate_dim(self, truncate_dim: Any) -> int:
@@ -179,16 +176,15 @@ class EndpointHandler:
 
 def _read_parameters(data: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters of a request, from both places where they may be."""
-    nested = data.get("parameters")
-    if nested is not None and not isinstance(nested, dict):
+    nested = {} if data.get("parameters") is None else data["parameters"]
+    if not isinstance(nested, dict):
         raise RequestError(f"parameters must be an object with any of {', '.join(PARAMETERS)}")
 
     beside = {name: value for name, value in data.items() if name not in ("inputs", "parameters", "options")}
-    parameters = dict(nested or {})
-    for name, value in beside.items():
-        if name in parameters and parameters[name] != value:
+    for name in nested.keys() & beside.keys():
+        if nested[name] != beside[name]:
             raise RequestError(f"{_shorten(name)} is in the request twice, with different values")
-    parameters |= beside
+    parameters = nested | beside
     for name in parameters:
         if name not in PARAMETERS:
             raise RequestError(f"parameters must be among {', '.join(PARAMETERS)}, got {_shorten(name)}")

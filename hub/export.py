@@ -203,12 +203,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run `mose hub export`."""
-    # Of the extra [onnx], or slow to import.
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise ArgumentError("exporting needs onnxruntime and onnxscript. Run pip install 'mose[onnx]'.") from None
+    # Of the extra [onnx], whose absence is reported before the model is loaded; and slow to import.
+    import onnxruntime  # noqa: F401
+    import onnxscript  # noqa: F401
     import torch
     from transformers import AutoModel
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import CommitInfo, RepoFile
 from huggingface_hub.utils import validate_repo_id
 
@@ -95,10 +94,7 @@ def publish(
         PublishError: the Hub refused or could not be reached.
     """
     folder = Path(folder)
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(str(error)) from error
+    validate_repo_id(repo_id)  # raises a ValueError
     if create_pr and (tag or revision not in (None, "main")):
         raise ValueError("create_pr opens a pull request to main. Pass neither tag nor revision with it.")
     if not folder.is_dir():
@@ -150,10 +146,10 @@ def stage(
 
 def _stage_weights(folder: Path, staging: Path) -> bool:
     """Write the shards; return whether the model gives embeddings, without the head of a task."""
-    from mose.hub.checkpoints import load_config, model_class, read_checkpoint  # these import torch
+    from mose.hub.checkpoints import model_class, read_checkpoint, read_config  # these import torch
     from mose.hub.shards import write_shards
 
-    config = load_config(folder)
+    config = read_config(folder)
     write_shards(staging, read_checkpoint(folder, config), config.built_exit_layers)
     return model_class(config).__name__ == "MoSEModel"
 

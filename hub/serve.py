@@ -102,11 +102,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run `mose hub serve` until it is interrupted."""
-    try:
-        import uvicorn  # of the extra [serve]
-    except ImportError:
-        raise ArgumentError("serving needs uvicorn and starlette. Run pip install 'mose[serve]'.") from None
-    from mose.handler import EndpointHandler  # imports torch
+    # Of the extra [serve], and slow to import.
+    import uvicorn
+
+    from mose.handler import EndpointHandler
 
     try:
         is_local_folder(options.model)

@@ -119,11 +119,11 @@ def model_card(
         FileNotFoundError: the folder lacks the configuration or the weights.
         ValueError: these, or the report, are not valid.
     """
-    from mose.hub.checkpoints import load_config, model_class  # imports torch
+    from mose.hub.checkpoints import model_class, read_config  # imports torch
 
     if report is not None:
         _check_report(report, "report")
-    config = load_config(folder)
+    config = read_config(folder)
     class_name, exits = model_class(config).__name__, config.built_exit_layers
     repo_id = repo_id or folder.absolute().name
     summary = training_summary(folder) if summary is None else summary

@@ -198,16 +198,12 @@ class _Planner:
             return self._create_heads(built)
         numbers = sorted({int(number) for number, _, _ in heads.values()})
         layers = sorted({int(layer or 0) for _, layer, _ in heads.values()})
-
-        # One head per exit of the whole model, one per exit of the file, or that of the deepest exit alone.
-        owners = {1: built[-1:], len(built): built, len(exits): exits}.get(len(numbers))
-        if owners is None or len(layers) > 2:
-            shape = f"{len(numbers)} projection heads of {len(layers)} layers"
-            raise CheckpointError([f"{shape}, expected at most 2 layers and one head per exit {list(exits)}"])
+        owners = _head_owners(len(numbers), len(layers), exits, built)
 
         for ours, (number, layer, kind) in heads.items():
             name = self.names.pop(ours)
             exit_layer = owners[numbers.index(int(number))]
+            # Two layers and an activation form a Sequential: 0, 1, 2.
             suffix = f"{2 * layers.index(int(layer or 0))}." if len(layers) == 2 else ""
             if exit_layer in built:
                 self.names[f"exits.{exit_layer}.projection.{suffix}{kind}"] = name
@@ -276,3 +272,13 @@ class _Planner:
         if self.problems:
             raise CheckpointError(self.problems)
         return tensors
+
+
+def _head_owners(heads: int, layers: int, exits: Sequence[int], built: Sequence[int]) -> Sequence[int]:
+    """Return the exit of each projection head, in order."""
+    # One head per exit of the whole model, one per exit of the file, or that of the deepest exit alone.
+    owners = {1: built[-1:], len(built): built, len(exits): exits}.get(heads)
+    if owners is None or layers > 2:
+        shape = f"{heads} projection heads of {layers} layers"
+        raise CheckpointError([f"{shape}, expected at most 2 layers and one head per exit {list(exits)}"])
+    return owners
