@@ -33,8 +33,8 @@ DATA_FILES = {
     "mose/tokenizer.json",
     "mose/tokenizer_config.json",
     "mose/docs/report/report.json",
-    "mose/hub/adapter_template.md",
-    "mose/hub/card_template.md",
+    "mose/hub/card/adapter.md",
+    "mose/hub/card/model.md",
 }
 
 
