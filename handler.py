@@ -2,9 +2,8 @@
 
     {"inputs": "a text" or ["texts", …], "parameters": {"exit_layer": 2, "prompt_name": "query", …}}
 
-returns one vector, or one per text, as lists of floats. The server turns an exception into an error response with
-its message: huggingface's toolkit answers 400 to each; `mose.hub.serve` uses `RequestError.status`.
-This file also runs where `mose` is not installed: it imports torch and transformers, and nothing of ours.
+returns one vector, or one per text, as lists of floats. The server answers an exception with its message: status
+400 in huggingface's toolkit, `RequestError.status` in `mose.hub.serve`. `mose` itself may not be installed.
 """
 
 import json
@@ -17,7 +16,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import cached_file
 
-#: Allowed in `parameters`, or beside `inputs`, where the Hub's client puts them.
+#: Allowed in `parameters`, or beside `inputs`, as the Hub's client sends them.
 PARAMETERS = ("exit_layer", "normalize", "prompt_name", "truncate_dim")
 #: Largest number of tokens in a batch, padding included: on a CPU, and on an accelerator.
 TOKEN_BUDGETS = (4_096, 65_536)
@@ -40,8 +39,7 @@ class EndpointHandler:
     Args:
         path: folder or Hub id of the model; "" means the folder of this file.
         max_texts: largest number of texts in a request.
-        max_characters: largest number of characters in all texts of a request. The tokens of a single text are
-            truncated to the model's longest input.
+        max_characters: largest number of characters in a request. Long texts are truncated by tokens as well.
         device: None means a GPU if there is one.
     """
 
@@ -54,8 +52,7 @@ class EndpointHandler:
     ):
         path = str(path or Path(__file__).parent)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        # CPUs compute float32 at full speed; a GPU takes the type that is stored.
-        dtype: Any = torch.float32 if device == "cpu" else "auto"
+        dtype: Any = torch.float32 if device == "cpu" else "auto"  # CPUs compute float32 at full speed
         self.model = AutoModel.from_pretrained(path, trust_remote_code=True, dtype=dtype).to(device).eval()
 
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
@@ -101,8 +98,7 @@ class EndpointHandler:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         if not torch.isfinite(vectors).all():
             raise FloatingPointError("an embedding is not finite: the model's weights are broken")
-        rows = vectors.tolist()
-        return rows[0] if isinstance(data["inputs"], str) else rows
+        return (vectors[0] if isinstance(data["inputs"], str) else vectors).tolist()
 
     def _read_texts(self, inputs: Any) -> list[str]:
         texts = [inputs] if isinstance(inputs, str) else inputs
@@ -145,8 +141,9 @@ class EndpointHandler:
         if name is None:
             return ""
         if not isinstance(name, str) or name not in self.prompts:
-            allowed = ", ".join(self.prompts) or "none"
-            raise RequestError(f"prompt_name must be one of {allowed}, got {_shorten(name)}")
+            raise RequestError(
+                f"prompt_name must be one of {', '.join(self.prompts) or 'none'}, got {_shorten(name)}"
+            )
         return self.prompts[name]
 
     def _embed(self, texts: list[str], exit_layer: int) -> torch.Tensor:
@@ -168,9 +165,8 @@ class EndpointHandler:
                 mask[row, : len(ids[i])] = 1
 
             with self._one_batch, torch.inference_mode():
-                device = self.model.device
-                out = self.model(input_ids.to(device), mask.to(device), exit_layer=exit_layer)
-                embeddings[batch] = out.pooler_output.float().cpu()
+                inputs = (input_ids.to(self.model.device), mask.to(self.model.device))
+                embeddings[batch] = self.model(*inputs, exit_layer=exit_layer).pooler_output.float().cpu()
         return embeddings
 
 
@@ -206,6 +202,6 @@ def _load_prompts(path: str) -> dict[str, str]:
 
 
 def _shorten(value: Any) -> str:
-    """Return a value as JSON for an error message, at most 61 characters."""
+    """Return a value as JSON, cut for an error message."""
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= 60 else f"{text[:60]}…"
