@@ -20,7 +20,7 @@ from mose.inference.encoding import encode
 from mose.inference.loading import load_model
 from mose.tokenization.prompts import prompt_for
 
-EncodeFunction = Callable[[list[str]], Any]
+EncodeFunction = Callable[[Sequence[str]], Any]
 ALL_EXITS = "all exits"  # in one pass
 COLUMNS = {
     "snippets/s": ("snippets_per_second", ".0f"),
@@ -31,7 +31,7 @@ COLUMNS = {
 
 
 class EncodeFunctions(NamedTuple):
-    """How one row of the table embeds documents and queries."""
+    """The two functions of one row of the table."""
 
     documents: EncodeFunction
     queries: EncodeFunction
@@ -50,7 +50,7 @@ def add_sample(parser: argparse.ArgumentParser) -> None:
 
 def time_encoders(
     functions: Mapping[str, EncodeFunctions], data: RetrievalSet, options: argparse.Namespace
-) -> tuple[dict[str, dict[str, float]], dict[str, command.Timing]]:
+) -> tuple[dict[str, Report], dict[str, command.Timing]]:
     """Time passes over a sample of documents, and queries one at a time.
 
     Returns:

@@ -53,7 +53,8 @@ class ExitTimes(Benchmark):
         torch.manual_seed(0)
         config = exit_config(name)
         with torch.device(options.device):
-            model = MoSEModel(config).to(command.DTYPES[options.dtype]).eval()
+            model = MoSEModel(config).eval()
+            model.to(command.DTYPES[options.dtype])  # type: ignore[arg-type]  # `to` loses its types in transformers
             ids = torch.randint(4, config.vocab_size, (options.batch, options.tokens))
             mask = torch.ones_like(ids)
 

@@ -6,7 +6,7 @@ All embed the same texts with the same prompts, truncated to the same number of 
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -73,11 +73,12 @@ def exported_functions(
     model, tokenizer, exits = load_model(options.model, options.exit_layers, "cpu")
     export(model, options.model, folder, exits, int8=True)
 
-    def encode_in_torch(texts: list[str], exit_layer: int, dtype: torch.dtype | None) -> np.ndarray:
+    def encode_in_torch(texts: Sequence[str], exit_layer: int, dtype: torch.dtype | None) -> np.ndarray:
         vectors = encode(model, tokenizer, texts, [exit_layer], max_length=options.max_length, dtype=dtype)
         return vectors[exit_layer]
 
-    functions, sizes = {}, {}
+    functions: dict[str, Callable[..., np.ndarray]] = {}
+    sizes = {}
     for k in exits:
         functions[f"exit {k}, torch fp32"] = partial(encode_in_torch, exit_layer=k, dtype=None)
         functions[f"exit {k}, torch bf16"] = partial(encode_in_torch, exit_layer=k, dtype=torch.bfloat16)

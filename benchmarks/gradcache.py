@@ -79,8 +79,8 @@ def finetuning_step(options: argparse.Namespace, batch: int, mini_batch: int) ->
     """Return a training step of random weights on `batch` pairs of random tokens of mixed lengths."""
     torch.manual_seed(0)
     device = torch.device(options.device)
-    model = MoSEModel(MoSEConfig.from_preset(options.model))
-    model.to(device).train()
+    with device:
+        model = MoSEModel(MoSEConfig.from_preset(options.model)).train()
     model.set_attn_implementation("eager")
     optimizer = torch.optim.AdamW(model.parameters())
 

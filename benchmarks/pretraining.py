@@ -82,8 +82,8 @@ def pretraining_step(loss_name: str, options: argparse.Namespace) -> Callable[[i
     config = five_exit_config(options)
     if loss_name == "one exit":
         config = MoSEConfig.from_dict({**config.to_dict(), "exit_layers": [config.exit_layers[-1]]})
-    model = MoSEForPreTraining(config)
-    model.to(options.device).train()
+    with torch.device(options.device):
+        model = MoSEForPreTraining(config).train()
 
     ids = torch.randint(4, config.vocab_size, (options.batch, options.tokens), device=options.device)
     batch = {

@@ -89,7 +89,8 @@ def search_store(folder: Path, options: argparse.Namespace) -> Report:
     documents = Store.read(folder)["0"]
     queries = random_unit_vectors(options.queries, options.dim, -1 % 2**32)
     top_k(queries[:1], next(documents.blocks()), 1)  # starts the threads of the matrix products
-    seconds, results = [], []
+    seconds: list[float] = []
+    results: list[np.ndarray] = []
 
     def search_in_rounds() -> None:
         for _ in range(options.rounds):

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from mose.eval.tasks.base import PairSet
 from mose.inference.encoding import default_token_budget, inference_context, token_limit
-from mose.inference.loading import default_device, load_config, resolve_exit_layers
+from mose.inference.loading import default_device, load_mose_config, resolve_exit_layers
 from mose.tokenization.pairs import join_pair
 
 #: What a classifier may call the clones, in lower case; the first is what `train_hf.py classify` calls them.
@@ -32,7 +32,7 @@ def load_classifier(
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    wanted = resolve_exit_layers(load_config(source), exit_layers)
+    wanted = resolve_exit_layers(load_mose_config(source), exit_layers)
     model, info = AutoModelForSequenceClassification.from_pretrained(
         source,
         trust_remote_code=True,

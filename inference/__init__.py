@@ -7,13 +7,12 @@ import importlib
 
 _HOMES = {
     "BM25": "bm25",
-    "Encoder": "encoders",
     "MoSEEncoder": "encoders",
     "Store": "store",
     "StoreError": "store",
     "encode": "encoding",
     "encode_corpus": "corpus",
-    "load_config": "loading",
+    "load_mose_config": "loading",
     "load_model": "loading",
     "model_fingerprint": "fingerprints",
     "open_store": "store",

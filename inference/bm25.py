@@ -75,8 +75,7 @@ class BM25:
 
         Raises:
             OSError: a file is missing.
-            ValueError: a file is damaged.
-            KeyError: `documents.json` lacks a field.
+            ValueError: a file is damaged (KeyError: it lacks a field).
         """
         description = json.loads((folder / "documents.json").read_text())
         bm25 = cls.__new__(cls)
@@ -108,12 +107,8 @@ class BM25:
         k = min(k, self._size)
         scores = np.empty((len(queries), k), dtype=np.float32)
         positions = np.empty((len(queries), k), dtype=np.int64)
-
         for row, query in enumerate(queries):
             all_scores = self.scores(query)
-            # Sort only candidates that reach the k-th score; ties with it may still come first.
-            threshold = np.partition(all_scores, self._size - k)[self._size - k]
-            candidates = np.flatnonzero(all_scores >= threshold)
-            positions[row] = candidates[np.argsort(-all_scores[candidates], kind="stable")[:k]]
+            positions[row] = np.argsort(-all_scores, kind="stable")[:k]
             scores[row] = all_scores[positions[row]]
         return scores, positions

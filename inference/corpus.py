@@ -49,17 +49,15 @@ def encode_corpus(
 ) -> Store:
     """Encode texts under every key of an encoder, and return the finished store; `store[key]` has the embeddings.
 
-    Shards of an earlier run with the same model, texts and settings are kept if their checksums match. Other
-    embeddings in the folder are replaced.
+    Intact shards of an earlier run with the same model, texts and settings are kept. Others are replaced.
 
     Args:
         encoder: a `MoSEEncoder` or a `SentenceTransformerPeer`.
         texts: at least one. Read in slices.
-        folder: where the shards go; created if missing.
+        folder: folder of the shards; created if missing.
         languages: one for each text, to select its prompt; None means no language for any.
         query: True for queries, False for documents.
-        devices: one process for each, such as `["cuda:0", "cuda:1"]` or `["cpu", "cpu"]`. If empty, this process
-            encodes on the encoder's own device.
+        devices: one process for each, such as `["cuda:0", "cuda:1"]`. If empty, encode in this process.
         shard_rows: texts per shard.
         overwrite: if False, refuse to replace embeddings of something else.
         progress: show a bar on stderr.
@@ -83,9 +81,12 @@ def encode_corpus(
     with open_for_writing(Path(folder), spec, overwrite) as (store, damaged):
         if damaged:
             tqdm.write(f"{folder}: {damaged} damaged shards are encoded again", file=sys.stderr)
+
         if shards := store.unfinished:
             spans = map(spec.span, shards)
+            # Counting reads every text, so do it only for the bar.
             characters = sum(len(text) for span in spans for text in texts[span]) if progress else 0
+
             tasks = _shard_tasks(store, shards, texts, languages, query)
             with TokenBar(characters, progress, f"{encoder.name}: {'queries' if query else 'documents'}") as bar:
                 if devices:
@@ -124,6 +125,7 @@ def _encode_in_processes(
     setup = _WorkerSetup(encoder.load, free_devices, messages, threads)
     pool = ProcessPoolExecutor(len(devices), context, initializer=_start_worker, initargs=(setup,))
     pending: set[Future] = set()
+
     try:
         while True:
             # Submit no more than two tasks for each process: every task holds its texts in memory.
@@ -136,6 +138,7 @@ def _encode_in_processes(
             while not messages.empty():
                 callback, numbers = messages.get()
                 getattr(progress, callback)(*numbers)
+
             for future in done:
                 future.result()  # raises the worker's exception
     except BrokenProcessPool:
@@ -200,6 +203,7 @@ def _worker_encoder(model: str) -> Encoder:
     """
     torch.set_num_threads(_setup.threads)
     device = _setup.free_devices.get()
+
     try:
         encoder = _setup.load(device)
         if encoder.fingerprint() != model:

@@ -1,7 +1,6 @@
 """The `Encoder` interface, shared by a MoSE at its exits and the models it is compared with.
 
-Another process can load the same encoder again, and its fingerprint identifies the embeddings it returns. Corpora
-can therefore be encoded by several processes and kept on disk.
+Another process can load an equal encoder, and a fingerprint identifies its embeddings, so they can be stored.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +29,6 @@ class Encoder(Protocol):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the weights, the configuration and the tokenizer."""
-        ...
 
     def encode(
         self,
@@ -44,12 +42,11 @@ class Encoder(Protocol):
 
         Args:
             texts: at least one.
-            languages: one for each text. They select the prompts if the model has any.
+            languages: one for each text, to select its prompt if the model has any.
             query: True for queries, False for documents.
             keys: subset of the encoder's keys; None means all.
             progress: True for a bar on stderr, or callbacks.
         """
-        ...
 
 
 class MoSEEncoder:
@@ -63,9 +60,6 @@ class MoSEEncoder:
         dtype: compute type, by autocast; None means the type of the weights.
         source: folder or Hub id from which another process can load the model.
         trust_remote_code: as for `load_model`.
-
-    Raises:
-        ValueError: an exit is not built.
     """
 
     def __init__(
@@ -82,7 +76,9 @@ class MoSEEncoder:
         self.exits = resolve_exit_layers(model.config, exit_layers)
         self.keys = tuple(map(str, self.exits))
         self.max_length, self.dtype = max_length, dtype
+        self.settings = {"max_length": max_length, "dtype": str(dtype)}
 
+        # Another process loads the encoder by its source, since weights are too large to be sent.
         source = source or model.name_or_path
         self.name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
         self.load = partial(_load_encoder, source, self.exits, max_length, dtype, trust_remote_code)
@@ -91,11 +87,6 @@ class MoSEEncoder:
     def device(self) -> torch.device:
         """The model's device."""
         return self.model.device
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Token limit and compute type."""
-        return {"max_length": self.max_length, "dtype": str(self.dtype)}
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the model up to its deepest exit."""
@@ -112,8 +103,7 @@ class MoSEEncoder:
         """Return exit as a string -> (texts, dim) float32, see `Encoder.encode`."""
         exits = self.exits if keys is None else [int(key) for key in keys]
         prompts = [prompt_for(language, query) for language in languages]
-
-        options = {"max_length": self.max_length, "dtype": self.dtype, "progress": progress}
+        options: dict[str, Any] = {"max_length": self.max_length, "dtype": self.dtype, "progress": progress}
         embeddings = encode(self.model, self.tokenizer, texts, exits, prompts, **options)
         return {str(exit_layer): vectors for exit_layer, vectors in embeddings.items()}
 

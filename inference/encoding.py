@@ -1,7 +1,7 @@
 """Encoding texts at several exits in one pass, in length-sorted batches of bounded size."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,8 @@ def encode(
         prompts: prefix of every text, or one prefix for each text.
         max_length: maximum number of tokens, prompt and special tokens included. Longer texts are truncated.
             The limits of model and tokenizer apply as well; None means these alone.
-        token_budget: maximum number of tokens in a batch, padding included. A longer text is a batch of its
-            own. None means `default_token_budget` for the model's device.
+        token_budget: maximum number of tokens in a batch, padding included; a longer text is a batch of its own.
+            None means `default_token_budget`.
         dtype: compute type, by autocast; None means the type of the weights.
         progress: True for a bar on stderr, or callbacks.
 
@@ -46,22 +46,23 @@ def encode(
         exit -> (texts, dim) float32, rows of unit norm in the order of `texts`.
 
     Raises:
-        ValueError: `texts` is empty, a number of prompts that differs from the number of texts, an exit that is
-            not built, `token_budget` below 1, `max_length` below the number of special tokens, or a `dtype`
-            wider than the weights.
+        ValueError: no texts, or prompts, exits, `max_length`, `token_budget` or `dtype` that do not fit.
         FloatingPointError: an embedding is NaN or infinite, because the weights are broken.
     """
     _check_texts(texts, prompts)
     token_budget = default_token_budget(model.device) if token_budget is None else token_budget
     if token_budget < 1:
         raise ValueError(f"token_budget must be at least 1, got {token_budget}.")
+
     exits = resolve_exit_layers(model.config, exit_layers)
     limit = token_limit(model, tokenizer, max_length)
     result: dict[int, np.ndarray] = {}
 
-    with inference_context(model, dtype), _callbacks(texts, progress) as callbacks:
+    characters = sum(map(len, texts)) if progress is True else 0
+    bar = TokenBar(characters, progress) if isinstance(progress, bool) else nullcontext(progress)
+    with inference_context(model, dtype), bar as callbacks:
         for rows, batch in _batches(tokenizer, texts, prompts, limit, token_budget, callbacks):
-            tokens = int(batch["attention_mask"].sum())
+            tokens = int(batch["attention_mask"].sum())  # before the copy to a GPU, which would wait for it
             batch = {key: tensor.to(model.device, non_blocking=True) for key, tensor in batch.items()}
 
             for exit_layer, embeddings in _exit_embeddings(model, batch, exits).items():
@@ -78,6 +79,17 @@ def default_token_budget(device: torch.device) -> int:
     """Return the number of tokens in a batch that suits the device."""
     # A CPU is fastest if the activations fit its caches; an accelerator needs enough work to fill it.
     return 2_048 if device.type == "cpu" else 65_536
+
+
+def fast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return bf16 if the device computes it natively, or None for the type of the weights."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # Absent in some builds of torch. Other devices than CPUs are not known to gain.
+        features: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+        native = any(features.get(f"{unit}bf16") for unit in ("avx512_", "amx_", ""))
+    return torch.bfloat16 if native else None
 
 
 def token_limit(model: Any, tokenizer: Any, max_length: int | None) -> int:
@@ -130,20 +142,9 @@ def _check_finite(result: dict[int, np.ndarray], texts: Sequence[str], model: An
     for exit_layer, embeddings in result.items():
         finite = np.isfinite(embeddings).all(axis=1)
         if not finite.all():
-            text = texts[int(finite.argmin())][:60]
-            raise FloatingPointError(
-                f"{model.name_or_path}: the embedding of {text!r} at exit {exit_layer} is not finite. "
-                "The weights are broken; load others."
-            )
-
-
-@contextmanager
-def _callbacks(texts: Sequence[str], progress: bool | Progress) -> Iterator[Progress]:
-    if isinstance(progress, bool):
-        with TokenBar(sum(map(len, texts)) if progress else 0, progress) as bar:
-            yield bar
-    else:
-        yield progress
+            # argmin returns the first text that is not finite.
+            place = f"the embedding of {texts[int(finite.argmin())][:60]!r} at exit {exit_layer}"
+            raise FloatingPointError(f"{model.name_or_path}: {place} is not finite. Load intact weights.")
 
 
 def _batches(
@@ -173,6 +174,7 @@ def _batches(
                 "input_ids": pad_sequence(rows, batch_first=True, padding_value=padding),
                 "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
             }
+
             yield [start + row for row in chosen], batch
 
 

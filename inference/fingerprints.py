@@ -43,12 +43,7 @@ def model_fingerprint(model: Any, tokenizer: Any, exit_layer: int) -> str:
 
 
 def fingerprint_texts(texts: Sequence[str], languages: Sequence[str] | None = None) -> str:
-    """Return the SHA-256 of texts and their languages, in order.
-
-    Args:
-        texts: read in slices, so a column on disk is never loaded whole.
-        languages: one for each text; None means no language for any.
-    """
+    """Return the SHA-256 of texts and their languages in order. Both are read in slices: they may be on disk."""
     digest = hashlib.sha256()
 
     for start in range(0, len(texts), _TEXTS_PER_SLICE):

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from mose.configuration_mose import MoSEConfig
+from mose.modeling_mose import MoSEModel
 from mose.utils.locations import is_hub_id
 
 
@@ -30,22 +32,17 @@ def load_model(
         ValueError: `source` is not a MoSE or lacks an exit. Raised before any weights are read.
         OSError: there is no model at `source`.
     """
-    config = load_config(source, trust_remote_code)
+    config = load_mose_config(source, trust_remote_code)
     exits = resolve_exit_layers(config, exit_layers)
 
-    model_class: Any = AutoModel
+    model_class: Any = AutoModel if trust_remote_code else MoSEModel
     options = {"trust_remote_code": True} if trust_remote_code else {}
-    if not trust_remote_code:
-        from mose.modeling_mose import MoSEModel  # remote code brings its own copy of this module
-
-        model_class = MoSEModel
-
     model = model_class.from_pretrained(source, exit_layer=exits[-1], dtype=torch.float32, **options)
     tokenizer = AutoTokenizer.from_pretrained(source, config=config, **options)
     return model.to(device or default_device()).eval(), tokenizer, exits
 
 
-def load_config(source: str, trust_remote_code: bool = True) -> Any:
+def load_mose_config(source: str, trust_remote_code: bool = True) -> Any:
     """Return the configuration of the MoSE at `source`, a folder or Hub id.
 
     Raises:
@@ -59,10 +56,7 @@ def load_config(source: str, trust_remote_code: bool = True) -> Any:
     if trust_remote_code:
         config = AutoConfig.from_pretrained(source, trust_remote_code=True)
     else:
-        from mose.configuration_mose import MoSEConfig  # remote code brings its own copy of this module
-
         config = MoSEConfig.from_pretrained(source)
-
     if not getattr(config, "exit_layers", None):
         raise ValueError(f"a {config.model_type!r} model has no exits. Pass a MoSE, or use this model as a peer.")
     return config

@@ -19,8 +19,7 @@ class TokenBar(tqdm):
     """A progress bar on stderr that counts tokens.
 
     Batches run from long texts to short ones, so the share of encoded texts is a poor estimate of the time left.
-    Tokens cost about the same each. The total is exact for tokenized texts and estimated from characters for
-    the rest.
+    The total is exact for tokenized texts and estimated from characters for the rest.
 
     Args:
         characters: total length of all texts.

@@ -55,7 +55,7 @@ class Store:
 
     def __init__(self, folder: Path, spec: StoreSpec):
         self.folder, self.spec = folder, spec
-        self._journal = Journal(folder, json.dumps(dataclasses.asdict(spec), sort_keys=True))
+        self.journal = Journal(folder, json.dumps(dataclasses.asdict(spec), sort_keys=True))
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -81,36 +81,28 @@ class Store:
 
     def file(self, shard: int) -> Path:
         """Return the path of a shard."""
-        return self._journal.path(_shard_key(shard))
+        return self.journal.path(_shard_key(shard))
 
     def write(self, shard: int, embeddings: np.ndarray) -> None:
-        """Write a shard completely or not at all.
-
-        Args:
-            shard: its number.
-            embeddings: (keys, rows, dim) float32.
-        """
-        with self._journal.write(_shard_key(shard)) as stream:
+        """Write the embeddings of a shard, (keys, rows, dim) float32, completely or not at all."""
+        with self.journal.write(_shard_key(shard)) as stream:
             np.save(stream, np.ascontiguousarray(embeddings, dtype=np.float32), allow_pickle=False)
 
     def damaged(self) -> list[int]:
         """Return the shards whose content does not match their checksum. Reads every shard."""
-        intact = set(self._journal.keys())
+        # A file that the journal does not list as intact is damaged.
+        intact = set(self.journal.keys())
         written = set(self.spec.shards) - set(self.unfinished)
         return sorted(shard for shard in written if _shard_key(shard) not in intact)
 
-    def drop_damaged(self) -> int:
-        """Delete the damaged shards and return their number."""
-        return len(self._journal.drop_damaged())
-
     def restart(self) -> None:
         """Delete every shard of the folder, and make it a store of this spec."""
-        self._journal.clear()
+        self.journal.clear()
         for file in self.folder.glob("shard-*.npy"):  # written by format 1
             file.unlink()
-        atomic_write_json(
-            self.folder / MANIFEST, {"format": FORMAT, "source": dataclasses.asdict(self.spec)}, indent=1
-        )
+        # Written last: until then the folder is a store of the old spec without shards.
+        manifest = {"format": FORMAT, "source": dataclasses.asdict(self.spec)}
+        atomic_write_json(self.folder / MANIFEST, manifest)
 
     def __getitem__(self, key: str) -> "Vectors":
         """Return the embeddings under a key.
@@ -158,14 +150,11 @@ def open_store(folder: str | Path) -> Store:
     try:
         store = Store.read(folder)
     except FileNotFoundError:
-        raise StoreError(
-            f"{folder}: there are no embeddings here. Create them with `mose eval encode`."
-        ) from None
+        raise StoreError(f"{folder}: there are no embeddings here. Run `mose eval encode`.") from None
 
     if damaged := store.damaged():
-        names = ", ".join(map(_shard_key, damaged[:3]))
-        message = f"{len(damaged)} damaged shards ({names}). Run the same command again to replace them."
-        raise StoreError(f"{folder}: {message}")
+        count = f"{len(damaged)} damaged shards ({', '.join(map(_shard_key, damaged[:3]))})"
+        raise StoreError(f"{folder}: {count}. Run the same command again to replace them.")
 
     store[store.spec.keys[0]]  # raises if shards are missing
     return store
@@ -194,14 +183,14 @@ def open_for_writing(folder: Path, spec: StoreSpec, overwrite: bool = True) -> I
         except JournalLockedError:
             raise StoreError(f"{folder}: another run is writing here. Wait until it has ended.") from None
 
-        store, previous, damaged = Store(folder, spec), _previous_store(folder, overwrite), 0
+        store, damaged = Store(folder, spec), 0
+        previous = _previous_store(folder, overwrite)
+
         if previous is not None and previous.spec == spec:
-            damaged = store.drop_damaged()
+            damaged = len(store.journal.drop_damaged())
         elif previous is not None and not overwrite:
             difference = _first_difference(previous.spec, spec)
-            raise StoreError(
-                f"{folder} holds embeddings of another {difference}. Allow overwriting to replace them."
-            )
+            raise StoreError(f"{folder} holds embeddings of another {difference}. Allow overwriting them.")
         else:
             store.restart()
         yield store, damaged
@@ -212,11 +201,7 @@ def _shard_key(shard: int) -> str:
 
 
 def _previous_store(folder: Path, overwrite: bool) -> Store | None:
-    """Return the store in a folder that is about to be written, or None if it has none that can be read.
-
-    Raises:
-        StoreError: the folder has other files, or an unreadable store that must not be overwritten.
-    """
+    """Return the store in a folder that is about to be written, or None if it has none that can be read."""
     try:
         return Store.read(folder)
     except (FileNotFoundError, StoreError) as error:

@@ -9,21 +9,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mose.search.encoder import FunctionEncoder
+from mose.inference.encoders import MoSEEncoder
+from mose.inference.encoding import fast_dtype
+from mose.inference.fingerprints import model_fingerprint
+from mose.search import store
 from mose.search.ranking import DEFAULT_HYBRID, best_rows, fuse
-from mose.search.store import (
-    FORMAT,
-    MAX_LENGTH,
-    Entry,
-    Generation,
-    IndexWriter,
-    Meta,
-    SearchIndexError,
-    embedding_space,
-    index_writer,
-    read_generation,
-)
-from mose.search.tree import TreeContents, read_tree
+from mose.search.store import SearchIndexError
+from mose.search.tree import read_tree
 
 #: Functions that are embedded and journalled at a time. A killed build loses at most one chunk.
 CHUNK = 512
@@ -57,19 +49,12 @@ class BuildReport:
 class Index:
     """The functions of a source tree, ready to be searched. Created by `Index.build` or `Index.load`."""
 
-    def __init__(
-        self,
-        generation: Generation,
-        encoder: FunctionEncoder,
-        report: BuildReport | None = None,
-        query_exit_layer: int | None = None,
-    ):
+    def __init__(self, generation: store.Generation, encoder: MoSEEncoder, report: BuildReport | None = None):
         self.meta = generation.meta
         self.functions = generation.functions  #: `datasets.Dataset` with a FAISS index on `embedding`
         self.report = report  #: counts of the build; None for a loaded index
-        self.query_exit_layer = encoder.exit_layer if query_exit_layer is None else query_exit_layer
-        self._generation = generation
-        self._query_encoder = dataclasses.replace(encoder, exit_layer=self.query_exit_layer)
+        (self.query_exit_layer,) = encoder.exits
+        self._generation, self._query_encoder = generation, encoder
 
     def __len__(self) -> int:
         return len(self.functions)
@@ -90,25 +75,22 @@ class Index:
                 comparable.
             SearchIndexError: there is no complete index, or other weights or another tokenizer created it.
         """
-        generation = read_generation(Path(path))
+        generation = store.read_generation(Path(path))
         meta = generation.meta
         index_exit = model.config.resolve_exit_layer(meta.exit_layer)
-        encoder = FunctionEncoder(model, tokenizer, index_exit, meta.max_length)
+        query_exit = index_exit if exit_layer is None else model.config.resolve_exit_layer(exit_layer)
 
-        if encoder.fingerprint != meta.fingerprint:
-            raise SearchIndexError(
-                f"{path}: the index was created with other weights or another tokenizer ({meta.model}, as it was "
-                f"then) than those loaded ({encoder.name}). Load those, or index {meta.root} again."
-            )
-        if exit_layer is None or model.config.resolve_exit_layer(exit_layer) == meta.exit_layer:
-            return cls(generation, encoder)
-        if not getattr(model.config, "aligned_exits", False):
+        if model_fingerprint(model, tokenizer, index_exit) != meta.fingerprint:
+            source = f"{meta.model} as it was then, not {_full_name(model)}"
+            message = f"{path}: other weights or another tokenizer created this index ({source})"
+            raise SearchIndexError(f"{message}. Load those, or index {meta.root} again.")
+        if query_exit != index_exit and not getattr(model.config, "aligned_exits", False):
+            reason = "the exits of a model trained without --align-exits are not comparable"
             raise ValueError(
-                f"exit_layer must be {index_exit}, at which this index was made, got {exit_layer}: the exits of "
-                "this model are not comparable, as it was not trained with --align-exits. Query at exit "
-                f"{index_exit}, or index {meta.root} at exit {exit_layer} in another folder."
+                f"exit_layer must be {index_exit}, the exit of this index, got {exit_layer}: {reason}. "
+                f"Query at exit {index_exit}, or index {meta.root} at exit {exit_layer} in another folder."
             )
-        return cls(generation, encoder, query_exit_layer=exit_layer)
+        return cls(generation, MoSEEncoder(model, tokenizer, [query_exit], meta.max_length))
 
     @classmethod
     def build(
@@ -121,7 +103,7 @@ class Index:
         *,
         languages: Sequence[str] | None = None,
         exclude: Iterable[str] = (),
-        max_length: int = MAX_LENGTH,
+        max_length: int = store.MAX_LENGTH,
         progress: bool = True,
     ) -> "Index":
         """Create the index at `index_path`, or update it to the functions that `source_tree` has now.
@@ -147,33 +129,42 @@ class Index:
         tree, path = Path(source_tree), Path(index_path)
         if not tree.is_dir():
             raise ValueError(f"{tree}: no such folder")
-        encoder = FunctionEncoder(model, tokenizer, model.config.resolve_exit_layer(exit_layer), max_length)
+        exit_layer = model.config.resolve_exit_layer(exit_layer)
 
-        with index_writer(path) as writer:
+        with store.index_writer(path) as writer:
             previous = None
             with suppress(SearchIndexError):  # a missing or unusable index is built from scratch
-                previous = read_generation(path)
+                previous = store.read_generation(path)
+
             contents = read_tree(tree, previous, languages, exclude, progress)
             if not contents.entries:
                 raise SearchIndexError(f"{tree}: no functions found in its {len(contents.files)} source files")
 
-            embeddings, embedded = _embed(contents.entries, encoder, previous, writer, progress)
-            meta = _describe(tree, contents, encoder, embeddings)
+            meta = store.Meta(
+                format=store.FORMAT,
+                model=_full_name(model),
+                fingerprint=model_fingerprint(model, tokenizer, exit_layer),
+                exit_layer=exit_layer,
+                max_length=max_length,
+                functions=len(contents.entries),
+                dim=model.config.resolve_truncate_dim(),
+                root=str(tree.resolve()),
+                files=contents.files,
+                skipped=contents.skipped,
+            )
+            # Functions are embedded in bf16 if that is fast, queries always in the type of the weights.
+            encoder = MoSEEncoder(model, tokenizer, [exit_layer], max_length, fast_dtype(model.device))
+            embeddings, embedded = _embed(contents.entries, encoder, meta.space, previous, writer, progress)
             if previous and previous.meta == meta:
                 writer.tidy()
             else:
                 writer.commit(meta, contents.entries, embeddings)
 
             removed = len(previous.meta.files.keys() - contents.files.keys()) if previous else 0
-            counts = (
-                len(contents.files),
-                contents.parsed,
-                removed,
-                len(contents.skipped),
-                len(embeddings),
-                embedded,
-            )
-            return cls(read_generation(path), encoder, BuildReport(*counts))
+            files, skipped = len(contents.files), len(contents.skipped)
+            report = BuildReport(files, contents.parsed, removed, skipped, len(embeddings), embedded)
+            encoder = MoSEEncoder(model, tokenizer, [exit_layer], max_length)
+            return cls(store.read_generation(path), encoder, report)
 
     def search(self, query: str, top_k: int = 5, hybrid: bool | None = None) -> list[Hit]:
         """Return the functions that fit a description best, best first.
@@ -191,7 +182,8 @@ class Index:
             raise ValueError("the query is empty. Describe what the function does.")
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}.")
-        vectors, vector = self._generation.vectors, self._query_encoder.encode_query(query)
+        vectors = self._generation.vectors
+        vector = _encode_texts(self._query_encoder, [query], [""], is_query=True)
 
         if DEFAULT_HYBRID if hybrid is None else hybrid:
             # The range search returns all functions, since every cosine is above -2.
@@ -212,33 +204,33 @@ class Index:
         path = PurePosixPath(fields["path"])
         if path.is_absolute() or ".." in path.parts:
             raise SearchIndexError(f"the index is damaged: function {row} is outside its tree, in {path}")
-        return Hit(score, **{name: fields[name] for name in Entry._fields})
+        return Hit(score, **{name: fields[name] for name in store.Entry._fields})
 
 
-def _describe(tree: Path, contents: TreeContents, encoder: FunctionEncoder, embeddings: np.ndarray) -> Meta:
-    return Meta(
-        format=FORMAT,
-        model=encoder.name,
-        fingerprint=encoder.fingerprint,
-        exit_layer=encoder.exit_layer,
-        max_length=encoder.max_length,
-        functions=len(embeddings),
-        dim=embeddings.shape[1],
-        root=str(tree.resolve()),
-        files=contents.files,
-        skipped=contents.skipped,
-    )
+def _full_name(model: Any) -> str:
+    """Return the model's folder as an absolute path, or its Hub id."""
+    name = model.name_or_path
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def _encode_texts(encoder: MoSEEncoder, texts: list[str], languages: list[str], is_query: bool) -> np.ndarray:
+    """Return (texts, dim) float32, rows of unit norm."""
+    try:
+        (embeddings,) = encoder.encode(texts, languages, is_query).values()
+    except FloatingPointError as error:
+        raise SearchIndexError(str(error)) from error
+    return embeddings
 
 
 def _embed(
-    entries: list[Entry],
-    encoder: FunctionEncoder,
-    previous: Generation | None,
-    writer: IndexWriter,
+    entries: list[store.Entry],
+    encoder: MoSEEncoder,
+    space: str,
+    previous: store.Generation | None,
+    writer: store.IndexWriter,
     progress: bool,
 ) -> tuple[np.ndarray, int]:
     """Return (entries, dim) embeddings, and the number that had to be computed. Every chunk is journalled."""
-    space = embedding_space(encoder.fingerprint, encoder.exit_layer, encoder.max_length)
     known = writer.journalled(space)
     if previous and previous.meta.space == space:
         known.update(previous.embeddings())
@@ -248,7 +240,8 @@ def _embed(
     with tqdm(total=len(new), desc="Embedding", unit=" functions", disable=not (progress and new)) as bar:
         for start in range(0, len(new), CHUNK):
             chunk = new[start : start + CHUNK]
-            keys, vectors = [entry.key for entry in chunk], encoder.encode_functions(chunk)
+            sources, languages = [entry.source for entry in chunk], [entry.language for entry in chunk]
+            keys, vectors = [entry.key for entry in chunk], _encode_texts(encoder, sources, languages, False)
             writer.journal(space, keys, vectors)
             known.update(zip(keys, vectors, strict=True))
             bar.update(len(chunk))

@@ -78,14 +78,9 @@ class Meta:
 
     @property
     def space(self) -> str:
-        """Name of the index's embedding space."""
-        return embedding_space(self.fingerprint, self.exit_layer, self.max_length)
-
-
-def embedding_space(model_fingerprint: str, exit_layer: int, max_length: int) -> str:
-    """Return the name of an embedding space. Within one space, equal functions have equal embeddings."""
-    parts = (FORMAT, model_fingerprint, exit_layer, max_length)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        """Name of the index's embedding space. Within one space, equal functions have equal embeddings."""
+        parts = (FORMAT, self.fingerprint, self.exit_layer, self.max_length)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,14 +123,13 @@ def read_generation(path: Path) -> Generation:
     Raises:
         SearchIndexError: there is none, or its parts are missing, truncated or inconsistent.
     """
-    while True:
-        folder = _current_folder(path)
-        try:
-            return _read_parts(path, folder)
-        except SearchIndexError:
-            if _current_folder(path) == folder:
-                raise
-            # A build that has just finished deleted this generation and left a newer one.
+    folder = _current_folder(path)
+    try:
+        return _read_parts(path, folder)
+    except SearchIndexError:
+        if _current_folder(path) == folder:
+            raise
+        return read_generation(path)  # a build that has just finished replaced this generation
 
 
 def _read_parts(path: Path, folder: Path) -> Generation:
@@ -221,8 +215,9 @@ class IndexWriter:
 
     def journalled(self, space: str) -> dict[str, np.ndarray]:
         """Return key -> embedding (dim,) of the functions that killed builds have embedded in a space."""
-        journal = self._journal(space)
-        chunks, embeddings = journal.keys(), {}
+        journal = Journal(self._path / "journal", space)
+        embeddings: dict[str, np.ndarray] = {}
+        chunks = journal.keys()  # a damaged chunk is missing, so it is computed again
 
         for chunk in chunks:
             with np.load(io.BytesIO(journal.read(chunk)), allow_pickle=False) as arrays:
@@ -230,15 +225,9 @@ class IndexWriter:
         return embeddings
 
     def journal(self, space: str, keys: Sequence[str], embeddings: np.ndarray) -> None:
-        """Keep one chunk of finished embeddings: completely or not at all.
-
-        Args:
-            space: name of the embedding space.
-            keys: one for each embedding.
-            embeddings: (keys, dim) float32.
-        """
+        """Keep one chunk of finished embeddings, (keys, dim) float32: completely or not at all."""
         chunk = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
-        with self._journal(space).write(chunk) as stream:
+        with Journal(self._path / "journal", space).write(chunk) as stream:
             np.savez(stream, keys=np.array(keys, dtype="S"), embeddings=embeddings)
 
     def commit(self, meta: Meta, entries: Sequence[Entry], embeddings: np.ndarray) -> None:
@@ -259,6 +248,7 @@ class IndexWriter:
         vectors = pyarrow.FixedSizeListArray.from_arrays(embeddings.reshape(-1), embeddings.shape[1])
         functions = datasets.Dataset(pyarrow.table({**columns, "embedding": vectors}))
 
+        # A killed build may have left a later generation than the current one.
         numbers = [int(old.name.rpartition("-")[2]) for old in self._generations()]
         target = self._path / f"generation-{max(numbers, default=0) + 1:06d}"
         with atomic_folder(target) as folder:
@@ -275,15 +265,9 @@ class IndexWriter:
     def tidy(self) -> None:
         """Delete everything that finished and killed builds leave behind: other generations and the journal."""
         current, _ = read_meta(self._path)
-        for generation in self._generations():
-            if generation != current:
-                shutil.rmtree(generation, ignore_errors=True)
-
-        for folder in [*self._path.glob(f"generation-*{PARTIAL_SUFFIX}"), self._path / "journal"]:
+        old = [generation for generation in self._generations() if generation != current]
+        for folder in [*old, *self._path.glob(f"generation-*{PARTIAL_SUFFIX}"), self._path / "journal"]:
             shutil.rmtree(folder, ignore_errors=True)
-
-    def _journal(self, space: str) -> Journal:
-        return Journal(self._path / "journal", space)
 
     def _generations(self) -> list[Path]:
         return [folder for folder in self._path.iterdir() if _GENERATION.fullmatch(folder.name)]

@@ -39,9 +39,6 @@ def read_tree(
         languages: languages to read; None means all.
         exclude: patterns of paths to leave out, as lines of a `.gitignore` at the root.
         progress: show a bar on stderr.
-
-    Raises:
-        ValueError: a language is unknown.
     """
     known: dict[str, list[Entry]] = defaultdict(list)
     for entry in previous.entries() if previous else ():
@@ -58,7 +55,8 @@ def read_tree(
     for file in tqdm(sources, "Reading", unit=" files", disable=not progress):
         path, data = _portable_path(file.relative_to(tree)), file.read_bytes()
         language = language_of(file, data)
-        if language is None or (languages and language not in languages):  # a C header may turn out to be C++
+        # The content may change the language that the suffix has: a C header may turn out to be C++.
+        if language is None or (languages and language not in languages):
             continue
 
         files[path] = hashlib.sha256(data).hexdigest()
@@ -69,16 +67,13 @@ def read_tree(
 
         parsed += 1
         try:
-            entries += _functions(path, data, language)
+            functions = extract_functions(data, language)
         except ParseError:
             skipped.append(path)
+        else:
+            entries += [Entry(path, *(getattr(f, name) for name in Entry._fields[1:])) for f in functions]
 
     return TreeContents(entries, files, skipped, parsed)
-
-
-def _functions(path: str, data: bytes, language: str) -> list[Entry]:
-    functions = extract_functions(data, language)
-    return [Entry(path, *(getattr(function, name) for name in Entry._fields[1:])) for function in functions]
 
 
 def _portable_path(path: Path) -> str:

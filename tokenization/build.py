@@ -65,6 +65,7 @@ def build_tokenizer(
             f"vocab_size must be at most {tokenizer.get_vocab_size()} for this corpus, got {vocab_size}. "
             "Pass more text or a smaller size."
         )
+
     return framed(tokenizer, PAD, model_max_length)
 
 
@@ -83,6 +84,7 @@ def extend_starcoder2(
     if len(tokenizer) != STARCODER2_SIZE:
         raise ValueError(f"tokenizer must have StarCoder-2's {STARCODER2_SIZE} tokens, got {len(tokenizer)}.")
 
+    # A deep copy: adding tokens would change the caller's tokenizer.
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.add_special_tokens([SEP, CLS, MASK])
     return framed(backend, str(backend.id_to_token(0)), model_max_length)

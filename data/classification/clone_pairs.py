@@ -48,6 +48,7 @@ def read_code_pairs(source: str | Path, split: str = "train") -> list[CodePair]:
         raise ValueError(
             f"{source} must have the columns code_a, code_b; it has {', '.join(table.column_names)}."
         )
+
     return [
         CodePair(row["code_a"], row["code_b"], row.get("language_b") or "", row.get("text") or row["code_a"])
         for row in table

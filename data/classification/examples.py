@@ -48,9 +48,11 @@ def load_examples(
         table, sides = _read_bigclonebench(Path(name)), SHAPES[0]
     else:
         table, sides = _select_columns(load_table(source, split), column_mapping or {}, name)
+
     labels = _labels_of(table, name)
     columns = [_texts_of(table, side, name) for side in sides]
 
+    # A pair needs both texts.
     filled = [row for row, texts in enumerate(zip(*columns, strict=True)) if all(t and t.strip() for t in texts)]
     if dropped := len(labels) - len(filled):
         logger.warning("%s: %d of %d examples with an empty text left out", name, dropped, len(labels))
@@ -67,12 +69,14 @@ def _select_columns(table: Dataset, mapping: Mapping[str, str], name: str) -> tu
     existing = ", ".join(table.column_names)
     table = rename_columns(table, mapping)
 
+    # Extra columns are ignored, so the first shape that fits is taken.
     shape = next((shape for shape in SHAPES if set(shape) <= set(table.column_names)), None)
     if shape is None or LABEL not in table.column_names:
         readable = "; ".join(", ".join((*shape, LABEL)) for shape in SHAPES)
         raise ValueError(
             f"{name} must have the columns {readable}; it has {existing}. Rename them with column_mapping."
         )
+
     return table, shape
 
 
@@ -108,6 +112,7 @@ def _read_bigclonebench(path: Path) -> Dataset:
             raise ValueError(f"{required}: no such file; {path.name} must be beside {FUNCTIONS_FILE}.")
 
     functions: dict[str, str] = {}
+
     with functions_path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -117,6 +122,7 @@ def _read_bigclonebench(path: Path) -> Dataset:
                 raise ValueError(f"{functions_path}:{number}: must have idx and func: {error!r}") from error
 
     rows: dict[str, list[str]] = {"code_a": [], "code_b": [], LABEL: []}
+
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         parts = line.split()
         if len(parts) != 3:
@@ -125,6 +131,7 @@ def _read_bigclonebench(path: Path) -> Dataset:
             raise ValueError(f"{path}:{number}: function {unknown[0]!r} is not in {FUNCTIONS_FILE}")
         for column, value in zip(rows, (functions[parts[0]], functions[parts[1]], parts[2]), strict=True):
             rows[column].append(value)
+
     return Dataset.from_dict(rows)
 
 

@@ -37,9 +37,11 @@ def replace_frequent_words(
         The snippets, in order. A snippet without frequent words, or without replacements for them, is unchanged.
     """
     frequent = [frequent_words(code, language) for code, language in zip(codes, languages, strict=True)]
+    # Sorted, because the order of a set differs between processes.
     pool = sorted({word for words in frequent for word in words})
 
     augmented = []
+
     for code, language, words in zip(codes, languages, frequent, strict=True):
         draws = torch.rand(len(words), generator=generator).tolist()
         chosen = [word for word, draw in zip(words, draws, strict=True) if draw < probability]
@@ -50,4 +52,5 @@ def replace_frequent_words(
             new_names = dict(zip(chosen, (candidates[index] for index in order), strict=False))
             code = _WORD.sub(lambda match, names=new_names: names.get(match[0], match[0]), code)
         augmented.append(code)
+
     return augmented

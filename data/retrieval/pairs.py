@@ -71,10 +71,13 @@ def load_pairs(
         parts.insert(0, _pairs_of_table("source trees", mined))
 
     pairs = concatenate_datasets(parts)
+    # Without the column, the collator skips the third side of a batch.
     if not any(pairs.unique("negative")):
         pairs = pairs.remove_columns("negative")
+
     if not len(pairs):
         raise ValueError(f"no pairs in {', '.join([*map(str, source_trees), *(name for name, _ in tables)])}")
+
     return pairs
 
 
@@ -119,12 +122,14 @@ def _pairs_of_table(name: str, table: Dataset) -> Dataset:
             f"dataset {name!r} must have the columns {readable}; it has {', '.join(table.column_names)}. "
             "Rename them with column_mapping."
         )
+
     shape = _SHAPES[kind]
     for column in shape.columns:
         feature = table.features[column]
         if getattr(feature, "dtype", None) not in ("string", "large_string", "null"):
             raise ValueError(f"dataset {name!r}: column {column!r} must hold strings, got {feature}.")
 
+    # Drop the other columns first: `map` would decode them for every batch.
     used = [column for column in (*shape.columns, *_OPTIONAL_COLUMNS) if column in table.column_names]
     pairs = table.select_columns(used).map(
         _pairs_of_batch,
@@ -137,6 +142,7 @@ def _pairs_of_table(name: str, table: Dataset) -> Dataset:
     )
     if dropped := len(table) * shape.pairs_per_row - len(pairs):
         logger.warning("%s: %d pairs with an empty side left out", name, dropped)
+
     return pairs
 
 

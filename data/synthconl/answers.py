@@ -62,6 +62,7 @@ def read_answer(answer: str, language: str, source: str = "") -> str:
         raise NoCodeError("no function")
     if "".join(code.split()) == "".join(source.split()):
         raise NoCodeError("unchanged")
+
     return code
 
 
@@ -128,6 +129,7 @@ def _without_prose(answer: str, language: str) -> str:
         code = _strip("\n\n".join(paragraphs[start:end]))
         if code and parses(code, language) and (count := _count_functions(code, language)) > most:
             best, most = code, count
+
     if best:
         return best
     # Prose alone is "no code", but broken code must not be counted as prose.

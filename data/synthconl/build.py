@@ -3,11 +3,10 @@
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
-from mose.data.synthconl.dataset import push, write_card, write_dataset
+from mose.data.synthconl.dataset import push, write_dataset, write_dataset_card
 from mose.data.synthconl.plan import load_source
 from mose.data.synthconl.translations import Settings, Translations
 from mose.data.synthconl.translator import DEFAULT_MODEL, Translator
@@ -58,17 +57,17 @@ def run(options: argparse.Namespace) -> None:
         translations.translate(translator, progress)
 
     counts: Counter[str] = Counter()
-    languages: Counter[tuple[str, str]] = Counter()
-    triples = translations.triples(counts, progress)
-    if not write_dataset(_count_languages(triples, languages), options.output_dir):
+    if not write_dataset(translations.triples(counts, progress), options.output_dir):
         raise RuntimeError(f"of {len(translations.jobs)} translations no triple is left: {dict(counts)}")
+
     origin = options.dataset or ", ".join(Path(tree).resolve().name for tree in options.source_tree)
-    write_card(options.output_dir, counts, languages, settings.model, origin, options.license)
+    write_dataset_card(options.output_dir, counts, settings.model, origin, options.license)
 
     print(f"{counts['triples']} triples in {options.output_dir}")
     for reason, n in sorted(counts.items()):
         if reason != "triples":
             print(f"{n:8d} {reason}")
+
     if options.push_to_hub:
         print(push(options.output_dir, options.push_to_hub, options.private))
 
@@ -81,11 +80,3 @@ def _json_object(text: str) -> dict[str, str]:
     if not isinstance(mapping, dict):
         raise ValueError(f"--column-mapping must be a JSON object, got {text}. Pass {{…}}.")
     return mapping
-
-
-def _count_languages(
-    triples: Iterable[Mapping[str, str]], languages: Counter[tuple[str, str]]
-) -> Iterator[Mapping[str, str]]:
-    for triple in triples:
-        languages[triple["language_a"], triple["language_b"]] += 1
-        yield triple

@@ -11,7 +11,6 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from pyarrow.parquet import ParquetWriter
 
-from mose.tokenization.prompts import LANGUAGES
 from mose.utils.files import atomic_folder
 
 COLUMNS = ("text", "code_a", "code_b", "language_a", "language_b", "repository")
@@ -36,9 +35,6 @@ by tree-sitter, not run: expect some that differ in behaviour.
 There are no near-duplicates among the codes A, and none among the codes B: the estimated Jaccard similarity of
 character 5-grams is below 0.7 (MinHash, 256 permutations).
 
-## Languages
-{languages}
-
 ## Left out
 | reason | rows |
 |---|---:|
@@ -61,12 +57,14 @@ def write_dataset(rows: Iterable[Mapping[str, str]], folder: Path, rows_per_file
         while (first := next(rows, None)) is not None:
             parts.append(partial / f"part-{len(parts):05d}.parquet")
             total += _write_part(itertools.chain([first], itertools.islice(rows, rows_per_file - 1)), parts[-1])
+        # The Hub's names have the number of files, which is known only now.
         for number, path in enumerate(parts):
             path.rename(partial / f"train-{number:05d}-of-{len(parts):05d}.parquet")
 
     if not total:
         new_folder.rmdir()
         return 0
+
     shutil.rmtree(folder / DATA_FOLDER, ignore_errors=True)
     new_folder.rename(folder / DATA_FOLDER)
     return total
@@ -82,10 +80,9 @@ def _write_part(rows: Iterable[Mapping[str, str]], path: Path) -> int:
     return count
 
 
-def write_card(
+def write_dataset_card(
     folder: Path,
     counts: Counter[str],
-    languages: Counter[tuple[str, str]],
     model: str,
     source: str,
     license_id: str | None = None,
@@ -95,7 +92,6 @@ def write_card(
     Args:
         folder: folder of the dataset.
         counts: counts, as `mose.data.synthconl.translations.Translations.triples` updates them.
-        languages: (language A, language B) -> number of triples.
         model: name of the translator.
         source: origin of text and code A, in words or as a Hub id.
         license_id: the Hub's identifier of the licence; None for no licence in the card.
@@ -115,23 +111,13 @@ def write_card(
         configs=[{"config_name": "default", "data_files": files}],
     )
 
-    keys = sorted({key for pair in languages for key in pair})
-    table = ["| from \\ to | " + " | ".join(LANGUAGES[key] for key in keys) + " |", "|---|" + "---:|" * len(keys)]
-    for a in keys:
-        table.append(f"| {LANGUAGES[a]} | {' | '.join(str(languages[a, b] or '') for b in keys)} |")
-    left_out = [f"| {reason} | {n} |" for reason, n in sorted(counts.items()) if reason != "triples"]
-    text = _CARD.format(
-        title=data.pretty_name,
-        total=total,
-        source=source,
-        model=model,
-        languages="\n".join(table),
-        left_out="\n".join(left_out),
-    )
-
+    left_out = "\n".join(f"| {reason} | {n} |" for reason, n in sorted(counts.items()) if reason != "triples")
+    text = _CARD.format(title=data.pretty_name, total=total, source=source, model=model, left_out=left_out)
+    # A model name or licence can break the YAML: read it back before anything is pushed.
     card = DatasetCard(f"---\n{data.to_yaml()}\n---\n{text}")
     if card.data.to_dict() != data.to_dict():
         raise ValueError("the card's front matter changes when it is read back")
+
     card.save(folder / "README.md")
 
 
@@ -153,9 +139,11 @@ def push(folder: Path, repo_id: str, private: bool = False, token: str | None = 
     """
     if not (folder / "README.md").is_file() or not list((folder / DATA_FOLDER).glob("*.parquet")):
         raise ValueError(f"{folder} has no finished dataset. Build it first.")
+
     DatasetCard.load(folder / "README.md").validate(repo_type="dataset")
 
     api = HfApi(token=token)
+
     try:
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
         return api.upload_folder(

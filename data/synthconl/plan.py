@@ -64,10 +64,13 @@ def load_source(
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         existing = ", ".join(table.column_names)
         raise ValueError(f"{dataset} must have the columns {', '.join(missing)}; it has {existing}.")
+
     if "repository" not in table.column_names:
         table = table.add_column("repository", [""] * len(table))
+
     if not len(table):
         raise ValueError("the source has no rows")
+
     return table.select_columns([*COLUMNS, "repository"])
 
 
@@ -93,9 +96,11 @@ def choose_jobs(source: Dataset, seed: int, counts: Counter[str], progress: bool
     """
     unique = NearDuplicates()
     cycles: dict[str, list[str]] = defaultdict(list)
+    # One generator for each language: a row does not change the targets of other languages.
     generators = {language: random.Random(f"{seed} {language}") for language in TARGETS}
 
     bar = tqdm(source, desc="planning", unit=" rows", disable=not progress)
+
     for row, example in enumerate(bar):
         language = language_key(example["language"] or "")
         if not (example["text"] or "").strip() or not (example["code"] or "").strip():

@@ -1,13 +1,11 @@
 """The translations of a build: planned, made in batches, and stored so that a killed build resumes.
 
     FOLDER/
-      settings.json   what the build depends on, and how many rows of the source were skipped
-      plan.jsonl      the jobs: which row is translated into which language
-      answers/        the model's answers, one chunk for each batch (`mose.utils.journal`)
+      plan.json   settings and digest of the source, counts of its skipped rows, and the jobs
+      answers/    the model's answers, one chunk for each batch (`mose.utils.journal`)
 
-Plan and answers depend on the source and the model only. Everything that is judged (`answers.py`,
-near-duplicates) is
-judged at the end, from all answers: a build that was killed ends like one that was not.
+Plan and answers depend on the source and the model only. They are judged at the end, all at once (`answers.py`,
+near-duplicates): a build that was killed ends like one that was not.
 """
 
 import json
@@ -24,10 +22,10 @@ from mose.data.source.near_duplicates import NearDuplicates
 from mose.data.synthconl.answers import NoCodeError, read_answer
 from mose.data.synthconl.plan import Job, choose_jobs, digest_source, language_key
 from mose.data.synthconl.translator import Translator
-from mose.utils.files import atomic_write_json, atomic_write_text
+from mose.utils.files import atomic_write_json
 from mose.utils.journal import SUFFIX, Journal
 
-SETTINGS_FILE, PLAN_FILE, ANSWERS_FOLDER = "settings.json", "plan.jsonl", "answers"
+PLAN_FILE, ANSWERS_FOLDER = "plan.json", "answers"
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,8 @@ class Translations:
         self.folder, self.source, self.settings = folder, source, settings
         identity = {**asdict(settings), "source": digest_source(source), "rows": len(source)}
         self._journal = Journal(folder / ANSWERS_FOLDER, json.dumps(identity, sort_keys=True))
-        self.jobs = self._open_plan(identity, progress)
+        plan = self._open_plan(identity, progress)
+        self.jobs, self._skipped = [Job(*job) for job in plan["jobs"]], plan["skipped"]
 
         size = settings.batch_size
         self._batches = {
@@ -120,8 +119,9 @@ class Translations:
             `text`, `code_a`, `code_b`, `language_a`, `language_b` and `repository`. No two codes B are
             near-duplicates (Jaccard 0.7, 256 permutations, character 5-grams), and neither are two codes A.
         """
-        counts.update(json.loads((self.folder / SETTINGS_FILE).read_text())["skipped"])
+        counts.update(self._skipped)
         unique = NearDuplicates()
+
         for job, answer in tqdm(
             self.answers(), total=len(self.jobs), desc="reading answers", unit=" rows", disable=not progress
         ):
@@ -149,28 +149,28 @@ class Translations:
         for key, batch in self._batches.items():
             yield from zip(batch, json.loads(self._journal.read(key)), strict=True)
 
-    def _open_plan(self, identity: Mapping[str, Any], progress: bool) -> list[Job]:
-        path = self.folder / SETTINGS_FILE
+    def _open_plan(self, identity: Mapping[str, Any], progress: bool) -> dict[str, Any]:
+        path = self.folder / PLAN_FILE
         # Without answers there is nothing to lose, and a plan is made anew.
         if path.is_file() and any((self.folder / ANSWERS_FOLDER).glob(f"*{SUFFIX}")):
-            existing = json.loads(path.read_text())["settings"]
+            plan = json.loads(path.read_text())
             for name, value in identity.items():
-                if existing.get(name) != value:
+                if (existing := plan["settings"].get(name)) != value:
                     raise ValueError(
-                        f"{self.folder} has a build with {name}={existing.get(name)!r}, got {value!r}. "
+                        f"{self.folder} has a build with {name}={existing!r}, got {value!r}. "
                         "Choose another folder, or resume with the same settings."
                     )
-            return [Job(**json.loads(line)) for line in (self.folder / PLAN_FILE).read_text().splitlines()]
+            return plan
 
         skipped: Counter[str] = Counter()
         jobs = list(choose_jobs(self.source, self.settings.seed, skipped, progress))
         if not jobs:
             raise ValueError(f"nothing to translate: all {len(self.source)} rows are skipped: {dict(skipped)}")
+
         self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(self.folder / PLAN_FILE, "".join(json.dumps(asdict(job)) + "\n" for job in jobs))
-        # Last: a folder with settings has a complete plan.
-        atomic_write_json(path, {"settings": identity, "skipped": skipped})
-        return jobs
+        plan = {"settings": identity, "skipped": skipped, "jobs": [(job.row, job.language_b) for job in jobs]}
+        atomic_write_json(path, plan, indent=None)
+        return plan
 
     def _translate_batch(
         self, batch: Sequence[Job], translator: Translator, number: int
@@ -190,6 +190,7 @@ class Translations:
             translated = translator.translate([prompts[i] for i in short], languages, seed)
             for i, answer in zip(short, translated, strict=True):
                 answers[i] = asdict(answer)
+
         return answers
 
 

@@ -11,19 +11,13 @@ STDLIB_TESTS = ("test/", "tests/", "idle_test/")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     shared.add_query_arguments(parser)
     shared.add_model_arguments(parser)
     shared.add_build_arguments(parser)
-    parser.add_argument(
-        "--source-tree",
-        type=Path,
-        metavar="DIR",
-        help="source tree to search (default: the standard library of this Python)",
-    )
-    parser.add_argument(
-        "--index", type=Path, metavar="PATH", help="folder of the index (default: one in the user's cache folder)"
-    )
+    text = "source tree to search (default: the standard library of this Python)"
+    parser.add_argument("--source-tree", type=Path, metavar="DIR", help=text)
+    text = "folder of the index (default: one in the user's cache folder)"
+    parser.add_argument("--index", type=Path, metavar="PATH", help=text)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -10,7 +10,6 @@ from mose.search.rendering import summarize_index
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     shared.add_model_arguments(parser)
     shared.add_build_arguments(parser)
     parser.add_argument("source_tree", type=Path, metavar="DIR", help="source tree to index")
@@ -21,10 +20,8 @@ def run(options: argparse.Namespace) -> None:
     """Build the index and print its counts."""
     timings = shared.Timings()
     path, index = shared.build_index(options, timings)
-    if not options.json:
-        print(f"{summarize_index(index)}\n{timings}")
-        return
 
-    document = {"index": str(path), "root": index.meta.root, "exit_layer": index.meta.exit_layer}
     report = dataclasses.asdict(index.report) if index.report else {}
-    print(json.dumps({**document, **report, "seconds": timings}, indent=2))
+    document = {"index": str(path), "root": index.meta.root, "exit_layer": index.meta.exit_layer, **report}
+    text = f"{summarize_index(index)}\n{timings}"
+    print(json.dumps({**document, "seconds": timings}, indent=2) if options.json else text)

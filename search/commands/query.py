@@ -8,17 +8,11 @@ from mose.search.store import read_meta
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     shared.add_query_arguments(parser)
     shared.add_model_arguments(parser)
     parser.add_argument("--index", type=Path, required=True, metavar="PATH", help="folder of the index")
-    parser.add_argument(
-        "--exit-layer",
-        type=int,
-        metavar="K",
-        help="exit of the model to embed the query at, in number of blocks run (default: the exit of the index). "
-        "Another exit needs a model whose exits share one space (train_hf.py finetune --align-exits).",
-    )
+    text = "exit to embed the query at (default: that of the index); others need a model with --align-exits"
+    parser.add_argument("--exit-layer", type=int, metavar="K", help=text)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -39,48 +39,29 @@ class Timings(dict[str, float]):
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model and the output format."""
-    parser.add_argument(
-        "--model", default=str(package_folder()), help="folder or Hub id of a MoSE (default: the shipped model)"
-    )
+    text = "folder or Hub id of a MoSE (default: the shipped model)"
+    parser.add_argument("--model", default=str(package_folder()), help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
 
 
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of building an index."""
     parser.add_argument("--exit-layer", type=int, metavar="K", help="exit, in blocks run (default: the deepest)")
-    parser.add_argument(
-        "--languages", nargs="+", metavar="LANGUAGE", help="index only these, such as python java"
-    )
-    parser.add_argument(
-        "--exclude",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="PATTERN",
-        help="leave out these paths too, each a line as in .gitignore; ignored, vendored, generated, binary and "
-        "very large files are always left out",
-    )
-    parser.add_argument(
-        "--max-length",
-        type=int,
-        default=MAX_LENGTH,
-        metavar="TOKENS",
-        help="maximum number of tokens read of a function (default: %(default)s)",
-    )
+    text = "index these only, such as python java (default: all that can be parsed)"
+    parser.add_argument("--languages", nargs="+", metavar="LANGUAGE", help=text)
+    text = "further paths to leave out, as lines of .gitignore; vendored, generated and binary files always are"
+    parser.add_argument("--exclude", nargs="+", action="extend", default=[], metavar="PATTERN", help=text)
+    text = "maximum number of tokens read of a function (default: %(default)s)"
+    parser.add_argument("--max-length", type=int, default=MAX_LENGTH, metavar="TOKENS", help=text)
 
 
 def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the query and the options of searching."""
     parser.add_argument("query", type=_query, metavar="QUERY", help="description of what the function does")
-    parser.add_argument(
-        "--top-k", type=int, default=5, metavar="N", help="number of hits to print (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--hybrid",
-        action=argparse.BooleanOptionalAction,
-        help="fuse BM25 over words and identifiers with the embeddings "
-        f"(default: {'--hybrid' if DEFAULT_HYBRID else '--no-hybrid'})",
-    )
+    text = "number of hits to print (default: %(default)s)"
+    parser.add_argument("--top-k", type=int, default=5, metavar="N", help=text)
+    text = f"fuse BM25 with the embeddings (default: {'--hybrid' if DEFAULT_HYBRID else '--no-hybrid'})"
+    parser.add_argument("--hybrid", action=argparse.BooleanOptionalAction, help=text)
 
 
 def _query(text: str) -> str:
@@ -90,11 +71,7 @@ def _query(text: str) -> str:
 
 
 def load_search_model(name: str, exit_layer: int | None, timings: Timings) -> tuple[Any, Any]:
-    """Return the model, loaded up to an exit, and its tokenizer.
-
-    Raises:
-        ValueError: `name` is neither a folder nor a Hub id, or no MoSE.
-    """
+    """Return the model, loaded up to an exit, and its tokenizer."""
     try:
         is_local_folder(name)
     except FileNotFoundError as error:  # report it before the imports, which take seconds
@@ -114,20 +91,14 @@ def load_search_model(name: str, exit_layer: int | None, timings: Timings) -> tu
 
 
 def build_index(options: argparse.Namespace, timings: Timings) -> tuple[Path, "Index"]:
-    """Build or update the index that the options name, and return its folder and the index.
-
-    Without `--index`, the folder is one in the user's cache for this source tree, model and exit.
-
-    Raises:
-        ValueError: the source tree is no folder.
-    """
+    """Build or update the index that the options name, and return its folder and the index."""
     tree = options.source_tree
     if not tree.is_dir():
         raise ValueError(f"{tree}: no such folder")
     model, tokenizer = load_search_model(options.model, options.exit_layer, timings)
 
     path = options.index
-    if path is None:
+    if path is None:  # one for each source tree, model and exit
         key = hashlib.sha256(f"{tree.resolve()}\0{model.name_or_path}".encode()).hexdigest()[:8]
         exit_layer = model.config.resolve_exit_layer(options.exit_layer)
         path = cache_folder() / "indexes" / f"{tree.resolve().name}-{key}-exit{exit_layer}"
@@ -147,17 +118,9 @@ def print_hits(options: argparse.Namespace, index: "Index", path: Path, timings:
     meta = index.meta
 
     if options.json:
-        document = {
-            "query": options.query,
-            "index": str(path),
-            "root": meta.root,
-            "exit_layer": meta.exit_layer,
-            "query_exit_layer": index.query_exit_layer,
-            "hybrid": hybrid,
-            "seconds": timings,
-            "hits": [dataclasses.asdict(hit) for hit in hits],
-        }
-        print(json.dumps(document, indent=2))
+        document = {"query": options.query, "index": str(path), "root": meta.root, "exit_layer": meta.exit_layer}
+        document |= {"query_exit_layer": index.query_exit_layer, "hybrid": hybrid, "seconds": timings}
+        print(json.dumps({**document, "hits": [dataclasses.asdict(hit) for hit in hits]}, indent=2))
         return
 
     terminal = sys.stdout.isatty()
@@ -167,5 +130,5 @@ def print_hits(options: argparse.Namespace, index: "Index", path: Path, timings:
 
     query_exit = index.query_exit_layer
     queried = f", queried at exit {query_exit}" if query_exit != meta.exit_layer else ""
-    print(f"{summarize_index(index)}{queried}, {'embeddings fused with BM25' if hybrid else 'embeddings alone'}")
-    print(timings)
+    scores = "embeddings fused with BM25" if hybrid else "embeddings alone"
+    print(f"{summarize_index(index)}{queried}, {scores}\n{timings}")

@@ -24,8 +24,11 @@ from mose.data.synthconl.translator import Translator
 def answers_of(folder: Path) -> list[dict]:
     """The stored answers with their jobs; a chunk ends with its SHA-256."""
     answers = [a for path in chunks_of(folder) for a in json.loads(path.read_bytes()[:-32])]
-    jobs = [json.loads(line) for line in (folder / "plan.jsonl").read_text().splitlines()]
-    return [{**job, "answer": answer} for job, answer in zip(jobs, answers, strict=True)]
+    jobs = json.loads((folder / "plan.json").read_text())["jobs"]
+    return [
+        {"row": row, "language_b": language, "answer": answer}
+        for (row, language), answer in zip(jobs, answers, strict=True)
+    ]
 
 
 def chunks_of(folder: Path) -> list[Path]:
@@ -108,7 +111,7 @@ def test_a_killed_build_ends_as_an_unbroken_one(
     chunks[0].write_bytes(chunks[0].read_bytes()[:-9])
     chunks[1].rename(chunks[1].with_suffix(".chunk.partial"))
     assert main(flags) == 0
-    for name in ("plan.jsonl", "README.md"):
+    for name in ("plan.json", "README.md"):
         assert (folder / name).read_bytes() == (finished_build / name).read_bytes(), name
     assert [path.name for path in chunks_of(folder)] == [path.name for path in chunks_of(finished_build)]
     assert answers_of(folder) == answers_of(finished_build)
