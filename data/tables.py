@@ -75,6 +75,7 @@ def rename_columns(table: Dataset, mapping: Mapping[str, str]) -> Dataset:
 def _read_table(path: Path, name: str, split: str, streaming: bool) -> Dataset | IterableDataset | DatasetDict:
     if path.is_dir() and ((path / "state.json").exists() or (path / "dataset_dict.json").exists()):
         return load_from_disk(str(path))
+    # Neither a file nor named like one: a folder or a Hub id.
     if path.suffix not in _BUILDERS and not path.is_file():
         return load_dataset(name, split=split, streaming=streaming)
 

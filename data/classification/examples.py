@@ -52,6 +52,7 @@ def load_examples(
     labels = _labels_of(table, name)
     columns = [_texts_of(table, side, name) for side in sides]
 
+    # A pair needs both texts.
     filled = [row for row, texts in enumerate(zip(*columns, strict=True)) if all(t and t.strip() for t in texts)]
     if dropped := len(labels) - len(filled):
         logger.warning("%s: %d of %d examples with an empty text left out", name, dropped, len(labels))
@@ -68,6 +69,7 @@ def _select_columns(table: Dataset, mapping: Mapping[str, str], name: str) -> tu
     existing = ", ".join(table.column_names)
     table = rename_columns(table, mapping)
 
+    # Extra columns are ignored, so the first shape that fits is taken.
     shape = next((shape for shape in SHAPES if set(shape) <= set(table.column_names)), None)
     if shape is None or LABEL not in table.column_names:
         readable = "; ".join(", ".join((*shape, LABEL)) for shape in SHAPES)

@@ -71,6 +71,7 @@ def load_pairs(
         parts.insert(0, _pairs_of_table("source trees", mined))
 
     pairs = concatenate_datasets(parts)
+    # Without the column, the collator skips the third side of a batch.
     if not any(pairs.unique("negative")):
         pairs = pairs.remove_columns("negative")
 
@@ -128,6 +129,7 @@ def _pairs_of_table(name: str, table: Dataset) -> Dataset:
         if getattr(feature, "dtype", None) not in ("string", "large_string", "null"):
             raise ValueError(f"dataset {name!r}: column {column!r} must hold strings, got {feature}.")
 
+    # Drop the other columns first: `map` would decode them for every batch.
     used = [column for column in (*shape.columns, *_OPTIONAL_COLUMNS) if column in table.column_names]
     pairs = table.select_columns(used).map(
         _pairs_of_batch,

@@ -96,6 +96,7 @@ def choose_jobs(source: Dataset, seed: int, counts: Counter[str], progress: bool
     """
     unique = NearDuplicates()
     cycles: dict[str, list[str]] = defaultdict(list)
+    # One generator for each language: a row does not change the targets of other languages.
     generators = {language: random.Random(f"{seed} {language}") for language in TARGETS}
 
     bar = tqdm(source, desc="planning", unit=" rows", disable=not progress)
