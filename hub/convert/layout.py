@@ -120,11 +120,13 @@ class _Planner:
         self.names: dict[str, str] = {}
         self.created: dict[str, TensorSource] = {}
 
+        # A pattern without a match is a mistake, most likely in the pattern.
         for pattern in options.leave_out:
             matching = [name for name in sources if re.search(pattern, name)]
             if not matching:
                 raise ValueError(f"--leave-out {pattern} matches no tensor of the checkpoint")
             self.left_out |= dict.fromkeys(matching, "left out as requested")
+
         for name in sources:
             if name not in self.left_out:
                 self._rename(name)
@@ -156,11 +158,14 @@ class _Planner:
             raise ValueError(f"config.json: rope_scaling must be null, got {settings['rope_scaling']}")
 
         fields = {name: settings[name] for name in (*REQUIRED, *OPTIONAL) if settings.get(name) is not None}
-        rope = {"rope_type": "default"} | dict(settings.get("rope_parameters") or {})
+
+        rope: dict[str, Any] = {"rope_type": "default"} | dict(settings.get("rope_parameters") or {})
         stored = rope.get("rope_theta") or settings.get("rope_theta")
         rope["rope_theta"] = float(options.rope_theta or stored or MoSEConfig.default_theta)
         fields |= {"rope_parameters": rope, "exit_norm": "final", "pooling": options.pooling}
-        if "embed_tokens.weight" in self.names:  # else `account` reports it
+
+        # The stored vocabulary may be padded. If there is none, `account` reports it.
+        if "embed_tokens.weight" in self.names:
             embeddings = self.sources[self.names["embed_tokens.weight"]]
             fields |= {"vocab_size": embeddings.shape[0], "dtype": embeddings.dtype}
             if not 0 <= fields.get("pad_token_id", 0) < embeddings.shape[0]:
@@ -178,6 +183,7 @@ class _Planner:
                 f"the checkpoint has {depth} blocks, which must be one of its exits "
                 f"{', '.join(map(str, exits))}. Pass --exit-layers."
             )
+
         built = [exit_layer for exit_layer in exits if exit_layer <= depth]
         fields = self._place_heads(exits, built)
 
@@ -196,6 +202,8 @@ class _Planner:
         heads = {name: name.split(".")[1:] for name in self.names if name.startswith("head.")}
         if not heads:
             return self._create_heads(built)
+
+        # Numbers may have gaps, such as those of activations: only their order counts.
         numbers = sorted({int(number) for number, _, _ in heads.values()})
         layers = sorted({int(layer or 0) for _, layer, _ in heads.values()})
         owners = _head_owners(len(numbers), len(layers), exits, built)
@@ -212,6 +220,7 @@ class _Planner:
 
         if without := [exit_layer for exit_layer in built if exit_layer not in owners]:
             self.notes.append(f"Left out exits without a projection head: {', '.join(map(str, without))}.")
+
         return {
             "projection_layers": len(layers),
             "projection_act": self.options.projection_act,
@@ -257,6 +266,7 @@ class _Planner:
             is_trunk = pretraining and not ours.startswith(PRETRAINING)
             return f"{cls.base_model_prefix}.{ours}" if is_trunk else ours
 
+        # Report every problem at once, by the names in the checkpoint.
         theirs = {full_name(ours): name for ours, name in self.names.items()}
         tensors = {name: self.sources[source] for name, source in theirs.items()}
         tensors |= {full_name(ours): source for ours, source in self.created.items()}
