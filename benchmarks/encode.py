@@ -15,7 +15,7 @@ from mose.benchmarks import command
 from mose.benchmarks.command import Benchmark, Report
 from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.eval import speed
-from mose.eval.baselines import MINILM, SentenceTransformerPeer, load_peer
+from mose.eval.baselines import MINILM, SentenceTransformerBaseline, load_baseline
 from mose.inference.encoding import encode
 from mose.inference.loading import load_model
 from mose.tokenization.prompts import prompt_for
@@ -126,10 +126,10 @@ class EncodingSpeed(Benchmark):
             rows[name] = EncodeFunctions(*(partial(encode_at, prompts=prompt) for prompt in prompts))
 
         for source in options.peers:
-            peer = load_peer(source, options.max_length, dtype, options.device)
-            if not isinstance(peer, SentenceTransformerPeer):
+            baseline = load_baseline(source, options.max_length, dtype, options.device)
+            if not isinstance(baseline, SentenceTransformerBaseline):
                 raise ValueError(f"--peers must be sentence-transformers models, got {source}.")
-            rows[peer.name] = EncodeFunctions(peer.encode_documents, peer.encode_queries)
+            rows[baseline.name] = EncodeFunctions(baseline.encode_documents, baseline.encode_queries)
         return rows
 
     def render(self, report: Report) -> str:

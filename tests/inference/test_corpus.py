@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mose.eval.baselines import load_peer
+from mose.eval.baselines import load_baseline
 from mose.inference import corpus
 from mose.inference.corpus import encode_corpus
 from mose.inference.encoders import MoSEEncoder
@@ -157,13 +157,13 @@ def test_a_process_that_loads_another_model_says_so(model, tokenizer, model_fold
         assert free.qsize() == 1
 
 
-def test_a_peer_is_stored_as_well(tiny_teacher, tmp_path, counted):
-    peer = load_peer(tiny_teacher, device="cpu")
-    store = encode_corpus(peer, TEXTS, tmp_path, shard_rows=8, progress=True)
-    np.testing.assert_allclose(np.asarray(store[peer.name]), peer.encode_documents(TEXTS), atol=1e-5)
-    encode_corpus(load_peer(tiny_teacher, device="cpu"), TEXTS, tmp_path, shard_rows=8)
+def test_a_baseline_is_stored_as_well(tiny_teacher, tmp_path, counted):
+    baseline = load_baseline(tiny_teacher, device="cpu")
+    store = encode_corpus(baseline, TEXTS, tmp_path, shard_rows=8, progress=True)
+    np.testing.assert_allclose(np.asarray(store[baseline.name]), baseline.encode_documents(TEXTS), atol=1e-5)
+    encode_corpus(load_baseline(tiny_teacher, device="cpu"), TEXTS, tmp_path, shard_rows=8)
     assert counted == [0, 1, 2]
-    encode_corpus(load_peer(tiny_teacher, max_length=5, device="cpu"), TEXTS, tmp_path, shard_rows=8)
+    encode_corpus(load_baseline(tiny_teacher, max_length=5, device="cpu"), TEXTS, tmp_path, shard_rows=8)
     assert counted == [0, 1, 2] * 2
 
 
