@@ -140,10 +140,8 @@ def _licence(source: str, metadata: dict[str, Any]) -> str:
     licence = metadata.get("license_name") or metadata.get("license")
     link = f"\n{metadata['license_link']}" if metadata.get("license_link") else ""
     terms = f"puts them under: {licence}{link}" if licence else "names no licence. Ask its authors."
-    return (
-        f"The weights were converted from {source}. Its model card {terms}\n\n"
-        "The .py files are under the Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0\n"
-    )
+    code = "The .py files are under the Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0\n"
+    return f"The weights were converted from {source}. Its model card {terms}\n\n{code}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

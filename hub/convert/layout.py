@@ -42,26 +42,17 @@ OPTIONAL = (
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """Facts that a checkpoint does not state. Only the pooling has no default.
+    """Facts that a checkpoint does not state. Only the pooling has no default."""
 
-    Args:
-        pooling: "mean" or "cls".
-        projection_act: activation between the two layers of a projection head.
-        embedding_norm: "unit" or "at_most_one"; None means "at_most_one" if there are projection heads.
-        exit_layers: of the trained model; None means `matryoshka_layers`, or the paper's.
-        last_norm: whether the deepest exit of a truncated checkpoint goes through a final norm in the file, as in
-            transformers' model of that depth ("apply"), or not, as in the whole model ("drop").
-        rope_theta: base of the rotary positions; None means the checkpoint's, or the paper's.
-        leave_out: regular expressions of tensors to skip.
-    """
-
-    pooling: str
-    projection_act: str = "leaky_relu"
-    embedding_norm: str | None = None
-    exit_layers: Sequence[int] | None = None
+    pooling: str  # "mean" or "cls"
+    projection_act: str = "leaky_relu"  # between the two layers of a projection head
+    embedding_norm: str | None = None  # None: "at_most_one" if there are projection heads, else "unit"
+    exit_layers: Sequence[int] | None = None  # of the whole model; None: `matryoshka_layers`, or the paper's
+    rope_theta: float | None = None  # base of the rotary positions; None: the checkpoint's, or the paper's
+    #: A final norm in a truncated checkpoint: "drop" it, as the whole model has none at that exit, or "apply"
+    #: it, as transformers' model of that depth does.
     last_norm: str = "drop"
-    rope_theta: float | None = None
-    leave_out: Sequence[str] = ()
+    leave_out: Sequence[str] = ()  # regular expressions of tensors to skip
 
 
 class CheckpointError(ValueError):
@@ -84,12 +75,7 @@ class Conversion:
 def plan_conversion(
     settings: Mapping[str, Any], sources: Mapping[str, TensorSource], options: ConversionOptions
 ) -> Conversion:
-    """Return how a released checkpoint becomes a MoSE.
-
-    Args:
-        settings: the checkpoint's config.json.
-        sources: the checkpoint's tensors.
-        options: facts that these do not state.
+    """Return how a checkpoint with this config.json and these tensors becomes a MoSE.
 
     Raises:
         CheckpointError: a tensor or a parameter is left over, or a shape differs. Names all of them.
@@ -166,11 +152,10 @@ class _Planner:
 
         # The stored vocabulary may be padded. If there is none, `account` reports it.
         if "embed_tokens.weight" in self.names:
-            embeddings = self.sources[self.names["embed_tokens.weight"]]
+            embeddings, pad = self.sources[self.names["embed_tokens.weight"]], fields.get("pad_token_id", 0)
             fields |= {"vocab_size": embeddings.shape[0], "dtype": embeddings.dtype}
-            if not 0 <= fields.get("pad_token_id", 0) < embeddings.shape[0]:
-                vocabulary, pad = embeddings.shape[0], fields["pad_token_id"]
-                raise ValueError(f"config.json: pad_token_id must be in [0, {vocabulary}), got {pad}")
+            if not 0 <= pad < embeddings.shape[0]:
+                raise ValueError(f"config.json: pad_token_id must be in [0, {embeddings.shape[0]}), got {pad}")
         return fields
 
     def place_exits(self) -> dict[str, Any]:
@@ -248,8 +233,8 @@ class _Planner:
         """Place the learned similarity scale, which checkpoints made for embedding may lack."""
         stored = self.sources.get(self.names.get("similarity_scale", ""))
         if stored is None:
-            scale = TensorSource((1,), torch.float32, lambda: torch.tensor([config.similarity_scale_init]))
-            self.created["similarity_scale"] = scale
+            initial = torch.tensor([config.similarity_scale_init])
+            self.created["similarity_scale"] = TensorSource((1,), torch.float32, lambda: initial)
         elif not stored.shape:  # a number, which is a vector of length 1 here
             del self.names["similarity_scale"]
             self.created["similarity_scale"] = TensorSource((1,), stored.dtype, lambda: stored.read().view(1))
