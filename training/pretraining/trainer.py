@@ -27,7 +27,7 @@ class EpochAsShareOfSteps(TrainerCallback):
     """A callback that logs the share of the steps as the epoch, since a stream has no epochs."""
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Set the epoch from the step, which a resumed run knows, too."""
+        """Set the epoch from the step, which a resumed run also knows."""
         state.epoch = state.global_step / state.max_steps
 
 
@@ -63,8 +63,6 @@ class PreTrainingTrainer(MoSETrainer):
         self._examples_in_step: dict[str, Tensor] = {}
         #: Step and number of examples at which the stream started.
         self._stream_start = (0, 0)
-
-    # --- Data ----------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
         """Return a loader of this process's part of the stream."""
@@ -103,8 +101,6 @@ class PreTrainingTrainer(MoSETrainer):
         self._examples_in_step = {"num_examples_in_batch": torch.tensor(examples, device=device)}
         self.throughput.add(examples, tokens)
         return batches, items
-
-    # --- Resuming ------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         """Train as `Trainer` does; a finished run that is resumed only loads its weights and returns None."""
@@ -145,8 +141,6 @@ class PreTrainingTrainer(MoSETrainer):
         cast(PreTrainingStream, self.train_dataset).load_state_dict({**states[0], "marks": marks})
         self._stream_start = (step, states[0]["examples"])
 
-    # --- Loss and schedule ---------------------------------------------------------------------------------
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the model's loss of a batch, divided by the masked tokens and examples of the whole step."""
         inputs = {**inputs, **self._examples_in_step}
@@ -168,8 +162,6 @@ class PreTrainingTrainer(MoSETrainer):
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.args.multi_step)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
-
-    # --- Logging -------------------------------------------------------------------------------------------
 
     def _add_metrics(self, outputs: Any, inputs: dict[str, Tensor]) -> None:
         """Add a batch's losses and accuracies per exit, weighted by what each is a mean over."""
@@ -202,4 +194,4 @@ class PreTrainingTrainer(MoSETrainer):
         try:
             return super().evaluate(*args, **kwargs)
         finally:
-            self.throughput.pause(time.perf_counter() - start)
+            self.throughput.start += time.perf_counter() - start
