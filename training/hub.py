@@ -56,7 +56,7 @@ def run_summary(trainer: Trainer, task: str, datasets: Sequence[str]) -> dict[st
     }
 
 
-def publish_run(args: TrainingArguments, folder: str, repo_id: str | None, **options: Any) -> Any:
+def publish_run(args: TrainingArguments, folder: str, repo_id: str, **options: Any) -> Any:
     """Publish a run's folder in one commit; `options` that are None fall back to the arguments of the run."""
     return publish(
         folder,

@@ -139,7 +139,7 @@ class MoSETrainer(Trainer):
 
         self.create_model_card(**kwargs)
         options = {"commit_message": commit_message, "token": token, "revision": revision}
-        push = partial(publish_run, self.args, str(self.args.output_dir), self.hub_model_id, **options)
+        push = partial(publish_run, self.args, str(self.args.output_dir), str(self.hub_model_id), **options)
         return push() if blocking else HfApi().run_as_future(push)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -150,7 +150,7 @@ class MoSETrainer(Trainer):
         message = f"Training in progress, step {self.state.global_step}"
         try:
             # Not in the background: the next save may delete the folder.
-            publish_run(self.args, checkpoint_folder, self.hub_model_id, commit_message=message)
+            publish_run(self.args, checkpoint_folder, str(self.hub_model_id), commit_message=message)
         except PublishError as error:
             # A failed push must not end the run. The next save pushes again.
             logger.warning("step %d was not pushed: %s", self.state.global_step, error)

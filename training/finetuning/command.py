@@ -121,7 +121,7 @@ def load_base(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTrai
         args.model = args.model or setup.shipped_model()
         setup.check_model(args.model)
         tokenizer = setup.load_tokenizer(args.tokenizer or args.model)
-        options = {} if args.exit_layer is None else {"exit_layer": args.exit_layer}
+        options: dict[str, Any] = {} if args.exit_layer is None else {"exit_layer": args.exit_layer}
         # Weights are trained in float32 whatever the checkpoint's type; autocast does the rest.
         model = MoSEModel.from_pretrained(args.model, dtype="float32", **options)
 

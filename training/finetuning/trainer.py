@@ -58,7 +58,7 @@ class FineTuningTrainer(MoSETrainer):
         super().__init__(*args, **kwargs)
         self.teacher_vectors = None if teacher_vectors is None else teacher_vectors.to(self.args.device)
         self._check_arguments()
-        self.objective = self._build_objective()
+        self.objective: Objective = self._build_objective()
 
         # Terms are means over the batch, so Trainer must divide by its accumulation steps.
         self.model_accepts_loss_kwargs = False

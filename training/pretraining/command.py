@@ -4,6 +4,7 @@ import logging
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, set_seed
 
@@ -46,13 +47,13 @@ def pretrain(
     # A tokenizer that was just trained has used random numbers.
     set_seed(args.seed)
     model = load_pretraining_model(model_args, tokenizer, max_length)
-    build = {"tokenizer": tokenizer, "max_length": max_length, "objective": data_args.context_objective}
-    new_stream = partial(PreTrainingStream, seed=args.seed, **build)
+    settings = (tokenizer, max_length, data_args.context_objective)
     sharding = {"rank": args.process_index, "world_size": args.world_size, "lanes": data_args.lanes}
-    stream = new_stream(corpus, batch_size=args.train_batch_size, **sharding)
+    stream = PreTrainingStream(corpus, *settings, seed=args.seed, batch_size=args.train_batch_size, **sharding)
     examples = None
     if held_out is not None:
-        examples = list(islice(new_stream(held_out, epochs=1), data_args.eval_examples))
+        held_out_stream = PreTrainingStream(held_out, *settings, seed=args.seed, epochs=1)
+        examples = list(islice(held_out_stream, data_args.eval_examples))
         _check_examples(examples, data_args.held_out, args.world_size)
 
     trainer = PreTrainingTrainer(
@@ -115,7 +116,7 @@ def load_pretraining_model(
         OSError: it is missing or cannot be reached.
     """
     ids = setup.special_token_ids(tokenizer)
-    options = {} if args.exit_layer is None else {"exit_layer": args.exit_layer}
+    options: dict[str, Any] = {} if args.exit_layer is None else {"exit_layer": args.exit_layer}
 
     if args.preset:
         if args.tokenizer is None:
