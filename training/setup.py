@@ -10,7 +10,6 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.trainer_utils import TrainOutput
 
-import mose
 from mose.configuration_mose import MoSEConfig
 from mose.training.checkpoints import last_whole_checkpoint
 from mose.training.trainer import MoSETrainer
@@ -44,7 +43,7 @@ def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 def shipped_model() -> str:
     """Return the folder of the model that ships with this code; ValueError if only the package is installed."""
-    folder = Path(mose.__file__).parent
+    folder = Path(__file__).parents[1]
     if not (folder / "model.safetensors").is_file():
         raise ValueError(f"No model was installed in {folder}. Pass either --model or --preset.")
     return str(folder)
