@@ -15,7 +15,7 @@ from mose.benchmarks import command
 from mose.benchmarks.command import Benchmark, Report
 from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.eval import speed
-from mose.eval.baselines import MINILM, SentenceTransformerPeer, load_peer
+from mose.eval.baselines import MINILM, SentenceTransformerBaseline, load_baseline
 from mose.inference.encoding import encode
 from mose.inference.loading import load_model
 from mose.tokenization.prompts import prompt_for
@@ -31,7 +31,7 @@ COLUMNS = {
 
 
 class EncodeFunctions(NamedTuple):
-    """How one row of the table embeds documents and queries."""
+    """The two functions of one row of the table."""
 
     documents: EncodeFunction
     queries: EncodeFunction
@@ -58,6 +58,8 @@ def time_encoders(
     """
     documents = speed.sample(data.documents, options.documents)
     queries = speed.sample(data.queries, options.queries)
+
+    # The first batch allocates memory and compiles kernels, so it must not be timed.
     for encoder in functions.values():
         encoder.documents(documents[: speed.WARM_UP])
 
@@ -70,6 +72,8 @@ def time_encoders(
         for name, encoder in functions.items()
     }
     passes = command.interleave(tasks, options.rounds, warm_up=0, description="documents", clock=clock)
+
+    # Queries arrive one at a time, so each is a batch of its own.
     tasks = {
         name: partial(encode_batch, function=encoder.queries, batches=[[query] for query in queries])
         for name, encoder in functions.items()
@@ -109,6 +113,7 @@ class EncodingSpeed(Benchmark):
 
         report: Report = {"set": data.name, "speed": rows}
         if ALL_EXITS in rows:
+            # Exits are listed from shallow to deep, so the deepest precedes the row of all.
             deepest = list(rows)[list(rows).index(ALL_EXITS) - 1]
             report["all_exits_cost"] = passes[ALL_EXITS].median / passes[deepest].median
         return report
@@ -118,6 +123,7 @@ class EncodingSpeed(Benchmark):
         dtype = None if options.dtype == "fp32" else command.DTYPES[options.dtype]
         prompts = prompt_for(language, query=False), prompt_for("", query=True)
 
+        # One pass for each exit, and one pass for all of them.
         layers = {f"exit {k}": [k] for k in exits} | ({ALL_EXITS: exits} if len(exits) > 1 else {})
         rows = {}
         for name, exit_layers in layers.items():
@@ -126,10 +132,10 @@ class EncodingSpeed(Benchmark):
             rows[name] = EncodeFunctions(*(partial(encode_at, prompts=prompt) for prompt in prompts))
 
         for source in options.peers:
-            peer = load_peer(source, options.max_length, dtype, options.device)
-            if not isinstance(peer, SentenceTransformerPeer):
+            baseline = load_baseline(source, options.max_length, dtype, options.device)
+            if not isinstance(baseline, SentenceTransformerBaseline):
                 raise ValueError(f"--peers must be sentence-transformers models, got {source}.")
-            rows[peer.name] = EncodeFunctions(peer.encode_documents, peer.encode_queries)
+            rows[baseline.name] = EncodeFunctions(baseline.encode_documents, baseline.encode_queries)
         return rows
 
     def render(self, report: Report) -> str:

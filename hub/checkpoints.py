@@ -12,7 +12,7 @@ from mose.hub.shards import INDEX, TensorSource
 from mose.hub.weights import read_weights
 
 
-def load_config(folder: Path) -> MoSEConfig:
+def read_config(folder: Path) -> MoSEConfig:
     """Load the configuration of a model's folder.
 
     Raises:

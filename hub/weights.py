@@ -1,7 +1,6 @@
 """Reading a checkpoint from one safetensors file or from shards, never from a pickle."""
 
 import json
-import re
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +9,6 @@ from safetensors import safe_open
 from mose.hub.shards import DTYPES, INDEX, TensorSource
 
 WEIGHTS = "model.safetensors"
-#: Names of weight files and their indices in the root of a repository.
-WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index(\.exit\d+)?\.json")
 _TYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 

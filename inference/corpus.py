@@ -52,7 +52,7 @@ def encode_corpus(
     Intact shards of an earlier run with the same model, texts and settings are kept. Others are replaced.
 
     Args:
-        encoder: a `MoSEEncoder` or a `SentenceTransformerPeer`.
+        encoder: a `MoSEEncoder` or a `SentenceTransformerBaseline`.
         texts: at least one. Read in slices.
         folder: folder of the shards; created if missing.
         languages: one for each text, to select its prompt; None means no language for any.

@@ -84,6 +84,7 @@ def extend_starcoder2(
     if len(tokenizer) != STARCODER2_SIZE:
         raise ValueError(f"tokenizer must have StarCoder-2's {STARCODER2_SIZE} tokens, got {len(tokenizer)}.")
 
+    # A deep copy: adding tokens would change the caller's tokenizer.
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.add_special_tokens([SEP, CLS, MASK])
     return framed(backend, str(backend.id_to_token(0)), model_max_length)

@@ -162,7 +162,8 @@ class ContextBuilder:
             layouts, labels = self._draw_labels(layouts, label_rng)
 
         self.counts["examples"] += len(layouts)
-        return BlockExamples(self.tokenizer, rows, tokens, layouts, labels)
+        origins = [(row["language"], row["repository"]) for row in rows]
+        return BlockExamples(self.tokenizer, origins, tokens, layouts, labels)
 
     def _cut_file(self, file: int, tokens: int, size: int) -> Iterator[Snippet]:
         """Yield snippets of `size` tokens, and the rest, cut to one of `sizes` unless the objective is "none"."""
@@ -331,6 +332,7 @@ class _IntruderPool:
         return snippet[0], snippet[1], length
 
 
+@dataclass(eq=False)
 class BlockExamples(Sequence[dict]):
     """The examples of a block, each built on access.
 
@@ -338,34 +340,27 @@ class BlockExamples(Sequence[dict]):
     not; absent without a context objective), `language` and `repository` (not those of intruders).
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: Sequence[Mapping[str, str]],
-        tokens: Sequence[np.ndarray],
-        layouts: Sequence[Layout],
-        labels: Sequence[int | None],
-    ):
-        self._sep, self._cls = tokenizer.sep_token_id, tokenizer.cls_token_id
-        self._origins = [(row["language"], row["repository"]) for row in rows]
-        self._tokens, self._layouts, self._labels = tokens, layouts, labels
+    tokenizer: PreTrainedTokenizerBase
+    origins: Sequence[tuple[str, str]]  # language and repository of each file
+    tokens: Sequence[np.ndarray]
+    layouts: Sequence[Layout]
+    labels: Sequence[int | None]
 
     def __len__(self) -> int:
-        return len(self._layouts)
+        return len(self.layouts)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
 
-        layout, label = self._layouts[index], self._labels[index]
+        layout, label = self.layouts[index], self.labels[index]
         ids: list[int] = []
         for file, start, length in layout.snippets:
-            ids.append(self._sep)
-            ids += self._tokens[file][start : start + length].tolist()
+            ids.append(self.tokenizer.sep_token_id)
+            ids += self.tokens[file][start : start + length].tolist()
 
-        ids.append(self._cls)
-
-        language, repository = self._origins[layout.group]
+        ids.append(self.tokenizer.cls_token_id)
+        language, repository = self.origins[layout.group]
         example = {"input_ids": ids, "language": language, "repository": repository}
         return example if label is None else {**example, "context_label": label}
 

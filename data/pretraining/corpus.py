@@ -43,29 +43,28 @@ def load_corpus(
 
     Args:
         source_trees: folders, each a repository or a folder of packages (then each package is one), or files.
-        datasets: Hub ids, local `.jsonl`, `.json` or `.parquet` files, folders that `datasets` can read or has
-            saved, or datasets; all are streamed. A row is a file (`text` or `content`, `repository` or
-            `repo_name`, and optionally `language` and `path`), or a repository with `files`, a list of such
-            files, as in The Stack v2.
+        datasets: what `mose.data.tables.load_table` takes, streamed. A row is a file (`text` or `content`,
+            `repository` or `repo_name`, and optionally `language` and `path`), or a repository with `files`, a
+            list of such files, as in The Stack v2.
         column_mapping: names in the datasets -> `text`, `repository`, `language`, `path` and `files`. Names that
-            a dataset lacks are ignored there.
+            a dataset lacks are ignored.
         split: the split to read of datasets that have several.
-        shuffle_buffer: number of files in memory. Among them, files are grouped by repository and examples are
+        shuffle_buffer: number of files in memory, which are grouped by repository and whose examples are
             shuffled.
         seed: seed of every order.
-        near_duplicates: drop near-duplicates (`mose.data.source.near_duplicates`): of source trees everywhere,
-            which reads them once in advance; of datasets, which can be endless, within the buffer.
-        held_out: share of the repositories to hold out, in [0, 1), chosen by a hash of their names: a repository
-            is in the same part in every run and source. Or the names of the repositories to hold out.
-        part: "train", or "held_out" for those held out.
+        near_duplicates: drop near-duplicates (`mose.data.source.near_duplicates`): of all source trees, which are
+            read in advance; of datasets, which can be endless, within the buffer.
+        held_out: share of the repositories to hold out, in [0, 1), or their names. A share is chosen by a hash of
+            the names: a repository is in the same part in every run and source.
+        part: "train" or "held_out".
         languages: languages of source trees to include; None for all that can be read.
         files_per_repository: most files of each repository of the source trees, chosen by a hash of their paths,
             so that a few large repositories do not dominate; None for all.
         progress: show a progress bar on stderr if reading takes long.
 
     Raises:
-        ValueError: an argument is out of its range, there is nothing to read, a source cannot be read, a dataset
-            has no column for text or repository, or no file is left.
+        ValueError: an argument is out of its range, a source cannot be read or lacks a column, or no file is
+            left.
     """
     if not source_trees and not datasets:
         raise ValueError("There is nothing to read. Pass source_trees, datasets, or both.")
@@ -177,6 +176,7 @@ class Corpus:
             if rows:
                 yield self._group(rows), {"given": list(characters), "sources": list(positions)}
 
+        # Later passes skip the same files, which is no news.
         skipped = {reason: n for reason, n in sorted(self.counts.items()) if reason != "files"}
         if skipped:
             level = logging.WARNING if epoch == 0 else logging.INFO
@@ -197,6 +197,7 @@ class Corpus:
             if full and (len(repositories) > 1 or len(rows) >= MAX_BUFFERS * self.shuffle_buffer):
                 break
 
+            # The source with the fewest characters is next, so that sources mix evenly.
             index = min(readers, key=lambda index: (characters[index], index))
             new_rows, new_positions[index] = next(readers[index], ([], None))
             if new_positions[index] is None:
@@ -220,6 +221,7 @@ class Corpus:
         Raises:
             ValueError: there are fewer than `repositories` in the corpus, or in the first block.
         """
+        # The files of this block are read again later, and must not be counted twice.
         counts, self.counts = self.counts, Counter()
         try:
             rows, _ = next(self.blocks(), ([], None))

@@ -104,11 +104,13 @@ class MLMCollator:
                 f"token ids must be in [0, {len(self._special)}), got ids from {ids.min()} to {ids.max()}."
             )
 
+        # Seeding by the tokens as well separates examples without an index.
         rng = np.random.default_rng([self.seed, zlib.crc32(ids.tobytes()), int(str(index))])
         chosen, kind = rng.random((2, len(ids)))
         chosen = (chosen < self.mlm_probability) & ~self._special[ids]
         labels = np.where(chosen, ids, IGNORED)
 
+        # 80 % <mask>, 10 % random, and the remaining 10 % unchanged.
         masked = np.where(chosen & (kind < 0.8), self.tokenizer.mask_token_id, ids)
         random = chosen & (kind >= 0.8) & (kind < 0.9)
         masked[random] = self._ordinary[rng.integers(len(self._ordinary), size=int(random.sum()))]

@@ -38,8 +38,6 @@ _ALIASES = {
     "path": ("max_stars_repo_path", "file_path", "func_path_in_repository"),
     "files": (),
 }
-
-
 #: Files that belong together, [] if none of them is readable; and a function that returns the position after
 #: them, ready for JSON. Call it before the next step.
 ReadStep = tuple[list[CorpusRow], Callable[[], Any]]
@@ -60,12 +58,8 @@ class CorpusSource(Protocol):
 class TreeSource:
     """Local source trees, in which each project, or package of a folder of packages, is a repository.
 
-    Args:
-        trees: folders or files.
-        includes: returns True for the name of a repository that is to be read.
-        seed: seed of the order, which differs in each epoch.
-        languages: the languages to include; None for all that can be read.
-        files_per_repository: most files of each repository, chosen by a hash of their paths; None for all.
+    The arguments are those of `load_corpus`; `includes` returns True for the name of a repository to read. The
+    order of the files differs in each epoch.
 
     Raises:
         ValueError: a tree does not exist, or has no source file.
@@ -89,6 +83,7 @@ class TreeSource:
             for path in paths:
                 repositories[repository_of(root, path)].append((root, path))
 
+        # By hash, not by a seed: the same files are chosen whatever else the corpus has.
         if files_per_repository is not None:
             for repository, files in repositories.items():
                 drawn = sorted(files, key=lambda file: digest("file", path_below(*file)))[:files_per_repository]
@@ -164,14 +159,7 @@ class DatasetSource:
 
     Its shards (usually files) come in a new order in each epoch; the rows of a shard stay in order. If `lanes`
     divides the number of shards, each lane reads its own shards. Otherwise each lane reads all rows, and yields
-    the repositories whose hashed names fall to it.
-
-    Args:
-        data: Hub id, local file or folder, or a dataset.
-        column_mapping: its names -> `text`, `repository`, `language`, `path` and `files`.
-        split: the split to read.
-        includes: returns True for the name of a repository that is to be read.
-        seed: seed of the order of shards.
+    the repositories whose hashed names fall to it. Arguments as in `TreeSource`.
 
     Raises:
         ValueError: the dataset cannot be read or is empty, or no column holds the text or the repository.
@@ -199,6 +187,7 @@ class DatasetSource:
         self.columns = list(first)
         self._check_columns(first)
         names = self._names_in(self.columns)
+        # Columns that are not read, such as licences and star counts, are not decoded.
         if self.table.column_names:
             self.table = self.table.select_columns(sorted(set(names.values())))
 
@@ -242,6 +231,7 @@ class DatasetSource:
 
     def read(self, epoch: int, lane: int, lanes: int, state: Any, counts: Counter[str]) -> Iterator[ReadStep]:
         """Yield the files of a lane of a pass; `state` has the index of the shard, and the position in it."""
+        # A lane with its own shards never reads the rows of another lane.
         shards = np.random.default_rng([self.seed, epoch]).permutation(self.table.num_shards).tolist()
         own_shards = len(shards) % lanes == 0
         if own_shards:

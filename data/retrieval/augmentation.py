@@ -37,6 +37,7 @@ def replace_frequent_words(
         The snippets, in order. A snippet without frequent words, or without replacements for them, is unchanged.
     """
     frequent = [frequent_words(code, language) for code, language in zip(codes, languages, strict=True)]
+    # Sorted, because the order of a set differs between processes.
     pool = sorted({word for words in frequent for word in words})
 
     augmented = []

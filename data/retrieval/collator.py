@@ -151,6 +151,7 @@ class PairCollator:
                 positions = zip(
                     encoded["offset_mapping"][index], encoded["special_tokens_mask"][index], strict=True
                 )
+                # A token that begins within the prompt belongs to the instruction.
                 droppable = [start >= len(prompt) and not special for (start, _), special in positions]
                 remaining = self._draw_remaining(torch.tensor(droppable), generator)
                 ids[index] = torch.tensor(ids[index])[remaining].tolist()
@@ -191,6 +192,7 @@ class PairCollator:
         draws = torch.rand(len(droppable), generator=generator)
         dropped = droppable & (draws < self.token_dropout)
         if droppable.any() and torch.equal(dropped, droppable):
+            # Keep the token with the highest draw: it is the last to go as dropout increases.
             dropped[draws.masked_fill(~droppable, -1.0).argmax()] = False
         return ~dropped
 

@@ -120,6 +120,7 @@ def anonymize(code: str, language: str, name: str) -> str:
     if language not in supported_languages():
         return pattern.sub(b"f", source).decode()
 
+    # A snippet of PHP is HTML to the parser unless it has an opening tag.
     prefix = PROGRAMMING_LANGUAGES[language].file_prefix.encode()
     root = Parser(grammar(language)).parse(prefix + source).root_node
 

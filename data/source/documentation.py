@@ -57,6 +57,7 @@ def clean_docstring(text: str, language: str) -> str:
     if language == "ruby":
         lines = _without_rdoc(lines)
 
+    # Python and Go documentation has no inline tags or HTML by convention.
     if language not in ("python", "go"):
         text = _INLINE_TAG.sub(_inline_tag_text, "\n".join(lines))
         text = _HTML_TAG.sub("", _HTML_BREAK.sub("\n\n", text))
@@ -102,6 +103,7 @@ def _without_marker(line: str, language: str) -> str:
     else:
         line = re.sub(r"^\s*(?:/\*[*!]*<?|//[/!]*<?|\*+(?!/)(?=\s|$|\S))", "", line, count=1)
         line = re.sub(r"\s*\**\*/\s*$", "", line)
+    # A line without letters or digits is decoration.
     return line.expandtabs(4) if re.search(r"[^\W_]", line) else ""
 
 

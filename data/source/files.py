@@ -111,6 +111,7 @@ def read_source_file(path: Path) -> bytes:
     except OSError as error:
         raise SkippedFileError("unreadable", str(error)) from error
 
+    # Like Git: a NUL byte near the start means binary.
     if b"\0" in data[:8192]:
         raise SkippedFileError("binary")
     if ".min." in path.name or len(data) > 200 * (data.count(b"\n") + 1) + 2000:
@@ -162,6 +163,7 @@ def _walk_folder(
         on_error(error)
         return
 
+    # The rules of a folder also apply to its own entries, so read them first.
     names = {entry.name for entry in entries}
     if below and "pyvenv.cfg" in names:  # a virtual environment, whatever its name
         return

@@ -126,6 +126,7 @@ def mine_rows(
         (root, path) for root in map(Path, source_trees) for path in candidate_files(root, languages, unreadable)
     ]
     mine_file = partial(_mine_file, languages=languages, filters=filters or MiningFilter())
+    # Duplicates are found here and not in the workers, which see one file each.
     seen: set[bytes] = set()
     repeats: Counter[str] = Counter()
 
@@ -199,6 +200,7 @@ def _mine_file(
     for function in functions:
         text = first_paragraph(function.docstring)
         reason = filters.function_rejection(function)
+        # Without required documentation, an unusable text becomes "".
         if reason is None and (reason := filters.text_rejection(text, function.code)):
             text, reason = "", reason if filters.require_docstring else None
         if reason is not None:

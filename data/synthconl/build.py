@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
-from mose.data.synthconl.dataset import push, write_card, write_dataset
+from mose.data.synthconl.dataset import push, write_dataset, write_dataset_card
 from mose.data.synthconl.plan import load_source
 from mose.data.synthconl.translations import Settings, Translations
 from mose.data.synthconl.translator import DEFAULT_MODEL, Translator
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         raise RuntimeError(f"of {len(translations.jobs)} translations no triple is left: {dict(counts)}")
 
     origin = options.dataset or ", ".join(Path(tree).resolve().name for tree in options.source_tree)
-    write_card(options.output_dir, counts, settings.model, origin, options.license)
+    write_dataset_card(options.output_dir, counts, settings.model, origin, options.license)
 
     print(f"{counts['triples']} triples in {options.output_dir}")
     for reason, n in sorted(counts.items()):

@@ -57,6 +57,7 @@ def write_dataset(rows: Iterable[Mapping[str, str]], folder: Path, rows_per_file
         while (first := next(rows, None)) is not None:
             parts.append(partial / f"part-{len(parts):05d}.parquet")
             total += _write_part(itertools.chain([first], itertools.islice(rows, rows_per_file - 1)), parts[-1])
+        # The Hub's names have the number of files, which is known only now.
         for number, path in enumerate(parts):
             path.rename(partial / f"train-{number:05d}-of-{len(parts):05d}.parquet")
 
@@ -79,7 +80,7 @@ def _write_part(rows: Iterable[Mapping[str, str]], path: Path) -> int:
     return count
 
 
-def write_card(
+def write_dataset_card(
     folder: Path,
     counts: Counter[str],
     model: str,
@@ -112,6 +113,7 @@ def write_card(
 
     left_out = "\n".join(f"| {reason} | {n} |" for reason, n in sorted(counts.items()) if reason != "triples")
     text = _CARD.format(title=data.pretty_name, total=total, source=source, model=model, left_out=left_out)
+    # A model name or licence can break the YAML: read it back before anything is pushed.
     card = DatasetCard(f"---\n{data.to_yaml()}\n---\n{text}")
     if card.data.to_dict() != data.to_dict():
         raise ValueError("the card's front matter changes when it is read back")

@@ -4,9 +4,8 @@
       plan.json   settings and digest of the source, counts of its skipped rows, and the jobs
       answers/    the model's answers, one chunk for each batch (`mose.utils.journal`)
 
-Plan and answers depend on the source and the model only. Everything that is judged (`answers.py`,
-near-duplicates) is
-judged at the end, from all answers: a build that was killed ends like one that was not.
+Plan and answers depend on the source and the model only. They are judged at the end, all at once (`answers.py`,
+near-duplicates): a build that was killed ends like one that was not.
 """
 
 import json

@@ -4,25 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from mose.hub.card.adapter import adapter_base, adapter_card
-from mose.hub.card.metadata import card_license, validate_card
-from mose.hub.card.model import Origin, merged_origin, model_card, read_card_report
+from mose.hub.card.metadata import validate_card
+from mose.hub.card.model import Origin, merged_origin, model_card
 from mose.hub.card.summary import SUMMARY, training_summary
 from mose.utils.files import atomic_write_text
 
-__all__ = [
-    "SUMMARY",
-    "Origin",
-    "adapter_base",
-    "adapter_card",
-    "card_license",
-    "folder_card",
-    "merged_origin",
-    "model_card",
-    "read_card_report",
-    "training_summary",
-    "validate_card",
-    "write_folder_card",
-]
+__all__ = ["SUMMARY", "Origin", "adapter_base", "adapter_card", "folder_card", "merged_origin", "model_card"]
+__all__ += ["training_summary", "validate_card", "write_folder_card"]
 
 
 def folder_card(folder: Path, **options: Any) -> str:

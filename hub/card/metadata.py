@@ -55,11 +55,6 @@ def source_metadata(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def card_license(folder: Path) -> str | None:
-    """Return the licence that the card in a folder names; None if it names none."""
-    return source_metadata(folder).get("license")
-
-
 def public_id(name: Any) -> str | None:
     """Return `name` if it can be a Hub id; None for a path on this machine or anything else."""
     if not isinstance(name, str) or Path(name).exists():

@@ -146,71 +146,37 @@ def _licence(source: str, metadata: dict[str, Any]) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mose hub import`."""
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="folder or Hub id of a released checkpoint, such as modularStarEncoder/ModularStarEncoder-finetuned",
-    )
-    parser.add_argument(
-        "--output-dir", required=True, type=Path, metavar="OUT", help="folder to write; new or empty"
-    )
-    parser.add_argument(
-        "--pooling", required=True, choices=("mean", "cls"), help="mean of the tokens, or cls, the last token"
-    )
+    source = "folder or Hub id of a released checkpoint, such as modularStarEncoder/ModularStarEncoder-finetuned"
+    parser.add_argument("source", metavar="SOURCE", help=source)
+    output = "folder to write; new or empty"
+    parser.add_argument("--output-dir", required=True, type=Path, metavar="OUT", help=output)
+    pooling = "mean of the tokens, or cls, the last token"
+    parser.add_argument("--pooling", required=True, choices=("mean", "cls"), help=pooling)
     parser.add_argument("--revision", help="branch, tag or commit on the Hub (default: main)")
     parser.add_argument("--tokenizer", metavar="DIR_OR_ID", help="of the tokenizer (default: SOURCE)")
 
     facts = parser.add_argument_group("facts that the checkpoint does not state")
-    facts.add_argument(
-        "--embedding-norm",
-        choices=("unit", "at_most_one"),
-        help="unit: norm 1; at_most_one: only longer embeddings are scaled (default: at_most_one after a "
-        "projection head, else unit)",
+    norm = (
+        "unit, or at_most_one: only longer ones are scaled (default: at_most_one if there are projection heads)"
     )
-    facts.add_argument(
-        "--projection-act",
-        default="leaky_relu",
-        metavar="NAME",
-        help="activation between the layers of a projection head (default: %(default)s)",
-    )
-    facts.add_argument(
-        "--exit-layers",
-        nargs="+",
-        type=int,
-        metavar="K",
-        help="exits of the whole model (default: as in config.json)",
-    )
-    facts.add_argument(
-        "--last-norm",
-        default="drop",
-        choices=("apply", "drop"),
-        help="final norm in a truncated checkpoint, where the whole model has none (default: %(default)s)",
-    )
+    facts.add_argument("--embedding-norm", choices=("unit", "at_most_one"), help=norm)
+    act = "activation between the layers of a projection head (default: %(default)s)"
+    facts.add_argument("--projection-act", default="leaky_relu", metavar="NAME", help=act)
+    exits = "exits of the whole model (default: as in config.json)"
+    facts.add_argument("--exit-layers", nargs="+", type=int, metavar="K", help=exits)
+    last_norm = "final norm in a truncated checkpoint, where the whole model has none (default: %(default)s)"
+    facts.add_argument("--last-norm", default="drop", choices=("apply", "drop"), help=last_norm)
     facts.add_argument("--rope-theta", type=float, metavar="X", help="base of the rotary positions")
-    facts.add_argument(
-        "--leave-out",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="REGEX",
-        help="tensors to skip, by their names in the checkpoint; every other tensor must fit",
-    )
+    skipped = "tensors to skip, by their names in the checkpoint; every other tensor must fit"
+    facts.add_argument("--leave-out", action="extend", nargs="+", default=[], metavar="REGEX", help=skipped)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run `mose hub import`."""
-    conversion_options = ConversionOptions(
-        **{f.name: getattr(options, f.name) for f in fields(ConversionOptions)}
-    )
+    facts = ConversionOptions(**{field.name: getattr(options, field.name) for field in fields(ConversionOptions)})
+    source, output, progress = options.source, options.output_dir, sys.stderr.isatty()
     try:
-        plan = convert_checkpoint(
-            options.source,
-            options.output_dir,
-            conversion_options,
-            options.revision,
-            options.tokenizer,
-            progress=sys.stderr.isatty(),
-        )
+        plan = convert_checkpoint(source, output, facts, options.revision, options.tokenizer, progress)
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         raise ArgumentError(str(error)) from error
 

@@ -6,7 +6,7 @@ fine-tuned checkpoint has a list `projection_heads`. `docs/import.md` says how c
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -73,19 +73,12 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Conversion:
-    """A plan: the configuration of a model, and the tensors that fill it.
-
-    Args:
-        config: of the model.
-        tensors: by their names in the model, not read yet.
-        left_out: name in the checkpoint -> reason why the model has no place for it.
-        notes: facts that a user of the model should know.
-    """
+    """A plan: the configuration of a model, and the tensors that fill it."""
 
     config: MoSEConfig
-    tensors: dict[str, TensorSource]
-    left_out: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    tensors: dict[str, TensorSource]  # by their names in the model, not read yet
+    left_out: dict[str, str]  # name in the checkpoint -> reason why the model has no place for it
+    notes: list[str]  # facts that a user of the model should know
 
 
 def plan_conversion(
@@ -205,16 +198,12 @@ class _Planner:
             return self._create_heads(built)
         numbers = sorted({int(number) for number, _, _ in heads.values()})
         layers = sorted({int(layer or 0) for _, layer, _ in heads.values()})
-
-        # One head per exit of the whole model, one per exit of the file, or that of the deepest exit alone.
-        owners = {1: built[-1:], len(built): built, len(exits): exits}.get(len(numbers))
-        if owners is None or len(layers) > 2:
-            shape = f"{len(numbers)} projection heads of {len(layers)} layers"
-            raise CheckpointError([f"{shape}, expected at most 2 layers and one head per exit {list(exits)}"])
+        owners = _head_owners(len(numbers), len(layers), exits, built)
 
         for ours, (number, layer, kind) in heads.items():
             name = self.names.pop(ours)
             exit_layer = owners[numbers.index(int(number))]
+            # Two layers and an activation form a Sequential: 0, 1, 2.
             suffix = f"{2 * layers.index(int(layer or 0))}." if len(layers) == 2 else ""
             if exit_layer in built:
                 self.names[f"exits.{exit_layer}.projection.{suffix}{kind}"] = name
@@ -243,8 +232,8 @@ class _Planner:
 
     def pretraining_fields(self) -> dict[str, Any]:
         condition = self.sources.get(self.names.get("conditional_embeddings.weight", ""))
-        size = {"conditional_size": condition.shape[-1]} if condition and condition.shape else {}
-        return {"context_pooler": "plain", "tie_word_embeddings": False} | size
+        size = condition.shape[-1] if condition and condition.shape else MoSEConfig.conditional_size
+        return {"context_pooler": "plain", "tie_word_embeddings": False, "conditional_size": size}
 
     def place_scale(self, config: MoSEConfig) -> None:
         """Place the learned similarity scale, which checkpoints made for embedding may lack."""
@@ -283,3 +272,13 @@ class _Planner:
         if self.problems:
             raise CheckpointError(self.problems)
         return tensors
+
+
+def _head_owners(heads: int, layers: int, exits: Sequence[int], built: Sequence[int]) -> Sequence[int]:
+    """Return the exit of each projection head, in order."""
+    # One head per exit of the whole model, one per exit of the file, or that of the deepest exit alone.
+    owners = {1: built[-1:], len(built): built, len(exits): exits}.get(heads)
+    if owners is None or layers > 2:
+        shape = f"{heads} projection heads of {layers} layers"
+        raise CheckpointError([f"{shape}, expected at most 2 layers and one head per exit {list(exits)}"])
+    return owners

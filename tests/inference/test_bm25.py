@@ -39,9 +39,9 @@ def reference(documents, query):
     for token in bm25_tokens(query):
         holding = sum(token in bag for bag in bags)
         idf = math.log(1 + (len(bags) - holding + 0.5) / (holding + 0.5))
-        for at, bag in enumerate(bags):
+        for row, bag in enumerate(bags):
             if bag[token]:
-                scores[at] += idf * bag[token] / (bag[token] + 1.5 * (1 - 0.75 + 0.75 * bag.total() / mean))
+                scores[row] += idf * bag[token] / (bag[token] + 1.5 * (1 - 0.75 + 0.75 * bag.total() / mean))
     return scores
 
 
@@ -57,11 +57,11 @@ def test_top_k_is_the_head_of_a_stable_sort(documents, queries, k):
     index = BM25(documents)
     scores, positions = index.top_k(queries, k)
     assert scores.shape == positions.shape == (len(queries), min(k, len(documents)))
-    for at, query in enumerate(queries):
+    for row, query in enumerate(queries):
         every = index.scores(query)
         expected = sorted(range(len(documents)), key=lambda place: (-every[place], place))[:k]
-        assert positions[at].tolist() == expected
-        np.testing.assert_array_equal(scores[at], every[expected])
+        assert positions[row].tolist() == expected
+        np.testing.assert_array_equal(scores[row], every[expected])
 
 
 def test_conventions_of_naming_meet():

@@ -1,4 +1,4 @@
-"""A corpus on the disk equals one in memory, however it came there."""
+"""A corpus encoded into a store equals one encoded in memory."""
 
 import copy
 import multiprocessing
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mose.eval.baselines import load_peer
+from mose.eval.baselines import load_baseline
 from mose.inference import corpus
 from mose.inference.corpus import encode_corpus
 from mose.inference.encoders import MoSEEncoder
@@ -19,7 +19,7 @@ from mose.inference.progress import TokenBar
 from mose.inference.store import Store, StoreError, open_for_writing, open_store
 from mose.tokenization.prompts import code_prompt, text_prompt
 
-TEXTS = [f"def f{at}(x):\n    return {'x + ' * (at % 7)}{at}" for at in range(22)]
+TEXTS = [f"def f{i}(x):\n    return {'x + ' * (i % 7)}{i}" for i in range(22)]
 LANGUAGES = ["python", "java"] * 11
 
 
@@ -30,24 +30,24 @@ def encoder(model, tokenizer, model_folder):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """The shards that are made, in this process."""
-    made, make = [], corpus._encode_shard
+    """Numbers of the shards that this process encodes."""
+    encoded, make = [], corpus._encode_shard
 
     def count(encoder, task, progress):
-        made.append(task.shard)
+        encoded.append(task.shard)
         return make(encoder, task, progress)
 
     monkeypatch.setattr(corpus, "_encode_shard", count)
-    return made
+    return encoded
 
 
 def assert_right(store, model, tokenizer):
-    expected = encode(model, tokenizer, TEXTS, [0, 3], [code_prompt(of) for of in LANGUAGES])
+    expected = encode(model, tokenizer, TEXTS, [0, 3], [code_prompt(language) for language in LANGUAGES])
     for exit_layer, embeddings in expected.items():
         np.testing.assert_allclose(np.asarray(store[str(exit_layer)]), embeddings, atol=1e-5)
 
 
-def test_shards_equal_one_call_and_are_made_once(encoder, model, tokenizer, tmp_path, counted):
+def test_shards_equal_one_call_and_are_encoded_once(encoder, model, tokenizer, tmp_path, counted):
     store = encode_corpus(encoder, TEXTS, tmp_path, LANGUAGES, shard_rows=8)
     assert_right(store, model, tokenizer)
     assert counted == [0, 1, 2]
@@ -84,7 +84,7 @@ def test_a_killed_run_is_resumed(encoder, model, tokenizer, tmp_path, counted, r
     assert counted == left
 
 
-def test_a_shard_that_was_cut_short_is_made_again(encoder, model, tokenizer, tmp_path, counted, capsys):
+def test_a_truncated_shard_is_encoded_again(encoder, model, tokenizer, tmp_path, counted, capsys):
     store = encode_corpus(encoder, TEXTS, tmp_path, LANGUAGES, shard_rows=8)
     os.truncate(store.file(1), 200)
     counted.clear()
@@ -124,7 +124,7 @@ def test_several_processes(encoder, model, tokenizer, tmp_path, counted):
     assert counted == []
 
 
-def test_a_process_that_dies_is_named_and_its_colleagues_work_is_kept(encoder, tmp_path, monkeypatch):
+def test_a_process_that_dies_is_named_and_finished_shards_are_kept(encoder, tmp_path, monkeypatch):
     make, parent = corpus._encode_shard, os.getpid()
 
     def die_at_the_third(encoder, task, progress):
@@ -157,13 +157,13 @@ def test_a_process_that_loads_another_model_says_so(model, tokenizer, model_fold
         assert free.qsize() == 1
 
 
-def test_any_peer_can_be_kept(tiny_teacher, tmp_path, counted):
-    peer = load_peer(tiny_teacher, device="cpu")
-    store = encode_corpus(peer, TEXTS, tmp_path, shard_rows=8, progress=True)
-    np.testing.assert_allclose(np.asarray(store[peer.name]), peer.encode_documents(TEXTS), atol=1e-5)
-    encode_corpus(load_peer(tiny_teacher, device="cpu"), TEXTS, tmp_path, shard_rows=8)
+def test_a_baseline_is_stored_as_well(tiny_teacher, tmp_path, counted):
+    baseline = load_baseline(tiny_teacher, device="cpu")
+    store = encode_corpus(baseline, TEXTS, tmp_path, shard_rows=8, progress=True)
+    np.testing.assert_allclose(np.asarray(store[baseline.name]), baseline.encode_documents(TEXTS), atol=1e-5)
+    encode_corpus(load_baseline(tiny_teacher, device="cpu"), TEXTS, tmp_path, shard_rows=8)
     assert counted == [0, 1, 2]
-    encode_corpus(load_peer(tiny_teacher, max_length=5, device="cpu"), TEXTS, tmp_path, shard_rows=8)
+    encode_corpus(load_baseline(tiny_teacher, max_length=5, device="cpu"), TEXTS, tmp_path, shard_rows=8)
     assert counted == [0, 1, 2] * 2
 
 

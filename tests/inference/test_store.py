@@ -24,14 +24,14 @@ def fill(folder, shards=(0, 1, 2), spec=SPEC):
 
 def test_what_was_written_is_read(tmp_path):
     store = open_store(fill(tmp_path / "new"))
-    for at, key in enumerate(SPEC.keys):
+    for index, key in enumerate(SPEC.keys):
         vectors = store[key]
         assert isinstance(vectors, Vectors) and len(vectors) == 10
         assert [len(block) for block in vectors.blocks()] == [4, 4, 2]
         assert all(
             isinstance(block.base, np.memmap) or isinstance(block, np.memmap) for block in vectors.blocks()
         )
-        np.testing.assert_array_equal(np.asarray(vectors), EMBEDDINGS[at])
+        np.testing.assert_array_equal(np.asarray(vectors), EMBEDDINGS[index])
     with pytest.raises(KeyError, match="no embeddings '1'. Use one of 0, 3"):
         store["1"]
 
@@ -136,7 +136,7 @@ def test_another_programs_manifest_is_no_damaged_store(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99, "source": {}, "shards": {}}'])
-def test_a_spoilt_manifest(tmp_path, content):
+def test_a_damaged_manifest(tmp_path, content):
     fill(tmp_path)
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(StoreError, match=r"manifest\.json"):
@@ -165,7 +165,7 @@ def test_one_run_writes_at_a_time(tmp_path):
         other.join()
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_folder_unchanged(tmp_path, monkeypatch):
     fill(tmp_path, shards=[0])
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
@@ -179,7 +179,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     assert Store.read(tmp_path).unfinished == [1, 2]
 
 
-def test_the_fingerprint_of_texts_knows_their_borders_order_and_languages():
+def test_the_fingerprint_of_texts_depends_on_borders_order_and_languages():
     texts = [["ab", "c"], ["a", "bc"], ["c", "ab"], ["ab", "c", ""], ["\udc80"]]
     fingerprints = {fingerprint_texts(part) for part in texts} | {fingerprint_texts(["ab", "c"], ["python", ""])}
     assert len(fingerprints) == 6

@@ -1,4 +1,4 @@
-"""The commands: what they print, and how they fail."""
+"""The commands: output and exit codes."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ def test_control_characters_do_not_reach_the_terminal():
 
 
 def run(*arguments):
-    """Exit code of a command, whether it returns it or argparse ends it."""
+    """Return the exit code of a command, also if argparse raises it."""
     try:
         return main([str(argument) for argument in arguments])
     except SystemExit as ended:
