@@ -10,10 +10,10 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.trainer_utils import TrainOutput
 
-import mose
 from mose.configuration_mose import MoSEConfig
 from mose.training.checkpoints import last_whole_checkpoint
 from mose.training.trainer import MoSETrainer
+from mose.utils.locations import package_folder
 
 logger = logging.getLogger("mose.train")
 
@@ -54,7 +54,7 @@ def shipped_model() -> str:
     Raises:
         ValueError: it is missing, because only the package was installed.
     """
-    folder = Path(mose.__file__).parent
+    folder = package_folder()
     if not (folder / "model.safetensors").is_file():
         raise ValueError(f"No model was installed in {folder}. Pass either --model or --preset.")
     return str(folder)

@@ -64,19 +64,16 @@ FETCHERS: dict[str, Callable[[str, Path, Path], None]] = {
 }
 
 
-def main() -> int:
-    """Fetch all packages and return the exit code: 1 if one could not be fetched."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for the languages")
-    options = parser.parse_args()
-
+def fetch_packages(folder: Path) -> list[str]:
+    """Unpack every package of sources.yaml into `folder/language/package`, and return what went wrong."""
     sources = yaml.safe_load((HERE / "sources.yaml").read_text())
     packages = [
-        (fetch, package, (options.output_dir / language / package).resolve())
+        (fetch, package, (folder / language / package).resolve())
         for kind, fetch in FETCHERS.items()
         for language, names in sources[kind].items()
         for package in names
     ]
+
     failures = []
     for fetch, package, target in tqdm([item for item in packages if not item[2].exists()], unit="package"):
         with tempfile.TemporaryDirectory() as work:
@@ -90,7 +87,15 @@ def main() -> int:
 
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(unpacked, target, symlinks=True)
+    return failures
 
+
+def main() -> int:
+    """Fetch all packages and return the exit code: 1 if one could not be fetched."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for the languages")
+
+    failures = fetch_packages(parser.parse_args().output_dir)
     for line in failures:
         print(f"not fetched: {line}", file=sys.stderr)
     return 1 if failures else 0
