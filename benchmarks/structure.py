@@ -149,7 +149,7 @@ def _check_definitions(trees: dict[str, ast.Module], result: Structure) -> None:
             if isinstance(node, ast.ClassDef):
                 bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
 
-            if isinstance(node, _FUNCTIONS) and node.name == "main" and not _uses_wrapper(name, tree, node):
+            if isinstance(node, _FUNCTIONS) and node.name == "main" and not _uses_command_line(tree, node):
                 result.findings["own main wrapper"].append(f"{name}:{node.lineno}")
 
     duplicates = {name: homes for name, homes in files.items() if len(homes) > 1 and name not in SHARED_NAMES}
@@ -157,12 +157,8 @@ def _check_definitions(trees: dict[str, ast.Module], result: Structure) -> None:
     result.trainer_chain = max((_trainer_chain(name, bases) for name in bases), key=len, default=())
 
 
-def _uses_wrapper(name: str, tree: ast.Module, main: ast.AST) -> bool:
+def _uses_command_line(tree: ast.Module, main: ast.AST) -> bool:
     """Return whether a `main` leaves the exit codes to `mose.utils.command_line`."""
-    # Recipes are scripts that let errors through: they may do without, but not have their own.
-    if name.startswith("recipes/"):
-        return not any(isinstance(node, ast.Try) for node in ast.walk(main))
-
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     shared = {alias.name for node in imports if node.module == "mose.utils.command_line" for alias in node.names}
     return any(isinstance(node, ast.Name) and node.id in shared for node in ast.walk(main))

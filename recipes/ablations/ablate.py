@@ -36,6 +36,7 @@ from mose.modeling_mose import MoSEModel
 from mose.training.finetuning.initialization import start_embeddings_from, start_exits_alike, token_strings
 from mose.training.finetuning.teacher import teacher_embeddings
 from mose.training.setup import load_tokenizer
+from mose.utils.command_line import exit_status
 from mose.utils.files import atomic_write_json
 
 HERE = Path(__file__).parent
@@ -178,8 +179,21 @@ def run_arms(options: argparse.Namespace, tokenizer: Any, sets: list[RetrievalSe
                 continue
 
 
-def main() -> None:
-    """Parse the arguments, then train the arms or measure one model."""
+def run_ablations(options: argparse.Namespace) -> None:
+    """Train and measure the arms, or only measure one model."""
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    sets = [reduced_set(load_retrieval_set(path)) for path in options.data]
+    if not options.measure:
+        run_arms(options, load_tokenizer(options.tokenizer), sets)
+        return
+
+    model, tokenizer, _ = load_model(options.measure)
+    facts = {"arm": "shipped", "seed": 0, "steps": 0, "mrr": mrr_across_exits(model, tokenizer, sets)}
+    atomic_write_json(options.output_dir / "shipped-0.json", facts, indent=None)
+
+
+def main() -> int:
+    """Parse the arguments, run the ablations and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--source-tree", nargs="+", required=True, help="folders to mine for documented functions")
@@ -193,17 +207,8 @@ def main() -> None:
     add("--measure", metavar="MODEL", help="only measure this folder or Hub id, as the arm `shipped`")
     add("--max-runs", type=int, help="stop after this many runs; default: all")
     options = parser.parse_args()
-
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    sets = [reduced_set(load_retrieval_set(path)) for path in options.data]
-    if not options.measure:
-        run_arms(options, load_tokenizer(options.tokenizer), sets)
-        return
-
-    model, tokenizer, _ = load_model(options.measure)
-    facts = {"arm": "shipped", "seed": 0, "steps": 0, "mrr": mrr_across_exits(model, tokenizer, sets)}
-    atomic_write_json(options.output_dir / "shipped-0.json", facts, indent=None)
+    return exit_status(parser.prog, lambda: run_ablations(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -30,6 +30,7 @@ from mose.tokenization.build import build_tokenizer
 from mose.training.checkpoints import last_whole_checkpoint
 from mose.training.finetuning.initialization import fit_projection, grow, start_embeddings_from, token_strings
 from mose.training.finetuning.teacher import attach_teacher, teacher_embeddings
+from mose.utils.command_line import exit_status
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
@@ -139,8 +140,12 @@ def ship(model_dir: Path, tokenizer: PreTrainedTokenizerBase, root: Path) -> Non
     shutil.rmtree(staging)
 
 
-def run_stages(recipe: Mapping[str, Any], options: argparse.Namespace, seed: int) -> None:
+def run_stages(options: argparse.Namespace) -> None:
     """Run all stages that are not done, each starting from the previous one; ship the last if requested."""
+    recipe = yaml.safe_load(options.recipe.read_text())
+    seed = recipe["seed"] if options.seed is None else options.seed
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+
     pairs = load_recipe_pairs(recipe, options)
     tokenizer = load_recipe_tokenizer(recipe, options.output_dir / "tokenizer", pairs)
     teacher = (str(bundled(recipe["teacher"]) or recipe["teacher"]), options.output_dir / "teacher")
@@ -167,8 +172,8 @@ def run_stages(recipe: Mapping[str, Any], options: argparse.Namespace, seed: int
         ship(previous, tokenizer, HERE.parents[1])
 
 
-def main() -> None:
-    """Parse the arguments and run the recipe."""
+def main() -> int:
+    """Parse the arguments, run the recipe and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--sources", type=Path, required=True, help="folder of source trees, one per language")
@@ -185,11 +190,8 @@ def main() -> None:
     add("--seed", type=int, help="overrides the recipe's seed")
     add("--ship", action="store_true", help="put the result at the root of the repository")
     options = parser.parse_args()
-
-    recipe = yaml.safe_load(options.recipe.read_text())
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    run_stages(recipe, options, recipe["seed"] if options.seed is None else options.seed)
+    return exit_status(parser.prog, lambda: run_stages(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
