@@ -37,7 +37,7 @@ def _classify(words: Sequence[str]) -> None:
 def _merge_adapter(words: Sequence[str]) -> None:
     """Merge a LoRA adapter into its base; save a plain MoSE repository to --output-dir."""
     from mose.training.finetuning.arguments import MergeArguments
-    from mose.training.finetuning.merge import merge
+    from mose.training.finetuning.lora import merge
 
     merge(*_parse("merge", [MergeArguments], words))
 

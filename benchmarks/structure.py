@@ -148,6 +148,7 @@ def _check_definitions(trees: dict[str, ast.Module], result: Structure) -> None:
                 files[node.name].append(name)
             if isinstance(node, ast.ClassDef):
                 bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
+
             if isinstance(node, _FUNCTIONS) and node.name == "main" and not _uses_command_line(tree, node):
                 result.findings["own main wrapper"].append(f"{name}:{node.lineno}")
 
@@ -157,7 +158,7 @@ def _check_definitions(trees: dict[str, ast.Module], result: Structure) -> None:
 
 
 def _uses_command_line(tree: ast.Module, main: ast.AST) -> bool:
-    """Return whether a `main` uses a name of `mose.utils.command_line`, the one wrapper with the exit codes."""
+    """Return whether a `main` leaves the exit codes to `mose.utils.command_line`."""
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     shared = {alias.name for node in imports if node.module == "mose.utils.command_line" for alias in node.names}
     return any(isinstance(node, ast.Name) and node.id in shared for node in ast.walk(main))
