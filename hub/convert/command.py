@@ -108,7 +108,7 @@ def _convert_tokenizer(folder: Path, config: MoSEConfig) -> PreTrainedTokenizerB
 
     backend.no_truncation()
     backend.no_padding()
-    return framed(backend, str(backend.id_to_token(config.pad_token_id)), config.max_position_embeddings)
+    return framed(backend, str(backend.id_to_token(config.pad_token_id or 0)), config.max_position_embeddings)
 
 
 def _write_other_files(staging: Path, folder: Path, origin: Origin, plan: Conversion, name: str) -> None:

@@ -156,7 +156,7 @@ class _Planner:
             raise ValueError(f"config.json: rope_scaling must be null, got {settings['rope_scaling']}")
 
         fields = {name: settings[name] for name in (*REQUIRED, *OPTIONAL) if settings.get(name) is not None}
-        rope = {"rope_type": "default"} | dict(settings.get("rope_parameters") or {})
+        rope: dict[str, Any] = {"rope_type": "default"} | dict(settings.get("rope_parameters") or {})
         stored = rope.get("rope_theta") or settings.get("rope_theta")
         rope["rope_theta"] = float(options.rope_theta or stored or MoSEConfig.default_theta)
         fields |= {"rope_parameters": rope, "exit_norm": "final", "pooling": options.pooling}
