@@ -83,10 +83,13 @@ def training_pairs(options: argparse.Namespace) -> Dataset:
 
         files = load_pairs(datasets=options.pair_file).filter(is_allowed)
         mined = load_pairs(options.source_tree).filter(is_allowed).shuffle(seed=0)
+
+        # A triple gives one row of text and one of code as the query; mined functions make up the difference.
         texts = sum(language == "" for language in files["query_language"])
         count = len(files) - 2 * texts
         return concatenate_datasets([files, mined.select(range(min(count, len(mined))))])
 
+    # Several processes share the folder.
     path = options.output_dir / "pairs.parquet"
     with FileLock(f"{path}.lock"):
         return cached_pairs(path, build)
@@ -98,6 +101,8 @@ def untrained_model(arm: str, seed: int, tokenizer: Any, cache: Path) -> MoSEMod
     model = MoSEModel(MoSEConfig.from_preset("mose-nano", exit_layers=EXITS))
     vectors = teacher_embeddings(token_strings(tokenizer), bundled(TEACHER) or TEACHER, cache)
     start_embeddings_from(model, tokenizer, vectors)
+
+    # Blocks start as the identity: nothing is added to the residual stream.
     for name, parameter in model.named_parameters():
         if ".o_proj." in name or ".c_proj." in name:
             torch.nn.init.zeros_(parameter)

@@ -121,6 +121,8 @@ def heat_map(by_arm: dict[str, list[Run]], exits: Sequence[str], path: Path) -> 
     for axis, arm in zip(axes[0], arms, strict=True):
         values = mrr_matrix(by_arm[arm], exits).mean(axis=0)
         image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis")
+
+        # Dark text on the bright end of the colour map.
         for (i, j), value in np.ndenumerate(values):
             colour = "black" if value > 0.6 else "white"
             axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)

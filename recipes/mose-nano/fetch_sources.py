@@ -79,6 +79,7 @@ def fetch_all(output_dir: Path) -> None:
         for language, names in sources[kind].items()
         for package in names
     ]
+
     failures = []
     for fetch, package, target in tqdm([item for item in packages if not item[2].exists()], unit="package"):
         with tempfile.TemporaryDirectory() as work:

@@ -88,6 +88,7 @@ def model_from_teacher(
     collator = PairCollator(
         tokenizer, recipe["common"]["max_query_length"], recipe["common"]["max_document_length"]
     )
+
     batches, rows = [], []
     for start in range(0, len(sample), FIT_BATCH):
         chunk = [sample[row] for row in range(start, min(start + FIT_BATCH, len(sample)))]
@@ -123,6 +124,8 @@ def train_stage(
 def ship(model_dir: Path, tokenizer: PreTrainedTokenizerBase, root: Path) -> None:
     """Put weights in bf16, configuration, tokenizer and sentence-transformers files at the root."""
     model = AutoModel.from_pretrained(model_dir, trust_remote_code=True, dtype=torch.bfloat16)
+
+    # Staged first, so that a failure leaves the root as it was.
     staging = root / ".shipping"
     model.save_pretrained(staging)
     tokenizer.save_pretrained(staging)
@@ -156,6 +159,7 @@ def run_stages(options: argparse.Namespace) -> None:
     for name, stage in recipe["stages"].items():
         folder = options.output_dir / name
         if not (folder / "done").exists():
+            # A stage gives the same result, whether or not earlier stages ran in this process.
             set_seed(seed)
             settings = {**recipe["common"], **stage, "seed": seed}
             exit_layer = settings.pop("exit_layer", None)

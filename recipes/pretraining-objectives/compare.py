@@ -74,6 +74,7 @@ def run_objective(args: argparse.Namespace, objective: str, seed: int) -> dict[s
             ),
             *("--context-objective", objective, "--max-steps", args.steps, "--output-dir", pretrained),
         )
+
     if not (finetuned / "model.safetensors").exists():
         call_python(
             *(SCRIPT, "finetune", "--model", pretrained, *FINETUNING, *RUN, "--seed", seed, *pair_trees),
@@ -86,6 +87,8 @@ def run_objective(args: argparse.Namespace, objective: str, seed: int) -> dict[s
     evaluation = json.loads((pretrained / "eval_results.json").read_text())
     exits = next(iter(json.loads(report.read_text())["sets"].values()))["exits"]
     figures = {f"mlm_loss_exit_{e}": evaluation[f"eval_mlm_loss_exit_{e}"] for e in exits}
+
+    # Without a context objective there is no accuracy.
     if f"eval_icc_accuracy_exit_{max(exits, key=int)}" in evaluation:
         figures |= {f"context_accuracy_exit_{e}": evaluation[f"eval_icc_accuracy_exit_{e}"] for e in exits}
     return figures | {f"mrr_exit_{e}": row["mrr"] for e, row in exits.items()}
