@@ -24,7 +24,8 @@ def _finetune(words: Sequence[str]) -> None:
     from mose.eval.held_out import score_exits
     from mose.training.finetuning.command import ARGUMENTS, finetune
 
-    finetune(*_parse("finetune", ARGUMENTS, words), evaluate=score_exits)
+    model_args, data_args, args = _parse("finetune", ARGUMENTS, words)
+    finetune(model_args, data_args, args, evaluate=score_exits)
 
 
 def _classify(words: Sequence[str]) -> None:

@@ -44,6 +44,7 @@ def load_examples(
             empty.
     """
     name = str(source)
+    sides: tuple[str, ...]
     if Path(name).suffix == ".txt":
         table, sides = _read_bigclonebench(Path(name)), SHAPES[0]
     else:
