@@ -86,6 +86,7 @@ class EndpointHandler:
         """
         if not isinstance(data, dict) or "inputs" not in data:
             raise RequestError('a request must be a JSON object with "inputs", a text or a list of texts')
+
         parameters = _read_parameters(data)
         texts = self._read_texts(data["inputs"])
         exit_layer = self._read_exit_layer(parameters.get("exit_layer"))

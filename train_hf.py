@@ -24,7 +24,8 @@ def _finetune(words: Sequence[str]) -> None:
     from mose.eval.held_out import score_exits
     from mose.training.finetuning.command import ARGUMENTS, finetune
 
-    finetune(*_parse("finetune", ARGUMENTS, words), evaluate=score_exits)
+    model_args, data_args, args = _parse("finetune", ARGUMENTS, words)
+    finetune(model_args, data_args, args, evaluate=score_exits)
 
 
 def _classify(words: Sequence[str]) -> None:
@@ -37,7 +38,7 @@ def _classify(words: Sequence[str]) -> None:
 def _merge_adapter(words: Sequence[str]) -> None:
     """Merge a LoRA adapter into its base; save a plain MoSE repository to --output-dir."""
     from mose.training.finetuning.arguments import MergeArguments
-    from mose.training.finetuning.merge import merge
+    from mose.training.finetuning.lora import merge
 
     merge(*_parse("merge", [MergeArguments], words))
 

@@ -60,6 +60,7 @@ class Benchmark(ABC):
         """Parse, measure and print. Return the exit code: 0, 1 for a failure, 2 for bad arguments."""
         parser = argparse.ArgumentParser(description=self.description)
         self.add_arguments(parser)
+
         add_count(parser, "--threads", None, "threads of torch (default: its own choice)")
         parser.add_argument("--json", metavar="FILE", help="write the report to this file; - means stdout")
         if self.rounds is not None:
@@ -76,13 +77,17 @@ class Benchmark(ABC):
             torch.set_num_threads(options.threads)
         logging.disable_progress_bar()
 
+        # Read the machine's load first: afterwards it is that of the benchmark itself.
         machine = environment(getattr(options, "device", "cpu"))
         settings = {name: value for name, value in vars(options).items() if name != "json"}
         report = {"settings": settings, "environment": machine, **self.measure(options)}
+
+        # A JSON document on stdout stays the only thing there.
         if options.json == "-":
             print(json.dumps(report, indent=2, ensure_ascii=False, default=str))
         elif options.json:
             atomic_write_json(options.json, report, ensure_ascii=False, default=str)
+
         text = f"{self.render(report)}\n\n{_footer(machine)}"
         print(text, file=sys.stderr if options.json == "-" else sys.stdout)
 
@@ -127,11 +132,13 @@ def retrieval_sets(sources: Sequence[str] | None) -> list[RetrievalSet]:
     if sources:
         return [load_retrieval_set(source) for source in sources]
 
+    # Every docstring is a query, and its function the only relevant document.
     library = Path(sysconfig.get_paths()["stdlib"])
     rows = list(
         mine_rows([library / name for name in DEFAULT_SET], ["python"], max_text_repeats=1, progress=False)
     )
     ids = tuple(str(number) for number in range(len(rows)))
+
     codes, texts = (tuple(str(row[column]) for row in rows) for column in ("code", "text"))
     qrels = {number: {number: 1} for number in ids}
     return [RetrievalSet("stdlib", ids, codes, ("python",) * len(ids), ids, texts, ("",) * len(ids), qrels)]
@@ -178,11 +185,13 @@ def interleave(
     """
     if rounds < 1 or warm_up < 0:
         raise ValueError(f"rounds must be at least 1 and warm_up at least 0, got {rounds} and {warm_up}.")
+
     clock = clock or time.perf_counter
     seconds: dict[Key, list[float]] = {key: [] for key in tasks}
 
     for number in tqdm(range(-warm_up, rounds), desc=description, unit=" rounds", disable=None):
         for key, task in tasks.items():
+            # GPU work is asynchronous: the device must be idle when the clock is read.
             synchronize(device)
             start = clock()
             task(number % rounds)
@@ -200,6 +209,7 @@ def synchronize(device: str) -> None:
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Return the result of a function in a new process, which has ended and closed its files by then."""
+    # The server that is forked from has done the slow imports once, and none of the caller's work.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mose.modeling_mose"])
     with ProcessPoolExecutor(1, context) as pool:
@@ -215,7 +225,8 @@ def peak_memory(task: Callable[[], Any], device: str = "cpu") -> tuple[int, int]
         return before, torch.cuda.max_memory_allocated(device)
 
     require_linux()
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is resident now
+    # "5" resets VmHWM, the peak, to what is resident now.
+    Path("/proc/self/clear_refs").write_text("5")
     resident = process_facts("status")["VmRSS"]
     task()
     return 1024 * resident, 1024 * process_facts("status")["VmHWM"]
@@ -235,10 +246,12 @@ def require_linux() -> None:
 
 def environment(device: str) -> dict[str, Any]:
     """Return what the figures depend on besides the code; `load` is that of the minute before."""
+    # platform.processor() is empty or a mere architecture on Linux.
     cpu_info = Path("/proc/cpuinfo")
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
     cpus = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     cpu = cpus[0] if cpus else platform.processor() or platform.machine()
+
     return {
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu,
         "cores": os.cpu_count(),
@@ -253,6 +266,8 @@ def _footer(machine: dict[str, Any]) -> str:
     text = "{device}, {cores} cores, {threads} threads, torch {torch}".format_map(machine)
     if machine["load"] is None:
         return text
+
+    # More than one waiting process makes times of a two-core machine unreliable.
     busy = " (other processes were busy: measure again when it is below 1)" if machine["load"] > 1 else ""
     return f"{text}; load before the run {machine['load']}{busy}"
 

@@ -58,6 +58,8 @@ def time_encoders(
     """
     documents = speed.sample(data.documents, options.documents)
     queries = speed.sample(data.queries, options.queries)
+
+    # The first batch allocates memory and compiles kernels, so it must not be timed.
     for encoder in functions.values():
         encoder.documents(documents[: speed.WARM_UP])
 
@@ -70,6 +72,8 @@ def time_encoders(
         for name, encoder in functions.items()
     }
     passes = command.interleave(tasks, options.rounds, warm_up=0, description="documents", clock=clock)
+
+    # Queries arrive one at a time, so each is a batch of its own.
     tasks = {
         name: partial(encode_batch, function=encoder.queries, batches=[[query] for query in queries])
         for name, encoder in functions.items()
@@ -109,6 +113,7 @@ class EncodingSpeed(Benchmark):
 
         report: Report = {"set": data.name, "speed": rows}
         if ALL_EXITS in rows:
+            # Exits are listed from shallow to deep, so the deepest precedes the row of all.
             deepest = list(rows)[list(rows).index(ALL_EXITS) - 1]
             report["all_exits_cost"] = passes[ALL_EXITS].median / passes[deepest].median
         return report
@@ -118,6 +123,7 @@ class EncodingSpeed(Benchmark):
         dtype = None if options.dtype == "fp32" else command.DTYPES[options.dtype]
         prompts = prompt_for(language, query=False), prompt_for("", query=True)
 
+        # One pass for each exit, and one pass for all of them.
         layers = {f"exit {k}": [k] for k in exits} | ({ALL_EXITS: exits} if len(exits) > 1 else {})
         rows = {}
         for name, exit_layers in layers.items():

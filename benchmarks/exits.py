@@ -52,6 +52,8 @@ class ExitTimes(Benchmark):
     def _measure_model(self, name: str, options: argparse.Namespace) -> Report:
         torch.manual_seed(0)
         config = exit_config(name)
+
+        # Random weights and tokens do: the time of a forward does not depend on them.
         with torch.device(options.device):
             model = MoSEModel(config).eval()
             model.to(command.DTYPES[options.dtype])  # type: ignore[arg-type]  # `to` loses its types in transformers
@@ -64,6 +66,7 @@ class ExitTimes(Benchmark):
 
         tasks = {k: partial(forward, exit_layer=k) for k in model.exit_layers}
         times = command.interleave(tasks, options.rounds, warm_up=2, device=options.device, description=name)
+
         report = compare_with_blocks({k: timing.median for k, timing in times.items()})
         for k, timing in times.items():
             report["exits"][str(k)]["spread"] = timing.spread
@@ -83,6 +86,8 @@ def exit_config(name: str) -> MoSEConfig:
     """Return a preset's configuration with exit 0 added, or that of `DEEP_NANO`."""
     if name == DEEP_NANO:
         return MoSEConfig.from_preset("mose-nano", num_hidden_layers=12, exit_layers=[0, 1, 2, 3, 4, 6, 9, 12])
+
+    # Exit 0 runs no block: its time is the fixed cost.
     exits = MoSEConfig.from_preset(name).exit_layers
     return MoSEConfig.from_preset(name, exit_layers=sorted({0, *exits}))
 
@@ -91,6 +96,7 @@ def compare_with_blocks(seconds: dict[int, float]) -> Report:
     """Compare the exits' times, 0 and the deepest among them, with what their blocks predict."""
     depth = max(seconds)
     fixed, full = seconds[0], seconds[depth]
+
     rows = {}
     for k, time in seconds.items():
         expected = fixed + k / depth * (full - fixed)

@@ -39,10 +39,12 @@ class ExportedExits(Benchmark):
         add_sample(parser)
 
     def measure(self, options: argparse.Namespace) -> Report:
+        # ONNX encoders add no prompts, so the texts of all encoders carry theirs.
         sets = [with_prompts(data) for data in command.retrieval_sets(options.data)]
         with tempfile.TemporaryDirectory() as folder:
             functions, sizes = exported_functions(options, Path(folder))
             rows, _ = time_encoders(functions, sets[0], options)
+
             for name, encoder in functions.items():
                 rows[name]["bytes"] = sizes.get(name)
                 for data in sets:
@@ -79,11 +81,13 @@ def exported_functions(
 
     functions: dict[str, Callable[..., np.ndarray]] = {}
     sizes = {}
+
     for k in exits:
         functions[f"exit {k}, torch fp32"] = partial(encode_in_torch, exit_layer=k, dtype=None)
         functions[f"exit {k}, torch bf16"] = partial(encode_in_torch, exit_layer=k, dtype=torch.bfloat16)
         for int8, name in ((False, f"exit {k}, ONNX"), (True, f"exit {k}, ONNX int8")):
             exported = OnnxEncoder(folder, k, int8, torch.get_num_threads())
+            # An exported encoder truncates to the model's context, the others to --max-length.
             exported.tokenizer.enable_truncation(min(options.max_length, tokenizer.model_max_length))
             functions[name] = exported.encode
             sizes[name] = model_file(folder, k, int8).stat().st_size

@@ -46,6 +46,8 @@ class GradCacheStep(Benchmark):
         for batch in options.batches:
             before, peak = command.in_fresh_process(step_memory, options, batch)
             memory[str(batch)] = {"before_bytes": before, "peak_bytes": peak}
+
+        # A ratio near 1 means that memory does not grow with the batch.
         for row in memory.values():
             row["ratio"] = row["peak_bytes"] / memory[str(options.batches[0])]["peak_bytes"]
 
@@ -84,9 +86,11 @@ def finetuning_step(options: argparse.Namespace, batch: int, mini_batch: int) ->
     model.set_attn_implementation("eager")
     optimizer = torch.optim.AdamW(model.parameters())
 
+    # Texts of half to all of the tokens, padded on the right.
     lengths = torch.randint(options.tokens // 2, options.tokens + 1, (2, batch, 1))
     masks = (torch.arange(options.tokens) < lengths).long().to(device)
     ids = torch.randint(4, model.config.vocab_size, (2, batch, options.tokens)).to(device) * masks
+
     weights, objective = model.config.exit_weights, Objective()
 
     def step(round_: int) -> None:

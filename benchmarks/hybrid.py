@@ -49,6 +49,8 @@ class HybridSearch(Benchmark):
         for data in command.retrieval_sets(options.data):
             documents = embed(data.documents, data.document_languages, False)
             queries = embed(data.queries, data.query_languages, True)
+
+            # BM25 does not depend on the exit: one matrix of scores serves all of them.
             bm25 = BM25(data.documents)
             lexical = [bm25.scores(query)[None] for query in data.queries]
             rows = {
@@ -77,6 +79,8 @@ def fused_mrr(
     """Return the MRR of the embeddings ("dense") and of their fusion with BM25 scores at each dense weight."""
     dense = [row[None] for block in score_blocks(queries, documents) for row in block]
     figures = {"dense": score(data, dense)["mrr"]}
+
+    # Scores are fused query by query, as a search does it.
     for weight in weights:
         fused = (fuse(*scores, weight) for scores in zip(dense, lexical, strict=True))
         figures[f"{weight:g}"] = score(data, fused)["mrr"]

@@ -70,6 +70,7 @@ class PartialLoading(Benchmark):
 
         with tempfile.TemporaryDirectory(dir=options.folder, prefix="mose-loading-") as scratch:
             folder, tiny = Path(scratch, "model"), Path(scratch, "tiny")
+            # Another process writes the checkpoints, so that this one maps no page of them.
             command.in_fresh_process(write_checkpoint, folder, config)
             command.in_fresh_process(write_checkpoint, tiny, tiny_config)
             file = folder / WEIGHTS
@@ -79,6 +80,7 @@ class PartialLoading(Benchmark):
                 for k, loads in runs.items():
                     drop_cache(file)
                     figures = command.in_fresh_process(load_and_touch, folder, k, tiny)
+                    # The first round warms up what is not measured, such as the imports.
                     if number >= 0:
                         loads.append(figures | {"read_bytes": cached_bytes(file)})
 
@@ -116,6 +118,7 @@ def write_checkpoint(folder: Path, config: MoSEConfig) -> None:
 
 def load_and_touch(folder: Path, exit_layer: int, tiny: Path) -> dict[str, float]:
     """Load a checkpoint in this process, touch its weights, and return the costs."""
+    # What the first load of a process costs beside reading is not counted.
     MoSEModel.from_pretrained(tiny)
     seconds = []
 
@@ -123,6 +126,8 @@ def load_and_touch(folder: Path, exit_layer: int, tiny: Path) -> dict[str, float
         start = time.perf_counter()
         model = MoSEModel.from_pretrained(folder, exit_layer=exit_layer)
         seconds.append(time.perf_counter() - start)
+
+        # Only now are all pages of the mapped file read.
         for parameter in model.parameters():
             parameter.detach().sum()
         seconds.append(time.perf_counter() - start)
@@ -139,6 +144,8 @@ def cached_bytes(file: Path) -> int:
     """Return the bytes of a file that are in the page cache, in whole pages."""
     content = np.memmap(file, mode="r")
     pages = np.zeros(-(-content.size // mmap.PAGESIZE), np.uint8)
+
+    # Python has no binding for mincore(2), which reports for each page whether it is resident.
     libc = ctypes.CDLL(None, use_errno=True)
     vector = pages.ctypes.data_as(ctypes.c_void_p)
     if libc.mincore(ctypes.c_void_p(content.ctypes.data), ctypes.c_size_t(content.size), vector):
@@ -152,6 +159,7 @@ def drop_cache(file: Path) -> None:
     Raises:
         PageCacheError: the file stays there, as on a file system in memory.
     """
+    # Only clean pages can be dropped, hence the flush.
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -47,6 +47,7 @@ class PreTrainingStep(Benchmark):
         if options.blocks % 5:
             raise ValueError(f"--blocks must be a multiple of 5, got {options.blocks}.")
 
+        # Memory first: each process starts from the libraries alone.
         memory = {loss: command.in_fresh_process(pretraining_memory, loss, options) for loss in LOSSES}
         steps = {loss: pretraining_step(loss, options) for loss in LOSSES}
         times = command.interleave(steps, options.rounds, device=options.device, description=options.preset)
@@ -54,6 +55,7 @@ class PreTrainingStep(Benchmark):
             loss: {"seconds": times[loss].median, "spread": times[loss].spread, "bytes": memory[loss]}
             for loss in LOSSES
         }
+
         config = five_exit_config(options)
         predicted = training_flops(config, options.tokens) / training_flops(config, options.tokens, exits=1)
         return {"exits": list(config.exit_layers), **compare_losses(rows, predicted)}
@@ -85,6 +87,7 @@ def pretraining_step(loss_name: str, options: argparse.Namespace) -> Callable[[i
     with torch.device(options.device):
         model = MoSEForPreTraining(config).train()
 
+    # Ids below 4 are special tokens. 15 % of the tokens are predicted.
     ids = torch.randint(4, config.vocab_size, (options.batch, options.tokens), device=options.device)
     batch = {
         "input_ids": ids,

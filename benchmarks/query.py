@@ -44,7 +44,8 @@ class QueryLatency(Benchmark):
 
     def measure(self, options: argparse.Namespace) -> Report:
         if options.threads:
-            faiss.omp_set_num_threads(options.threads)
+            faiss.omp_set_num_threads(options.threads)  # it has threads of its own
+
         tree, exclude = options.source_tree, []
         if tree is None:
             tree, exclude = Path(sysconfig.get_paths()["stdlib"]), list(STDLIB_TESTS)
@@ -54,6 +55,7 @@ class QueryLatency(Benchmark):
         steps: dict[str, float] = {}
         with stopwatch(steps, "model"):
             model, tokenizer, exits = load_model(options.model, options.exit_layers)
+
         k = exits[-1]
         path = options.index or cache_folder() / "indexes" / f"benchmark-{tree.resolve().name}-exit{k}"
         with stopwatch(steps, "indexing"):
@@ -61,8 +63,11 @@ class QueryLatency(Benchmark):
         with stopwatch(steps, "opening"):
             index = Index.load(path, model, tokenizer)
 
+        # Names of several words read like queries. Names of one word are the fallback for small trees.
         names = sorted({words_of_name(name) for name in index.functions["name"]})
         queries = speed.sample([name for name in names if " " in name] or names, options.queries)
+
+        # The first query pays for what the others reuse, so it is timed on its own.
         with stopwatch(steps, "first query"):
             index.search(queries[0])
 
@@ -75,6 +80,7 @@ class QueryLatency(Benchmark):
         tasks = {"embedding the query alone": embed}
         for name, hybrid in (("dense", False), ("hybrid", True)):
             tasks[name + " (default)" * (hybrid == DEFAULT_HYBRID)] = partial(search, hybrid=hybrid)
+
         times = command.interleave(tasks, len(queries), warm_up=10, description="queries")
         rows = {
             name: {f"ms_{label}": 1000 * timing.percentile(percent) for label, percent in PERCENTILES.items()}

@@ -62,6 +62,7 @@ class ServerLoad(Benchmark):
         handler = EndpointHandler(options.model, device="cpu")
         requests = random_requests(handler, options.requests, options.words, seed=0)
         with running_server(options.model) as port:
+            # The first forwards allocate memory and start threads.
             for body, _ in requests[:20]:
                 send_request(port, "POST", "/", body)
             rows = {str(clients): measure_clients(port, requests, clients) for clients in options.clients}
@@ -88,6 +89,7 @@ def measure_clients(port: int, requests: list[tuple[bytes, Any]], clients: int) 
         results = [result for part in pool.map(run_client, range(clients)) for result in part]
     seconds = time.perf_counter() - start
 
+    # Every request should have one result. What is missing is reported as lost.
     outcomes = Counter(outcome for outcome, _ in results)
     outcomes["lost"] = len(requests) - len(results)
     waits = command.Timing(tuple(wait for _, wait in results))
@@ -110,6 +112,7 @@ def random_requests(handler: EndpointHandler, count: int, longest: int, seed: in
             requests.append((generator.choice(MALFORMED), None))
             continue
 
+        # Mixed lengths and batch sizes make batches of the server uneven, as real traffic does.
         lengths = [generator.choice([3, 12, 50, longest]) for _ in range(generator.choice([1, 1, 2, 8]))]
         request = {
             "inputs": [" ".join(generator.choices(WORDS, k=min(length, longest))) for length in lengths],
@@ -122,6 +125,7 @@ def random_requests(handler: EndpointHandler, count: int, longest: int, seed: in
 @contextmanager
 def running_server(model: str) -> Iterator[int]:
     """Start a server in a process of its own, and yield its port."""
+    # Port 0 asks the system for a free one.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -41,16 +41,8 @@ RULES = (
     *("own main wrapper", "forbidden import", "import cycle"),
 )
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-_BRANCHES = (
-    ast.If,
-    ast.For,
-    ast.AsyncFor,
-    ast.While,
-    ast.ExceptHandler,
-    ast.IfExp,
-    ast.Assert,
-    ast.comprehension,
-)
+_LOOPS = (ast.For, ast.AsyncFor, ast.While, ast.comprehension)
+_BRANCHES = (*_LOOPS, ast.If, ast.IfExp, ast.ExceptHandler, ast.Assert)
 
 
 @dataclass
@@ -71,9 +63,9 @@ class Structure:
 def source_trees(root: Path) -> dict[str, tuple[list[str], ast.Module]]:
     """Return the lines and the syntax tree of each Python file under version control, without the tests."""
     command = ["git", "-C", str(root), "ls-files", "*.py"]
-    names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n")
-    names = [name for name in names if name and not name.startswith("tests/") and (root / name).is_file()]
-    texts = {name: (root / name).read_text(encoding="utf-8") for name in names}
+    names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    names = [name for name in names if not name.startswith("tests/")]
+    texts = {name: (root / name).read_text(encoding="utf-8") for name in names if (root / name).is_file()}
     return {name: (text.splitlines(), ast.parse(text)) for name, text in texts.items()}
 
 
@@ -135,6 +127,7 @@ def _body(function: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[int, int]:
 
 def _complexity(function: ast.AST) -> int:
     """Return the cyclomatic complexity (McCabe, 1976). Nested functions are counted on their own."""
+    # Not ast.walk, which would descend into nested functions.
     total, pending = 1, list(ast.iter_child_nodes(function))
     while pending:
         node = pending.pop()
@@ -148,12 +141,14 @@ def _check_definitions(trees: dict[str, ast.Module], result: Structure) -> None:
     """Check that top-level names have one home and that every `main` shares the wrapper."""
     files: dict[str, list[str]] = defaultdict(list)
     bases: dict[str, list[str]] = {}
+
     for name, tree in trees.items():
         for node in tree.body:
             if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
                 files[node.name].append(name)
             if isinstance(node, ast.ClassDef):
                 bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
+
             if isinstance(node, _FUNCTIONS) and node.name == "main" and not _uses_command_line(tree, node):
                 result.findings["own main wrapper"].append(f"{name}:{node.lineno}")
 
@@ -163,7 +158,7 @@ def _check_definitions(trees: dict[str, ast.Module], result: Structure) -> None:
 
 
 def _uses_command_line(tree: ast.Module, main: ast.AST) -> bool:
-    """Return whether a `main` uses a name of `mose.utils.command_line`, the one wrapper with the exit codes."""
+    """Return whether a `main` leaves the exit codes to `mose.utils.command_line`."""
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     shared = {alias.name for node in imports if node.module == "mose.utils.command_line" for alias in node.names}
     return any(isinstance(node, ast.Name) and node.id in shared for node in ast.walk(main))
@@ -191,6 +186,7 @@ def _check_imports(trees: dict[str, ast.Module], result: Structure) -> None:
     for name, tree in trees.items():
         source = modules[name]
         for line, imported in _imported_modules(tree):
+            # `from mose.x import y` names the module mose.x.y, or y of the module mose.x.
             target = imported if imported in graph else imported.rpartition(".")[0]
             if target not in graph or target == source:
                 continue
@@ -200,6 +196,7 @@ def _check_imports(trees: dict[str, ast.Module], result: Structure) -> None:
             if allowed is not None and _package(target) not in {*allowed, _package(source)}:
                 result.findings["forbidden import"].append(f"{name}:{line} {imported}")
 
+    # Imports inside functions count too: they would only hide a cycle.
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
@@ -215,6 +212,8 @@ def _imported_modules(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
+
+        # Names imported for type checking alone are no dependency when the program runs.
         if not (isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
             pending += ast.iter_child_nodes(node)
 

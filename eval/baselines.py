@@ -66,7 +66,7 @@ class SentenceTransformerBaseline:
         from sentence_transformers import SentenceTransformer
 
         self.name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
-        self.keys = (self.name,)
+        self.keys: tuple[str, ...] = (self.name,)
         self.dtype = dtype
         self.load: Callable[[str], Encoder] = partial(
             _load_sentence_transformer, source, max_length, dtype, trust_remote_code

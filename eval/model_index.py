@@ -71,7 +71,8 @@ def card_with_results(card: str, report: dict[str, Any], metrics: Sequence[str] 
     header = _HEADER.match(card)
     lines = header.group(1).splitlines(keepends=True) if header else []
     start, end = _index_lines(lines)
-    name, old_results = report.get("settings", {}).get("model", "mose"), []
+    name = report.get("settings", {}).get("model", "mose")
+    old_results: list[EvalResult] = []
 
     if start < end:
         old_name, old_results = _read_index(card)

@@ -98,7 +98,7 @@ class MTEBEncoder(AbsEncoder):
         prompt = self.prompt(task_metadata, hf_subset, prompt_type)
         progress = bool(kwargs.get("show_progress_bar", False))
 
-        options = {"max_length": self.max_length, "dtype": self.dtype, "progress": progress}
+        options: dict[str, Any] = {"max_length": self.max_length, "dtype": self.dtype, "progress": progress}
         embeddings = encode(self.model, self.tokenizer, texts, [self.exit_layer], prompt, **options)
         return embeddings[self.exit_layer]
 

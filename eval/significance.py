@@ -1,9 +1,11 @@
 """Uncertainty of a report's figures: bootstrap intervals of means, and a permutation test between two models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
+Name = TypeVar("Name", bound=Hashable)
 CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 2_000
 PERMUTATION_RESAMPLES = 9_999
@@ -12,11 +14,11 @@ BATCH_VALUES = 1 << 22
 
 
 def intervals(
-    values: Mapping[str, np.ndarray],
+    values: Mapping[Name, np.ndarray],
     confidence: float = CONFIDENCE,
     resamples: int = BOOTSTRAP_RESAMPLES,
     seed: int = 0,
-) -> dict[str, tuple[float, float]]:
+) -> dict[Name, tuple[float, float]]:
     """Return the percentile bootstrap interval of each mean over queries (Efron and Tibshirani, 1993, ch. 13).
 
     Args:

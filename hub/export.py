@@ -64,6 +64,7 @@ def export(
         for exit_layer in exit_layers:
             results.append(_export_exit(model, exit_layer, Path(temporary), output_dir, int8))
 
+        # MODEL and OUT may be the same folder.
         for name, path in _companions(source).items():
             if path.resolve() != (output_dir / name).resolve():
                 shutil.copyfile(path, output_dir / name)
@@ -84,6 +85,7 @@ def _export_exit(model: Any, exit_layer: int, staging: Path, output_dir: Path, i
     if not int8:
         return Exported(exit_layer, model_file(output_dir, exit_layer), difference)
 
+    # Rounded weights differ by more than any tolerance: the cosine is reported instead.
     quantized = model_file(staging, exit_layer, int8=True)
     _quantize(path, quantized, external=_parameter_bytes(model) // 4 > INLINE_BYTES)
     _, cosine = _compare(model, exit_layer, quantized)

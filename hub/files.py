@@ -53,6 +53,7 @@ def published_files(folder: Path, include: Iterable[str] = ()) -> dict[str, Path
         ValueError: a pattern leads out of the folder or matches no file.
     """
     files = {}
+    # A glob such as onnx/*.json also matches hidden files.
     for pattern in PUBLISHED:
         for name, path in _matching_files(folder, pattern).items():
             if forbidden_pattern(name) is None:
@@ -61,6 +62,7 @@ def published_files(folder: Path, include: Iterable[str] = ()) -> dict[str, Path
     for pattern in include:
         if ".." in re.split(r"[/\\]", pattern) or Path(pattern).is_absolute():
             raise ValueError(f"--include {pattern} leads out of {folder}. Pass a pattern relative to it.")
+
         matching = _matching_files(folder, pattern)
         if not matching:
             raise ValueError(f"--include {pattern} matches no file in {folder}")
@@ -120,7 +122,8 @@ def sentence_transformers_files(
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
         {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"},
     ]
-    modules[0]["kwargs"] = ["exit_layer"]
+    modules[0]["kwargs"] = ["exit_layer"]  # passed on from `encode`
+
     return {
         "modules.json": modules if normalize else modules[:1],
         "sentence_bert_config.json": {

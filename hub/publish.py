@@ -165,9 +165,10 @@ def _stage_card(folder: Path, staging: Path, repo_id: str, report: str | Path | 
         if figures is None:
             return
         text = card_with_results(text, figures)
-        card.unlink()  # it links to the folder's own, which must not change
+        card.unlink()  # a link to the folder's own, which must not change
     else:
         text = folder_card(staging, repo_id=repo_id, report=figures, summary=training_summary(folder))
+
     validate_card(text)
     card.write_bytes(text.encode())
 
@@ -209,6 +210,7 @@ def _sizes(files: Mapping[str, Path]) -> dict[str, int]:
 
 
 def _set_tag(api: HfApi, repo_id: str, tag: str, commit: CommitInfo) -> None:
+    # A tag is never moved: others may have pinned it.
     try:
         tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
         if tag not in tags:
@@ -262,14 +264,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--revision", "--branch", metavar="BRANCH", help="branch, created if it does not exist (default: main)"
     )
+
     parser.add_argument("--tag", help="tag to set on the commit; an existing tag is not moved")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
     parser.add_argument("--commit-message", metavar="TEXT", help="first line of the commit")
     parser.add_argument("--commit-description", metavar="TEXT", help="further lines of the commit")
+
     include: dict[str, Any] = {"action": "extend", "nargs": "+", "default": [], "metavar": "PATTERN"}
     parser.add_argument("--include", **include, help="further files of FOLDER, such as report.json; no pickles")
     report = f"evaluation report whose figures go into the card (default: FOLDER/{REPORT} if it exists)"
     parser.add_argument("--report", metavar="FILE", help=report)
+
     parser.add_argument("--dry-run", action="store_true", help="list the files and their sizes, and send nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 

@@ -117,6 +117,7 @@ def write_safetensors(path: Path, sources: Mapping[str, TensorSource]) -> None:
     Raises:
         ValueError: a tensor has another shape or type than its source says, or a type that safetensors lacks.
     """
+    # Offsets are known before anything is read.
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, source in sources.items():
@@ -128,6 +129,7 @@ def write_safetensors(path: Path, sources: Mapping[str, TensorSource]) -> None:
             "shape": list(source.shape),
             "data_offsets": [start, end],
         }
+
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)  # the format aligns the data to 8 bytes
 

@@ -37,6 +37,7 @@ def sliced_config(config: MoSEConfig, exit_layer: int) -> MoSEConfig:
         ValueError: the model has no such exit, or was loaded less deep.
     """
     config.resolve_exit_layer(exit_layer)
+
     fields = config.to_dict()
     fields["exit_layers"] = [e for e in config.exit_layers if e <= exit_layer]
     fields["exit_layer"] = None
@@ -77,6 +78,7 @@ def slice_repository(
 
     config = read_config(folder)
     smaller = sliced_config(config, exit_layer)
+    # Checked as a model that was loaded at that exit: deeper tensors are not needed.
     loaded = MoSEConfig.from_dict({**config.to_dict(), "exit_layer": exit_layer})
     index = index_name(exit_layer) if (folder / index_name(exit_layer)).is_file() else INDEX
     tensors = _keep_exits(read_checkpoint(folder, loaded, index), len(smaller.exit_layers))
@@ -131,6 +133,8 @@ def download(repo_id: str, exit_layer: int, revision: str | None = None, token: 
     names = api.list_repo_files(repo_id, revision=revision)
     if outside := [name for name in names if name.startswith("/") or ".." in re.split(r"[/\\]", name)]:
         raise ValueError(f"{repo_id}: {outside[0]!r} leads out of the repository")
+
+    # The configuration first: a missing exit is reported before anything large is downloaded.
     try:
         folder = fetch("config.json").parent
     except EntryNotFoundError as error:

@@ -23,9 +23,15 @@ class Encoder(Protocol):
 
     name: str  # in reports and folders
     keys: tuple[str, ...]  # exits as strings, or the name of a model without exits
-    settings: dict[str, Any]  # what embeddings depend on beside weights and texts; JSON-serializable
-    device: torch.device
     load: Callable[[str], "Encoder"]  # the same encoder on the named device; pickled for other processes
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What embeddings depend on besides weights and texts, ready for JSON."""
+
+    @property
+    def device(self) -> torch.device:
+        """The model's device."""
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the weights, the configuration and the tokenizer."""
@@ -81,7 +87,9 @@ class MoSEEncoder:
         # Another process loads the encoder by its source, since weights are too large to be sent.
         source = source or model.name_or_path
         self.name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
-        self.load = partial(_load_encoder, source, self.exits, max_length, dtype, trust_remote_code)
+        self.load: Callable[[str], Encoder] = partial(
+            _load_encoder, source, self.exits, max_length, dtype, trust_remote_code
+        )
 
     @property
     def device(self) -> torch.device:

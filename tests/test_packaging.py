@@ -153,7 +153,7 @@ def test_the_model_needs_no_extra():
     done = run_python(code, *map(Path, sys.path))
     assert done.returncode == 1, done.stderr
     message = done.stderr.splitlines()[-1]
-    assert re.fullmatch(r"mose train needs \w+: pip install 'mose\[train\]'", message)
+    assert re.fullmatch(r"(mose train|train_hf.py finetune) needs \w+: pip install 'mose\[train\]'", message)
 
 
 def third_party_modules() -> set[str]:

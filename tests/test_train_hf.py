@@ -293,7 +293,10 @@ def test_resume_begins_where_there_is_nothing_to_resume(finetune):
         (["--exit-layer", "0", "--align-exits"], "align_exits=True .*the model has only exit 0"),
         (["--matryoshka-dims", "16", "64"], r"truncate_dim must be an integer in \[1, 32\], got 64"),
         (["--word-replacement", "2"], r"word_replacement must be in \[0, 1\], got 2.0"),
-        (["--tokenizer", "{bare}"], "tokenizer .*bare must have .* it has no .*cls and no mask token"),
+        (
+            ["--tokenizer", "{bare}"],
+            "tokenizer .*bare must have special tokens, it has no .*cls and no mask token",
+        ),
         (["--model", "{bert}"], "must have model_type 'mose', got 'bert'"),
         (["--eval-strategy", "steps"], "eval_dataset"),
     ],

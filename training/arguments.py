@@ -61,15 +61,15 @@ def fill_unset(values: Values, defaults: Mapping[str, Any]) -> Values:
     return values | {name: default for name, default in defaults.items() if values.get(name) is None}
 
 
+def select_fields(arguments: Any, names: Iterable[str]) -> Values:
+    """Return some fields of a dataclass by name."""
+    return {name: getattr(arguments, name) for name in names}
+
+
 def check_fields(
     arguments: Any, names: Iterable[str], is_valid: Callable[[Any], bool], requirement: str, remedy: str = ""
 ) -> None:
-    """Check fields of a dataclass.
-
-    Raises:
-        ValueError: `is_valid` is False for one of them. The message is "NAME must be REQUIREMENT, got VALUE.
-            REMEDY".
-    """
+    """Raise ValueError for the first of the fields that is not valid: "NAME must be REQUIREMENT, got VALUE."."""
     for name in names:
         if not is_valid(value := getattr(arguments, name)):
             raise ValueError(f"{name} must be {requirement}, got {value!r}. {remedy}".rstrip())
@@ -91,16 +91,11 @@ def json_object(name: str, value: Mapping | str | None) -> dict:
     return dict(content)
 
 
-# --- Model and data ----------------------------------------------------------------------------------------
-
-
 @dataclass
 class ModelSource:
     """Source of the model and its tokenizer."""
 
-    model: str | None = flag(
-        "Folder or Hub id of the MoSE to start from. finetune and classify default to the shipped one."
-    )
+    model: str | None = flag("Folder or Hub id of the MoSE to start from. finetune and classify have a default.")
     tokenizer: str | None = flag("Folder or Hub id of the tokenizer. Default: the model's own.")
     exit_layer: int | None = flag("Build and train up to this exit only. Default: the deepest.")
 
@@ -145,8 +140,7 @@ class CodeSources(DatasetColumns):
         action="extend",
     )
     dataset: list[str] = flag(
-        "Hub ids, folders, or .jsonl, .json and .parquet files; may be given several times. See --column-mapping "
-        "for their columns. pretrain streams them.",
+        "Hub ids, folders, .jsonl, .json or .parquet files; may be given several times. See --column-mapping.",
         [],
         action="extend",
     )
@@ -157,15 +151,12 @@ class CodeSources(DatasetColumns):
             raise ValueError("No data to train on. Pass --source-tree, --dataset or both.")
 
 
-# --- Runs --------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class RunArguments(TrainingArguments):
     """`TrainingArguments` of all commands. Subclasses fill in the fields that are None (`resolve_with`)."""
 
     output_dir: str = flag(
-        "Folder for checkpoints and the result. Default: runs/finetune (--lora: runs/lora) or runs/classify."
+        "Folder for checkpoints and the result. Default: runs/finetune, runs/lora, runs/classify."
     )
     learning_rate: float = flag(
         "Peak learning rate. Default: 1e-5 for finetune (--lora: 1e-3), 1e-4 for classify (--bigclonebench: "

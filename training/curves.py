@@ -1,7 +1,4 @@
-"""Plot the held-out metrics of a pre-training run: `python -m mose.training.curves OUT --png FILE`.
-
-Three panels over the steps, with a line per exit: MLM loss (nats per masked token), MLM accuracy, ICC accuracy.
-"""
+"""Plot the held-out metrics of a pre-training run per exit: `python -m mose.training.curves OUT --png FILE`."""
 
 import argparse
 import json
@@ -15,10 +12,8 @@ from mose.utils.command_line import exit_status
 
 PANELS = {"mlm_loss": "MLM loss (nats)", "mlm_accuracy": "MLM accuracy", "icc_accuracy": "ICC accuracy"}
 
-Curves = dict[str, dict[int, list[tuple[int, float]]]]
 
-
-def read_curves(run: Path) -> Curves:
+def read_curves(run: Path) -> dict[str, dict[int, list[tuple[int, float]]]]:
     """Return metric → exit → [(step, value)], in the order of the steps.
 
     Raises:

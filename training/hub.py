@@ -8,9 +8,7 @@ from typing import Any
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from mose.hub.card import SUMMARY
 from mose.hub.publish import publish
-from mose.utils.files import atomic_write_json
 
 #: Fields of `TrainingArguments` that a reader needs to repeat a run.
 RECIPE_FIELDS = (
@@ -21,11 +19,7 @@ RECIPE_FIELDS = (
 
 
 def check_hub_strategy(args: TrainingArguments) -> None:
-    """Check that pushes leave out optimizer states, which are pickles.
-
-    Raises:
-        ValueError: `args.hub_strategy` pushes checkpoints with their optimizer states.
-    """
+    """Raise ValueError if pushes would include optimizer states, which are pickles."""
     strategy = HubStrategy(args.hub_strategy)
     if args.push_to_hub and strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
         raise ValueError(
@@ -34,15 +28,7 @@ def check_hub_strategy(args: TrainingArguments) -> None:
 
 
 def run_summary(trainer: Trainer, task: str, datasets: Sequence[str]) -> dict[str, Any]:
-    """Return the facts of a run that a card shows: task, base, data, steps, arguments and last losses.
-
-    Local paths are left out, so that the summary can be published.
-
-    Args:
-        trainer: after some training.
-        task: what the run trains for, in the card's words.
-        datasets: what was read; Hub ids are kept.
-    """
+    """Return the facts of a run that a card shows, without local paths: data, steps, arguments, last losses."""
     args, state, data = trainer.args, trainer.state, trainer.train_dataset
     inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
     own = {field.name for field in dataclasses.fields(args)} - inherited
@@ -70,12 +56,7 @@ def run_summary(trainer: Trainer, task: str, datasets: Sequence[str]) -> dict[st
     }
 
 
-def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write `training_summary.json`, from which later cards are made."""
-    atomic_write_json(folder / SUMMARY, summary, ensure_ascii=False)
-
-
-def publish_run(args: TrainingArguments, folder: str, repo_id: str | None, **options: Any) -> Any:
+def publish_run(args: TrainingArguments, folder: str, repo_id: str, **options: Any) -> Any:
     """Publish a run's folder in one commit; `options` that are None fall back to the arguments of the run."""
     return publish(
         folder,

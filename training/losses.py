@@ -36,15 +36,7 @@ def truncate(embeddings: Tensor, dim: int) -> Tensor:
 
 
 def share_text(keys: Tensor, others: Tensor) -> Tensor:
-    """Return which pairs have a text in common, on either side.
-
-    Args:
-        keys: (a, 2), integer ids of the two texts of each pair.
-        others: (b, 2), the same of other pairs.
-
-    Returns:
-        (a, b), bool.
-    """
+    """Return which pairs have a text in common: (a, b) bool, from text ids `keys` (a, 2) and `others` (b, 2)."""
     return (keys[:, None, :, None] == others[None, :, None, :]).flatten(2).any(dim=2)
 
 
@@ -139,15 +131,7 @@ def similarity_kl_loss(
 
 
 def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Compute L = mean over rows of 1 − cos(student, teacher).
-
-    Args:
-        student: (batch, dim).
-        teacher: (batch, dim); it gets no gradient.
-
-    Returns:
-        Scalar.
-    """
+    """Compute L = mean over rows of 1 − cos(student, teacher), (batch, dim) each; the teacher is detached."""
     return 1 - F.cosine_similarity(widen(student), widen(teacher).detach(), dim=-1).mean()
 
 

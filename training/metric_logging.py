@@ -20,7 +20,7 @@ class MetricAverages:
 
         Args:
             training: False for an evaluation.
-            names: n metric names, always given in the same groups.
+            names: n metric names, always in the same groups.
             values: (n,), detached here.
             weight: scalar weight of these values in the mean.
         """
@@ -37,12 +37,7 @@ class MetricAverages:
         sums[key] = sums[key] + entry if key in sums else entry
 
     def pop(self, training: bool, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Return the mean of every metric and start anew.
-
-        Args:
-            training: as in `add`.
-            reduce: sums a tensor over all processes.
-        """
+        """Return the mean of every metric and start anew; `reduce` sums a tensor over all processes."""
         sums, self._sums[training] = self._sums[training], {}
         if not sums:
             return {}

@@ -10,7 +10,6 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.trainer_utils import TrainOutput
 
-import mose
 from mose.configuration_mose import MoSEConfig
 from mose.training.checkpoints import last_whole_checkpoint
 from mose.training.trainer import MoSETrainer
@@ -21,25 +20,19 @@ SPECIAL_TOKENS = ("pad", "sep", "cls", "mask")
 ADAPTER_CONFIG = "adapter_config.json"
 
 
-# --- Tokenizer and model -----------------------------------------------------------------------------------
-
-
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     """Load the tokenizer of a folder or Hub repository as a stock fast tokenizer.
-
-    `AutoTokenizer` is avoided: it asks on stdin whether to run the code beside a model's weights.
 
     Raises:
         ValueError: it lacks a token that training needs.
         OSError: there is no tokenizer.
     """
+    # `AutoTokenizer` would ask on stdin whether to run the code beside a model's weights.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(name_or_path)
     missing = [name for name in SPECIAL_TOKENS if getattr(tokenizer, f"{name}_token_id") is None]
     if missing:
-        raise ValueError(
-            f"tokenizer {name_or_path} must have the tokens {', '.join(SPECIAL_TOKENS)}; it has no "
-            f"{' and no '.join(missing)} token. Pass another --tokenizer."
-        )
+        names = " and no ".join(missing)
+        raise ValueError(f"tokenizer {name_or_path} must have special tokens, it has no {names} token.")
     return tokenizer
 
 
@@ -49,12 +42,8 @@ def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 
 def shipped_model() -> str:
-    """Return the folder of the model that ships with this code.
-
-    Raises:
-        ValueError: it is missing, because only the package was installed.
-    """
-    folder = Path(mose.__file__).parent
+    """Return the folder of the model that ships with this code; ValueError if only the package is installed."""
+    folder = Path(__file__).parents[1]
     if not (folder / "model.safetensors").is_file():
         raise ValueError(f"No model was installed in {folder}. Pass either --model or --preset.")
     return str(folder)
@@ -66,11 +55,7 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def recorded_base(folder: str | Path) -> str:
-    """Return the folder or Hub id that an adapter names as its base.
-
-    Raises:
-        ValueError: `folder` has no adapter.
-    """
+    """Return the folder or Hub id that an adapter names as its base; ValueError if there is no adapter."""
     if not is_adapter(folder):
         raise ValueError(f"{folder} has no LoRA adapter ({ADAPTER_CONFIG}). Pass the folder of one.")
     return str(json.loads((Path(folder) / ADAPTER_CONFIG).read_text())["base_model_name_or_path"])
@@ -99,9 +84,6 @@ def check_model(name: str) -> dict:
     return config
 
 
-# --- The run -----------------------------------------------------------------------------------------------
-
-
 def checkpoint_to_resume(output_dir: Path, resume: bool) -> Path | None:
     """Return the last complete checkpoint in a run's folder; None for a new run.
 
@@ -128,13 +110,9 @@ def train_and_save(
 ) -> tuple[TrainOutput | None, dict[str, Any]]:
     """Train, save the model, evaluate if there is validation data, and save results and state.
 
-    Args:
-        trainer: ready to train.
-        checkpoint: to resume from.
-        extra_results: written beside the metrics of the evaluation.
-
     Returns:
-        Output of `Trainer.train` (None if the run had already finished) and the evaluation's results.
+        Output of `Trainer.train` (None if the run had already finished), and the evaluation's results with
+        `extra_results`.
     """
     if checkpoint is not None:
         logger.info("resuming from %s", checkpoint)

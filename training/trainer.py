@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from huggingface_hub import HfApi
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, rotate_checkpoints
 
-from mose.hub.card import write_folder_card
+from mose.hub.card import SUMMARY, write_folder_card
 from mose.hub.errors import PublishError
 from mose.hub.files import write_sentence_transformers_files
 from mose.training.checkpoints import MANIFEST, write_manifest
-from mose.training.hub import check_hub_strategy, publish_run, run_summary, write_summary
+from mose.training.hub import check_hub_strategy, publish_run, run_summary
 from mose.training.metric_logging import MetricAverages
+from mose.utils.files import atomic_write_json
 
 logger = logging.getLogger("mose.train")
 
@@ -33,15 +35,12 @@ class MoSETrainer(Trainer):
     - A push (`push_to_hub`) is one commit with shards cut at the exits, code, tokenizer, sentence-transformers
       files and a card made from the run. Optimizer states and other pickles stay local.
 
-    Attributes:
-        task: what the run trains for, in the card's words.
-        datasets: data sets that were read; the card names those of the Hub.
-
     Raises:
         ValueError: `args.hub_strategy` asks to push checkpoints with their optimizer states.
     """
 
     model: torch.nn.Module
+    #: For the card: what the run trains for, and the data sets that it read.
     task = "training"
     datasets: Sequence[str] = ()
 
@@ -49,8 +48,6 @@ class MoSETrainer(Trainer):
         super().__init__(*args, **kwargs)
         check_hub_strategy(self.args)
         self.averages = MetricAverages()
-
-    # --- Logging -------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log `logs` and, in a line with a loss, the metrics since the last such line."""
@@ -64,8 +61,6 @@ class MoSETrainer(Trainer):
         """Return the averaged metrics, named with `prefix`: "" while training, else that of the evaluation."""
         means = self.averages.pop(not prefix, lambda sums: self.accelerator.reduce(sums, "sum"))
         return {prefix + name: mean for name, mean in means.items()}
-
-    # --- Checkpoints ---------------------------------------------------------------------------------------
 
     def save_extra_state(self, checkpoint: Path) -> None:
         """Write further state of a subclass into a checkpoint; called in every process."""
@@ -104,9 +99,7 @@ class MoSETrainer(Trainer):
         folder = Path(str(output_dir or self.args.output_dir))
         if type(self.accelerator.unwrap_model(self.model)).__name__ in EMBEDDING_MODELS:
             write_sentence_transformers_files(folder)
-        write_summary(folder, self.summary())
-
-    # --- Hub -----------------------------------------------------------------------------------------------
+        atomic_write_json(folder / SUMMARY, self.summary(), ensure_ascii=False)
 
     def summary(self) -> dict[str, Any]:
         """Return what a card shows of the run."""
@@ -117,10 +110,10 @@ class MoSETrainer(Trainer):
     ) -> None:
         """Write the run's card to `args.output_dir`; further arguments of `Trainer`'s are ignored."""
         if self.is_world_process_zero():
-            options = {"license": license, "language": language}
-            options = {name: value for name, value in options.items() if value}
-            folder = Path(str(self.args.output_dir))
-            write_folder_card(folder, repo_id=self.hub_model_id, summary=self.summary(), **options)
+            given = {"license": license, "language": language}
+            options: dict[str, Any] = {name: value for name, value in given.items() if value}
+            options |= {"repo_id": self.hub_model_id, "summary": self.summary()}
+            write_folder_card(Path(str(self.args.output_dir)), **options)
 
     def push_to_hub(  # type: ignore[override]
         self,
@@ -131,10 +124,7 @@ class MoSETrainer(Trainer):
         private: bool | None = None,
         **kwargs,
     ):
-        """Save, write the card and publish; arguments as in `Trainer`.
-
-        Returns:
-            `mose.hub.publish.Published`, or its future unless `blocking`. None in processes other than the first.
+        """Save, write the card and publish; arguments as in `Trainer`. Returns `Published` or its future.
 
         Raises:
             PublishError: the Hub refused or could not be reached. The saved files are in `args.output_dir`.
@@ -148,11 +138,9 @@ class MoSETrainer(Trainer):
             return None
 
         self.create_model_card(**kwargs)
-        run = (self.args, str(self.args.output_dir), self.hub_model_id)
         options = {"commit_message": commit_message, "token": token, "revision": revision}
-        if blocking:
-            return publish_run(*run, **options)
-        return HfApi().run_as_future(publish_run, *run, **options)
+        push = partial(publish_run, self.args, str(self.args.output_dir), str(self.hub_model_id), **options)
+        return push() if blocking else HfApi().run_as_future(push)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
@@ -162,7 +150,7 @@ class MoSETrainer(Trainer):
         message = f"Training in progress, step {self.state.global_step}"
         try:
             # Not in the background: the next save may delete the folder.
-            publish_run(self.args, checkpoint_folder, self.hub_model_id, commit_message=message)
+            publish_run(self.args, checkpoint_folder, str(self.hub_model_id), commit_message=message)
         except PublishError as error:
             # A failed push must not end the run. The next save pushes again.
             logger.warning("step %d was not pushed: %s", self.state.global_step, error)

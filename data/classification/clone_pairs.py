@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mose.data.retrieval.retrieval_set import load_retrieval_set
-from mose.data.tables import load_table
+from mose.data.tables import load_table, match_columns
 from mose.utils.command_line import exit_status
 from mose.utils.files import atomic_write_text
 
@@ -44,11 +44,7 @@ def read_code_pairs(source: str | Path, split: str = "train") -> list[CodePair]:
         return list(_pairs_of_retrieval_set(Path(source)))
 
     table = load_table(source, split)
-    if {"code_a", "code_b"} - set(table.column_names):
-        raise ValueError(
-            f"{source} must have the columns code_a, code_b; it has {', '.join(table.column_names)}."
-        )
-
+    match_columns(str(source), table, ("code_a", "code_b"))
     return [
         CodePair(row["code_a"], row["code_b"], row.get("language_b") or "", row.get("text") or row["code_a"])
         for row in table

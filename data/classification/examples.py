@@ -11,7 +11,7 @@ import torch
 from datasets import ClassLabel, Dataset
 from transformers import PreTrainedTokenizerBase
 
-from mose.data.tables import check_column_mapping, load_table, rename_columns
+from mose.data.tables import check_column_mapping, load_table, match_columns, rename_columns
 from mose.tokenization.pairs import join_pair
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ def load_examples(
             empty.
     """
     name = str(source)
+    sides: tuple[str, ...]
     if Path(name).suffix == ".txt":
         table, sides = _read_bigclonebench(Path(name)), SHAPES[0]
     else:
@@ -66,18 +67,9 @@ def _select_columns(table: Dataset, mapping: Mapping[str, str], name: str) -> tu
     """Return the table with its columns renamed, and the columns with the texts."""
     targets = sorted({LABEL, *(column for shape in SHAPES for column in shape)})
     check_column_mapping(mapping, targets, [(name, table.column_names)])
-    existing = ", ".join(table.column_names)
     table = rename_columns(table, mapping)
-
-    # Extra columns are ignored, so the first shape that fits is taken.
-    shape = next((shape for shape in SHAPES if set(shape) <= set(table.column_names)), None)
-    if shape is None or LABEL not in table.column_names:
-        readable = "; ".join(", ".join((*shape, LABEL)) for shape in SHAPES)
-        raise ValueError(
-            f"{name} must have the columns {readable}; it has {existing}. Rename them with column_mapping."
-        )
-
-    return table, shape
+    *sides, _ = match_columns(name, table, *((*shape, LABEL) for shape in SHAPES))
+    return table, tuple(sides)
 
 
 def _texts_of(table: Dataset, column: str, name: str) -> list[str | None]:

@@ -188,7 +188,7 @@ class Corpus:
         """Read one block, and update the characters read from each source and its position (False at its end)."""
         rows: list[CorpusRow] = []
         repositories: set[str] = set()
-        new_positions: dict[int, Callable[[], Any]] = {}
+        new_positions: dict[int, Callable[[], Any] | None] = {}
         size = 0
 
         while readers and size < MAX_BLOCK_CHARACTERS:

@@ -134,7 +134,7 @@ class TreeSource:
         for position, index in enumerate(order[start:], start + 1):
             repository, files = self._parcels[index]
             rows = [self._read_file(repository, root, path, counts) for root, path in files]
-            yield [row for row in rows if row is not None], lambda position=position: position
+            yield [row for row in rows if row is not None], partial(int, position)
 
     def _read_file(self, repository: str, root: Path, path: Path, counts: Counter[str]) -> CorpusRow | None:
         """Return a file as a row, or None if it is skipped, which is counted."""

@@ -30,9 +30,8 @@ class PreTrainingStream(IterableDataset):
     block.
 
     Example i comes from lane i mod `lanes`. If `lanes` is a multiple of `world_size`, each process reads only its
-    own part of the corpus; with one lane, each reads everything. Keep the number of lanes when resuming with
-    another
-    number of processes: it belongs to the stream.
+    own part of the corpus; with one lane, each reads everything. Keep the number of lanes
+    when resuming with another number of processes: it belongs to the stream.
 
     Args:
         corpus: a corpus, from `mose.data.pretraining.corpus.load_corpus`.

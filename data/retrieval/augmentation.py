@@ -2,7 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 
@@ -16,6 +17,10 @@ def frequent_words(code: str, language: str = "") -> list[str]:
     counts = Counter(_WORD.findall(code))
     reserved = keywords(language)
     return [word for word, count in counts.items() if count > 1 and word not in reserved]
+
+
+def _new_name(new_names: Mapping[str, str], match: re.Match[str]) -> str:
+    return new_names.get(match[0], match[0])
 
 
 def replace_frequent_words(
@@ -50,7 +55,7 @@ def replace_frequent_words(
             candidates = [word for word in pool if word not in excluded]
             order = torch.randperm(len(candidates), generator=generator)[: len(chosen)].tolist()
             new_names = dict(zip(chosen, (candidates[index] for index in order), strict=False))
-            code = _WORD.sub(lambda match, names=new_names: names.get(match[0], match[0]), code)
+            code = _WORD.sub(partial(_new_name, new_names), code)
         augmented.append(code)
 
     return augmented

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from datasets import Dataset, Features, Value, concatenate_datasets
 
 from mose.data.source.mining import mine
-from mose.data.tables import check_column_mapping, load_table, rename_columns
+from mose.data.tables import check_column_mapping, load_table, match_columns, rename_columns
 from mose.tokenization.prompts import UNKNOWN_LANGUAGE
 
 logger = logging.getLogger(__name__)
@@ -115,14 +115,8 @@ _SHAPES = {
 
 
 def _pairs_of_table(name: str, table: Dataset) -> Dataset:
-    kind = next((key for key, shape in _SHAPES.items() if set(shape.columns) <= set(table.column_names)), None)
-    if kind is None:
-        readable = "; ".join(", ".join(shape.columns) for shape in _SHAPES.values())
-        raise ValueError(
-            f"dataset {name!r} must have the columns {readable}; it has {', '.join(table.column_names)}. "
-            "Rename them with column_mapping."
-        )
-
+    columns = match_columns(f"dataset {name!r}", table, *(shape.columns for shape in _SHAPES.values()))
+    kind = next(kind for kind, shape in _SHAPES.items() if shape.columns == columns)
     shape = _SHAPES[kind]
     for column in shape.columns:
         feature = table.features[column]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mose.data.source.mining import mine
 from mose.data.source.near_duplicates import NearDuplicates
-from mose.data.tables import check_column_mapping, load_table, rename_columns
+from mose.data.tables import check_column_mapping, load_table, match_columns, rename_columns
 from mose.tokenization.prompts import LANGUAGES
 
 #: The languages of SynthCoNL (paper, section 4).
@@ -61,10 +61,7 @@ def load_source(
         check_column_mapping(mapping, (*COLUMNS, "repository"), [(str(dataset), table.column_names)])
         table = rename_columns(table, mapping)
 
-    if missing := [name for name in COLUMNS if name not in table.column_names]:
-        existing = ", ".join(table.column_names)
-        raise ValueError(f"{dataset} must have the columns {', '.join(missing)}; it has {existing}.")
-
+    match_columns(str(dataset or "the source"), table, COLUMNS)
     if "repository" not in table.column_names:
         table = table.add_column("repository", [""] * len(table))
 

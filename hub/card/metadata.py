@@ -38,10 +38,12 @@ def validate_card(content: str) -> None:
     for name in _REQUIRED:
         if not isinstance(data.get(name), str):
             raise ValueError(f"README.md: {name} must be a string, got {name}={data.get(name)!r}")
+
     for name in _LISTS:
         values = data.get(name, [])
         if not isinstance(values, str | list) or not all(isinstance(value, str) for value in values):
             raise ValueError(f"README.md: {name} must be a string or a list of strings, got {name}={values!r}")
+
     for example in data.get("widget") or []:
         if not isinstance(example, dict) or not isinstance(example.get("text"), str):
             raise ValueError(f"README.md: each widget example must have a text, got {example!r}")

@@ -123,6 +123,7 @@ def model_card(
 
     if report is not None:
         _check_report(report, "report")
+
     config = read_config(folder)
     class_name, exits = model_class(config).__name__, config.built_exit_layers
     repo_id = repo_id or folder.absolute().name
@@ -131,6 +132,7 @@ def model_card(
     data = _front_matter(class_name, repo_id, report, license, origin, summary)
     data["language"] = data.language or ["code", language]
     data["widget"] = _widget(class_name, stored_prompts(folder))
+
     content = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
@@ -188,9 +190,11 @@ def _front_matter(
         "base_model": public_id(origin.source if origin else summary.get("base_model")),
         "datasets": [name for name in summary.get("datasets", []) if public_id(name)] or None,
     }
+
     results = eval_results(report, CARD_METRICS) if report else []
     if results:  # the Hub wants the model's name beside results
         fields |= {"model_name": repo_id.rpartition("/")[2], "eval_results": results}
+    # The source's own fields go first: its licence holds for the weights.
     return ModelCardData(**(fields | dict(origin.metadata if origin else {})))
 
 

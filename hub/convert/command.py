@@ -103,12 +103,14 @@ def _convert_tokenizer(folder: Path, config: MoSEConfig) -> PreTrainedTokenizerB
         if token_id is None or token_id >= config.vocab_size:
             raise ValueError(f"{path}: {name} must be in [0, {config.vocab_size}), got {token_id}")
         setattr(config, name, token_id)
+
     if backend.get_vocab_size() > config.vocab_size:
         raise ValueError(f"{path} must have at most {config.vocab_size} tokens, got {backend.get_vocab_size()}")
 
     backend.no_truncation()
     backend.no_padding()
-    return framed(backend, str(backend.id_to_token(config.pad_token_id)), config.max_position_embeddings)
+    pad_token = str(backend.id_to_token(config.pad_token_id or 0))
+    return framed(backend, pad_token, config.max_position_embeddings)
 
 
 def _write_other_files(staging: Path, folder: Path, origin: Origin, plan: Conversion, name: str) -> None:
@@ -138,10 +140,8 @@ def _licence(source: str, metadata: dict[str, Any]) -> str:
     licence = metadata.get("license_name") or metadata.get("license")
     link = f"\n{metadata['license_link']}" if metadata.get("license_link") else ""
     terms = f"puts them under: {licence}{link}" if licence else "names no licence. Ask its authors."
-    return (
-        f"The weights were converted from {source}. Its model card {terms}\n\n"
-        "The .py files are under the Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0\n"
-    )
+    code = "The .py files are under the Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0\n"
+    return f"The weights were converted from {source}. Its model card {terms}\n\n{code}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -150,6 +150,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=source)
     output = "folder to write; new or empty"
     parser.add_argument("--output-dir", required=True, type=Path, metavar="OUT", help=output)
+
+    # The one fact that nothing settles, and that changes every embedding.
     pooling = "mean of the tokens, or cls, the last token"
     parser.add_argument("--pooling", required=True, choices=("mean", "cls"), help=pooling)
     parser.add_argument("--revision", help="branch, tag or commit on the Hub (default: main)")
@@ -162,6 +164,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     facts.add_argument("--embedding-norm", choices=("unit", "at_most_one"), help=norm)
     act = "activation between the layers of a projection head (default: %(default)s)"
     facts.add_argument("--projection-act", default="leaky_relu", metavar="NAME", help=act)
+
     exits = "exits of the whole model (default: as in config.json)"
     facts.add_argument("--exit-layers", nargs="+", type=int, metavar="K", help=exits)
     last_norm = "final norm in a truncated checkpoint, where the whole model has none (default: %(default)s)"
@@ -182,6 +185,8 @@ def run(options: argparse.Namespace) -> None:
 
     exits = ", ".join(map(str, plan.config.built_exit_layers))
     print(f"{options.output_dir}: {len(plan.tensors)} tensors, exits {exits}")
+
+    # Everything that the command decided by itself.
     for note in plan.notes:
         print(f"note: {note}")
     for name, reason in sorted(plan.left_out.items()):

@@ -42,26 +42,17 @@ OPTIONAL = (
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """Facts that a checkpoint does not state. Only the pooling has no default.
+    """Facts that a checkpoint does not state. Only the pooling has no default."""
 
-    Args:
-        pooling: "mean" or "cls".
-        projection_act: activation between the two layers of a projection head.
-        embedding_norm: "unit" or "at_most_one"; None means "at_most_one" if there are projection heads.
-        exit_layers: of the trained model; None means `matryoshka_layers`, or the paper's.
-        last_norm: whether the deepest exit of a truncated checkpoint goes through a final norm in the file, as in
-            transformers' model of that depth ("apply"), or not, as in the whole model ("drop").
-        rope_theta: base of the rotary positions; None means the checkpoint's, or the paper's.
-        leave_out: regular expressions of tensors to skip.
-    """
-
-    pooling: str
-    projection_act: str = "leaky_relu"
-    embedding_norm: str | None = None
-    exit_layers: Sequence[int] | None = None
+    pooling: str  # "mean" or "cls"
+    projection_act: str = "leaky_relu"  # between the two layers of a projection head
+    embedding_norm: str | None = None  # None: "at_most_one" if there are projection heads, else "unit"
+    exit_layers: Sequence[int] | None = None  # of the whole model; None: `matryoshka_layers`, or the paper's
+    rope_theta: float | None = None  # base of the rotary positions; None: the checkpoint's, or the paper's
+    #: A final norm in a truncated checkpoint: "drop" it, as the whole model has none at that exit, or "apply"
+    #: it, as transformers' model of that depth does.
     last_norm: str = "drop"
-    rope_theta: float | None = None
-    leave_out: Sequence[str] = ()
+    leave_out: Sequence[str] = ()  # regular expressions of tensors to skip
 
 
 class CheckpointError(ValueError):
@@ -84,12 +75,7 @@ class Conversion:
 def plan_conversion(
     settings: Mapping[str, Any], sources: Mapping[str, TensorSource], options: ConversionOptions
 ) -> Conversion:
-    """Return how a released checkpoint becomes a MoSE.
-
-    Args:
-        settings: the checkpoint's config.json.
-        sources: the checkpoint's tensors.
-        options: facts that these do not state.
+    """Return how a checkpoint with this config.json and these tensors becomes a MoSE.
 
     Raises:
         CheckpointError: a tensor or a parameter is left over, or a shape differs. Names all of them.
@@ -120,11 +106,13 @@ class _Planner:
         self.names: dict[str, str] = {}
         self.created: dict[str, TensorSource] = {}
 
+        # A pattern without a match is a mistake, most likely in the pattern.
         for pattern in options.leave_out:
             matching = [name for name in sources if re.search(pattern, name)]
             if not matching:
                 raise ValueError(f"--leave-out {pattern} matches no tensor of the checkpoint")
             self.left_out |= dict.fromkeys(matching, "left out as requested")
+
         for name in sources:
             if name not in self.left_out:
                 self._rename(name)
@@ -156,16 +144,18 @@ class _Planner:
             raise ValueError(f"config.json: rope_scaling must be null, got {settings['rope_scaling']}")
 
         fields = {name: settings[name] for name in (*REQUIRED, *OPTIONAL) if settings.get(name) is not None}
-        rope = {"rope_type": "default"} | dict(settings.get("rope_parameters") or {})
+
+        rope: dict[str, Any] = {"rope_type": "default"} | dict(settings.get("rope_parameters") or {})
         stored = rope.get("rope_theta") or settings.get("rope_theta")
         rope["rope_theta"] = float(options.rope_theta or stored or MoSEConfig.default_theta)
         fields |= {"rope_parameters": rope, "exit_norm": "final", "pooling": options.pooling}
-        if "embed_tokens.weight" in self.names:  # else `account` reports it
-            embeddings = self.sources[self.names["embed_tokens.weight"]]
+
+        # The stored vocabulary may be padded. If there is none, `account` reports it.
+        if "embed_tokens.weight" in self.names:
+            embeddings, pad = self.sources[self.names["embed_tokens.weight"]], fields.get("pad_token_id", 0)
             fields |= {"vocab_size": embeddings.shape[0], "dtype": embeddings.dtype}
-            if not 0 <= fields.get("pad_token_id", 0) < embeddings.shape[0]:
-                vocabulary, pad = embeddings.shape[0], fields["pad_token_id"]
-                raise ValueError(f"config.json: pad_token_id must be in [0, {vocabulary}), got {pad}")
+            if not 0 <= pad < embeddings.shape[0]:
+                raise ValueError(f"config.json: pad_token_id must be in [0, {embeddings.shape[0]}), got {pad}")
         return fields
 
     def place_exits(self) -> dict[str, Any]:
@@ -178,6 +168,7 @@ class _Planner:
                 f"the checkpoint has {depth} blocks, which must be one of its exits "
                 f"{', '.join(map(str, exits))}. Pass --exit-layers."
             )
+
         built = [exit_layer for exit_layer in exits if exit_layer <= depth]
         fields = self._place_heads(exits, built)
 
@@ -196,6 +187,8 @@ class _Planner:
         heads = {name: name.split(".")[1:] for name in self.names if name.startswith("head.")}
         if not heads:
             return self._create_heads(built)
+
+        # Numbers may have gaps, such as those of activations: only their order counts.
         numbers = sorted({int(number) for number, _, _ in heads.values()})
         layers = sorted({int(layer or 0) for _, layer, _ in heads.values()})
         owners = _head_owners(len(numbers), len(layers), exits, built)
@@ -212,6 +205,7 @@ class _Planner:
 
         if without := [exit_layer for exit_layer in built if exit_layer not in owners]:
             self.notes.append(f"Left out exits without a projection head: {', '.join(map(str, without))}.")
+
         return {
             "projection_layers": len(layers),
             "projection_act": self.options.projection_act,
@@ -239,8 +233,8 @@ class _Planner:
         """Place the learned similarity scale, which checkpoints made for embedding may lack."""
         stored = self.sources.get(self.names.get("similarity_scale", ""))
         if stored is None:
-            scale = TensorSource((1,), torch.float32, lambda: torch.tensor([config.similarity_scale_init]))
-            self.created["similarity_scale"] = scale
+            initial = torch.tensor([config.similarity_scale_init])
+            self.created["similarity_scale"] = TensorSource((1,), torch.float32, lambda: initial)
         elif not stored.shape:  # a number, which is a vector of length 1 here
             del self.names["similarity_scale"]
             self.created["similarity_scale"] = TensorSource((1,), stored.dtype, lambda: stored.read().view(1))
@@ -257,6 +251,7 @@ class _Planner:
             is_trunk = pretraining and not ours.startswith(PRETRAINING)
             return f"{cls.base_model_prefix}.{ours}" if is_trunk else ours
 
+        # Report every problem at once, by the names in the checkpoint.
         theirs = {full_name(ours): name for ours, name in self.names.items()}
         tensors = {name: self.sources[source] for name, source in theirs.items()}
         tensors |= {full_name(ours): source for ours, source in self.created.items()}

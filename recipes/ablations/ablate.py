@@ -36,6 +36,7 @@ from mose.modeling_mose import MoSEModel
 from mose.training.finetuning.initialization import start_embeddings_from, start_exits_alike, token_strings
 from mose.training.finetuning.teacher import teacher_embeddings
 from mose.training.setup import load_tokenizer
+from mose.utils.command_line import exit_status
 from mose.utils.files import atomic_write_json
 
 HERE = Path(__file__).parent
@@ -82,10 +83,13 @@ def training_pairs(options: argparse.Namespace) -> Dataset:
 
         files = load_pairs(datasets=options.pair_file).filter(is_allowed)
         mined = load_pairs(options.source_tree).filter(is_allowed).shuffle(seed=0)
+
+        # A triple gives one row of text and one of code as the query; mined functions make up the difference.
         texts = sum(language == "" for language in files["query_language"])
         count = len(files) - 2 * texts
         return concatenate_datasets([files, mined.select(range(min(count, len(mined))))])
 
+    # Several processes share the folder.
     path = options.output_dir / "pairs.parquet"
     with FileLock(f"{path}.lock"):
         return cached_pairs(path, build)
@@ -97,6 +101,8 @@ def untrained_model(arm: str, seed: int, tokenizer: Any, cache: Path) -> MoSEMod
     model = MoSEModel(MoSEConfig.from_preset("mose-nano", exit_layers=EXITS))
     vectors = teacher_embeddings(token_strings(tokenizer), bundled(TEACHER) or TEACHER, cache)
     start_embeddings_from(model, tokenizer, vectors)
+
+    # Blocks start as the identity: nothing is added to the residual stream.
     for name, parameter in model.named_parameters():
         if ".o_proj." in name or ".c_proj." in name:
             torch.nn.init.zeros_(parameter)
@@ -178,8 +184,21 @@ def run_arms(options: argparse.Namespace, tokenizer: Any, sets: list[RetrievalSe
                 continue
 
 
-def main() -> None:
-    """Parse the arguments, then train the arms or measure one model."""
+def run_ablations(options: argparse.Namespace) -> None:
+    """Train and measure the arms, or only measure one model."""
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    sets = [reduced_set(load_retrieval_set(path)) for path in options.data]
+    if not options.measure:
+        run_arms(options, load_tokenizer(options.tokenizer), sets)
+        return
+
+    model, tokenizer, _ = load_model(options.measure)
+    facts = {"arm": "shipped", "seed": 0, "steps": 0, "mrr": mrr_across_exits(model, tokenizer, sets)}
+    atomic_write_json(options.output_dir / "shipped-0.json", facts, indent=None)
+
+
+def main() -> int:
+    """Parse the arguments, run the ablations and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--source-tree", nargs="+", required=True, help="folders to mine for documented functions")
@@ -193,17 +212,8 @@ def main() -> None:
     add("--measure", metavar="MODEL", help="only measure this folder or Hub id, as the arm `shipped`")
     add("--max-runs", type=int, help="stop after this many runs; default: all")
     options = parser.parse_args()
-
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    sets = [reduced_set(load_retrieval_set(path)) for path in options.data]
-    if not options.measure:
-        run_arms(options, load_tokenizer(options.tokenizer), sets)
-        return
-
-    model, tokenizer, _ = load_model(options.measure)
-    facts = {"arm": "shipped", "seed": 0, "steps": 0, "mrr": mrr_across_exits(model, tokenizer, sets)}
-    atomic_write_json(options.output_dir / "shipped-0.json", facts, indent=None)
+    return exit_status(parser.prog, lambda: run_ablations(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

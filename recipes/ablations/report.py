@@ -9,12 +9,14 @@ Collects the runs in `results.json` beside this file, and writes `docs/finetunin
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mose.utils.command_line import exit_status
 from mose.utils.files import atomic_write_json, atomic_write_text
 
 HERE = Path(__file__).parent
@@ -119,6 +121,8 @@ def heat_map(by_arm: dict[str, list[Run]], exits: Sequence[str], path: Path) -> 
     for axis, arm in zip(axes[0], arms, strict=True):
         values = mrr_matrix(by_arm[arm], exits).mean(axis=0)
         image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis")
+
+        # Dark text on the bright end of the colour map.
         for (i, j), value in np.ndenumerate(values):
             colour = "black" if value > 0.6 else "white"
             axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
@@ -163,19 +167,23 @@ def document(runs: list[Run]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main() -> None:
-    """Parse the arguments, collect the runs and write both files."""
+def write_report(runs: Path | None) -> None:
+    """Collect the runs, if a folder of them is given, and write both files."""
+    results = HERE / "results.json"
+    if runs:
+        atomic_write_json(results, collect(runs), indent=0)
+    atomic_write_text(DOCS / "finetuning-ablations.md", document(json.loads(results.read_text())))
+
+
+def main() -> int:
+    """Parse the arguments, write the report and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--runs", type=Path, help="folder of ablate.py's runs; default: use results.json as it is"
     )
     options = parser.parse_args()
-
-    results = HERE / "results.json"
-    if options.runs:
-        atomic_write_json(results, collect(options.runs), indent=0)
-    atomic_write_text(DOCS / "finetuning-ablations.md", document(json.loads(results.read_text())))
+    return exit_status(parser.prog, lambda: write_report(options.runs))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,6 +19,8 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
+from mose.utils.command_line import exit_status
+
 HERE = Path(__file__).parent
 PIP_OPTIONS = ("--quiet", "--no-deps", "--only-binary=:all:")
 
@@ -64,19 +66,20 @@ FETCHERS: dict[str, Callable[[str, Path, Path], None]] = {
 }
 
 
-def main() -> int:
-    """Fetch all packages and return the exit code: 1 if one could not be fetched."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for the languages")
-    options = parser.parse_args()
+def fetch_all(output_dir: Path) -> None:
+    """Fetch all packages of sources.yaml that have no folder yet.
 
+    Raises:
+        RuntimeError: some could not be fetched; the message names them.
+    """
     sources = yaml.safe_load((HERE / "sources.yaml").read_text())
     packages = [
-        (fetch, package, (options.output_dir / language / package).resolve())
+        (fetch, package, (output_dir / language / package).resolve())
         for kind, fetch in FETCHERS.items()
         for language, names in sources[kind].items()
         for package in names
     ]
+
     failures = []
     for fetch, package, target in tqdm([item for item in packages if not item[2].exists()], unit="package"):
         with tempfile.TemporaryDirectory() as work:
@@ -91,9 +94,16 @@ def main() -> int:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(unpacked, target, symlinks=True)
 
-    for line in failures:
-        print(f"not fetched: {line}", file=sys.stderr)
-    return 1 if failures else 0
+    if failures:
+        raise RuntimeError("\n".join(["not fetched:", *failures]))
+
+
+def main() -> int:
+    """Fetch all packages and return the exit code: 1 if one could not be fetched."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for the languages")
+    options = parser.parse_args()
+    return exit_status(parser.prog, lambda: fetch_all(options.output_dir))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def whole_documentation(source: str, text: str) -> str:
         tree = ast.parse(textwrap.dedent(source)).body[0]
     except (SyntaxError, ValueError, IndexError):
         return text
+
     is_function = isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef)
     return " ".join(((ast.get_docstring(tree) if is_function else None) or text).split()[:80])
 
@@ -73,6 +74,7 @@ def sample_functions(
             by_repository[str(row["repository"])].append(row)
 
         rng = random.Random(f"{seed} {language}")
+        # A language with few repositories may take more of each.
         limit = max(MAX_PER_REPOSITORY, 2 * counts[language] // max(1, len(by_repository)))
         rows: list[dict] = []
         for repository in sorted(by_repository):
@@ -120,6 +122,7 @@ def cross_language_rows(
                     continue
 
                 sides = [(row["code_a"], row["language_a"]), (row["code_b"], row["language_b"])]
+                # Half of the rows hide the names, so that models match code by what it does.
                 is_nameless = rng.random() < nameless
                 if rng.random() < 0.3:
                     sides.reverse()
@@ -145,6 +148,7 @@ def nameless_code(code: str, language: str) -> str:
     try:
         names = [function.name for function in extract_functions(code.encode(), language)]
     except (ParseError, ValueError):
+        # It does not parse, or its language has no parser.
         names = re.findall(r"(?:def|function|class|static \w+(?:<[^>]*>)?(?:\[\])*) (\w+)", code)[:2]
     wrappers = re.findall(r"\bclass (\w+)", code)[:1]
 

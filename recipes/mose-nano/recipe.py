@@ -30,6 +30,7 @@ from mose.tokenization.build import build_tokenizer
 from mose.training.checkpoints import last_whole_checkpoint
 from mose.training.finetuning.initialization import fit_projection, grow, start_embeddings_from, token_strings
 from mose.training.finetuning.teacher import attach_teacher, teacher_embeddings
+from mose.utils.command_line import exit_status
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
@@ -87,6 +88,7 @@ def model_from_teacher(
     collator = PairCollator(
         tokenizer, recipe["common"]["max_query_length"], recipe["common"]["max_document_length"]
     )
+
     batches, rows = [], []
     for start in range(0, len(sample), FIT_BATCH):
         chunk = [sample[row] for row in range(start, min(start + FIT_BATCH, len(sample)))]
@@ -122,6 +124,8 @@ def train_stage(
 def ship(model_dir: Path, tokenizer: PreTrainedTokenizerBase, root: Path) -> None:
     """Put weights in bf16, configuration, tokenizer and sentence-transformers files at the root."""
     model = AutoModel.from_pretrained(model_dir, trust_remote_code=True, dtype=torch.bfloat16)
+
+    # Staged first, so that a failure leaves the root as it was.
     staging = root / ".shipping"
     model.save_pretrained(staging)
     tokenizer.save_pretrained(staging)
@@ -139,8 +143,12 @@ def ship(model_dir: Path, tokenizer: PreTrainedTokenizerBase, root: Path) -> Non
     shutil.rmtree(staging)
 
 
-def run_stages(recipe: Mapping[str, Any], options: argparse.Namespace, seed: int) -> None:
+def run_stages(options: argparse.Namespace) -> None:
     """Run all stages that are not done, each starting from the previous one; ship the last if requested."""
+    recipe = yaml.safe_load(options.recipe.read_text())
+    seed = recipe["seed"] if options.seed is None else options.seed
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+
     pairs = load_recipe_pairs(recipe, options)
     tokenizer = load_recipe_tokenizer(recipe, options.output_dir / "tokenizer", pairs)
     teacher = (str(bundled(recipe["teacher"]) or recipe["teacher"]), options.output_dir / "teacher")
@@ -151,6 +159,7 @@ def run_stages(recipe: Mapping[str, Any], options: argparse.Namespace, seed: int
     for name, stage in recipe["stages"].items():
         folder = options.output_dir / name
         if not (folder / "done").exists():
+            # A stage gives the same result, whether or not earlier stages ran in this process.
             set_seed(seed)
             settings = {**recipe["common"], **stage, "seed": seed}
             exit_layer = settings.pop("exit_layer", None)
@@ -167,8 +176,8 @@ def run_stages(recipe: Mapping[str, Any], options: argparse.Namespace, seed: int
         ship(previous, tokenizer, HERE.parents[1])
 
 
-def main() -> None:
-    """Parse the arguments and run the recipe."""
+def main() -> int:
+    """Parse the arguments, run the recipe and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--sources", type=Path, required=True, help="folder of source trees, one per language")
@@ -185,11 +194,8 @@ def main() -> None:
     add("--seed", type=int, help="overrides the recipe's seed")
     add("--ship", action="store_true", help="put the result at the root of the repository")
     options = parser.parse_args()
-
-    recipe = yaml.safe_load(options.recipe.read_text())
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    run_stages(recipe, options, recipe["seed"] if options.seed is None else options.seed)
+    return exit_status(parser.prog, lambda: run_stages(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mose.utils.command_line import exit_status
 from mose.utils.files import atomic_write_json
 
 SCRIPT = Path(__file__).parents[2] / "train_hf.py"
@@ -73,6 +74,7 @@ def run_objective(args: argparse.Namespace, objective: str, seed: int) -> dict[s
             ),
             *("--context-objective", objective, "--max-steps", args.steps, "--output-dir", pretrained),
         )
+
     if not (finetuned / "model.safetensors").exists():
         call_python(
             *(SCRIPT, "finetune", "--model", pretrained, *FINETUNING, *RUN, "--seed", seed, *pair_trees),
@@ -85,26 +87,15 @@ def run_objective(args: argparse.Namespace, objective: str, seed: int) -> dict[s
     evaluation = json.loads((pretrained / "eval_results.json").read_text())
     exits = next(iter(json.loads(report.read_text())["sets"].values()))["exits"]
     figures = {f"mlm_loss_exit_{e}": evaluation[f"eval_mlm_loss_exit_{e}"] for e in exits}
+
+    # Without a context objective there is no accuracy.
     if f"eval_icc_accuracy_exit_{max(exits, key=int)}" in evaluation:
         figures |= {f"context_accuracy_exit_{e}": evaluation[f"eval_icc_accuracy_exit_{e}"] for e in exits}
     return figures | {f"mrr_exit_{e}": row["mrr"] for e, row in exits.items()}
 
 
-def main() -> int:
+def compare_objectives(args: argparse.Namespace) -> None:
     """Run all objectives and seeds, and print their means."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--source-tree", action="append", required=True, help="as in train_hf.py; may be given several times")
-    add("--finetuning-tree", action="append", help="mine pairs from these instead")
-    add("--files-per-repository", type=int, help="as in train_hf.py")
-    add("--tokenizer", required=True, help="folder of a tokenizer of at most 4,096 tokens")
-    add("--data", required=True, help="retrieval set in the BEIR layout")
-    add("--output-dir", type=Path, required=True, help="folder for runs and summary")
-    add("--steps", type=int, default=300, help="of pre-training (default: %(default)s)")
-    add("--finetuning-steps", type=int, default=60, help="(default: %(default)s)")
-    add("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(default: %(default)s)")
-    args = parser.parse_args()
-
     summary: dict[str, dict[str, dict[str, float]]] = {}
     for seed in args.seeds:  # outer, so that an interrupted comparison has complete rounds
         for objective in OBJECTIVES:
@@ -119,7 +110,23 @@ def main() -> int:
             deviation = statistics.stdev(values) if len(values) > 1 else 0.0
             cells.append(f"{objective} {statistics.mean(values):.4f} ± {deviation:.4f}")
         print(f"{name:24}", *cells, sep="  ")
-    return 0
+
+
+def main() -> int:
+    """Parse the arguments, run the comparison and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--source-tree", action="append", required=True, help="as in train_hf.py; may be given several times")
+    add("--finetuning-tree", action="append", help="mine pairs from these instead")
+    add("--files-per-repository", type=int, help="as in train_hf.py")
+    add("--tokenizer", required=True, help="folder of a tokenizer of at most 4,096 tokens")
+    add("--data", required=True, help="retrieval set in the BEIR layout")
+    add("--output-dir", type=Path, required=True, help="folder for runs and summary")
+    add("--steps", type=int, default=300, help="of pre-training (default: %(default)s)")
+    add("--finetuning-steps", type=int, default=60, help="(default: %(default)s)")
+    add("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(default: %(default)s)")
+    args = parser.parse_args()
+    return exit_status(parser.prog, lambda: compare_objectives(args))
 
 
 if __name__ == "__main__":

@@ -2,16 +2,8 @@
 
 from dataclasses import dataclass
 
-from mose.training.arguments import (
-    REQUIRED,
-    ModelSource,
-    RunArguments,
-    ValidationColumns,
-    Values,
-    fill_unset,
-    flag,
-    resolve_with,
-)
+from mose.training import arguments as shared
+from mose.training.arguments import REQUIRED, Values, flag
 
 #: The paper's clone detection (section 4).
 BIGCLONEBENCH = {
@@ -43,7 +35,7 @@ def resolve_classification(values: Values) -> Values:
         # The one that was given counts, not the other's default.
         defaults = defaults | {"max_steps": -1, "num_train_epochs": 0.0}
 
-    resolved = fill_unset(values, defaults)
+    resolved = shared.fill_unset(values, defaults)
     steps, epochs = resolved["max_steps"], resolved["num_train_epochs"]
     if steps < 1 and epochs <= 0:
         raise ValueError(f"max_steps or num_train_epochs must be above 0, got {steps} and {epochs}.")
@@ -51,7 +43,7 @@ def resolve_classification(values: Values) -> Values:
 
 
 @dataclass
-class ClassificationModelArguments(ModelSource):
+class ClassificationModelArguments(shared.ModelSource):
     """Parameters that control where the model comes from."""
 
     exit_layer: int | None = flag(
@@ -61,7 +53,7 @@ class ClassificationModelArguments(ModelSource):
 
 
 @dataclass(kw_only=True)
-class ClassificationDataArguments(ValidationColumns):
+class ClassificationDataArguments(shared.ValidationColumns):
     """Parameters that control the examples."""
 
     train_file: str = flag(
@@ -80,9 +72,9 @@ class ClassificationDataArguments(ValidationColumns):
     )
 
 
-@resolve_with(resolve_classification)
+@shared.resolve_with(resolve_classification)
 @dataclass
-class ClassificationArguments(RunArguments):
+class ClassificationArguments(shared.RunArguments):
     """`TrainingArguments` with the paper's settings for BigCloneBench as a preset."""
 
     bigclonebench: bool = flag(

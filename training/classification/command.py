@@ -1,8 +1,7 @@
 """The command `classify`: examples, model, Trainer."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,13 @@ from transformers.utils import logging as transformers_logging
 from mose.data.classification.examples import ClassificationCollator, check_like, label_names, load_examples
 from mose.modeling_mose import MoSEForSequenceClassification
 from mose.tokenization.build import input_template
+from mose.training import setup
 from mose.training.classification.arguments import (
     ClassificationArguments,
     ClassificationDataArguments,
     ClassificationModelArguments,
 )
 from mose.training.classification.trainer import ClassificationTrainer, majority_metrics
-from mose.training.setup import (
-    after_argument_checks,
-    check_model,
-    checkpoint_to_resume,
-    load_tokenizer,
-    shipped_model,
-    train_and_save,
-)
 
 logger = logging.getLogger("mose.train")
 
@@ -38,14 +30,8 @@ def train_classifier(
     data_args: ClassificationDataArguments,
     args: ClassificationArguments,
 ) -> None:
-    """Train classifiers of snippets or pairs (clone detection), at every exit or one; save to --output-dir.
-
-    Raises:
-        ValueError: an argument is invalid.
-        OSError: the model or the examples cannot be read.
-        RuntimeError: training failed.
-    """
-    checkpoint = checkpoint_to_resume(Path(args.output_dir), args.resume)
+    """Train classifiers of snippets or pairs (clone detection), at every exit or one; save to --output-dir."""
+    checkpoint = setup.checkpoint_to_resume(Path(args.output_dir), args.resume)
 
     set_seed(args.seed)
     train, validation, labels = _load_data(data_args)
@@ -54,10 +40,8 @@ def train_classifier(
     max_length = min(data_args.max_length, model.config.max_position_embeddings)
     # A pipeline with truncation=True then truncates as training did.
     tokenizer.model_max_length = max_length
-    logger.info(
-        "%d examples to train on, %d to validate on; labels %s",
-        *(len(train), len(validation or ()), ", ".join(labels)),
-    )
+    counts = (len(train), len(validation or ()))
+    logger.info("%d examples to train on, %d to validate on; labels %s", *counts, ", ".join(labels))
 
     trainer = ClassificationTrainer(
         model=model,
@@ -73,9 +57,9 @@ def train_classifier(
     if validation is not None:
         majority = majority_metrics([labels.index(label) for label in validation["label"]], positive, len(labels))
 
-    with after_argument_checks():
+    with setup.after_argument_checks():
         extra = {f"majority_{name}": value for name, value in majority.items()}
-        _, results = train_and_save(trainer, checkpoint, extra)
+        _, results = setup.train_and_save(trainer, checkpoint, extra)
         if results:
             _log_results(results, majority, trainer.exits)
 
@@ -109,9 +93,12 @@ def build_classifier(
         ValueError: the model is not a MoSE, or has no such exit.
         OSError: the model is missing or cannot be reached.
     """
-    name = args.model or shipped_model()
-    config = check_model(name)
+    name = args.model or setup.shipped_model()
+    config = setup.check_model(name)
     options: dict[str, Any] = {
+        "dtype": "float32",
+        "problem_type": "single_label_classification",
+        "ignore_mismatched_sizes": True,
         "id2label": dict(enumerate(labels)),
         "label2id": {label: i for i, label in enumerate(labels)},
         "exit_layers": _classifier_exits(name, config, args.exit_layer),
@@ -119,20 +106,17 @@ def build_classifier(
     if args.exit_layer is not None:
         options["exit_layer"] = args.exit_layer
 
-    tokenizer = load_tokenizer(args.tokenizer or name)
+    tokenizer = setup.load_tokenizer(args.tokenizer or name)
     # Pipelines call `tokenizer(a, b)` for pairs.
     backend = tokenizer.backend_tokenizer
     backend.post_processor = input_template(backend, str(tokenizer.sep_token), str(tokenizer.cls_token))
 
     # transformers warns about new classifiers and left out exits, which are intended.
-    with _quiet_transformers():
-        model = MoSEForSequenceClassification.from_pretrained(
-            name,
-            dtype="float32",
-            problem_type="single_label_classification",
-            ignore_mismatched_sizes=True,
-            **options,
-        )
+    transformers_logging.set_verbosity_error()
+    try:
+        model = MoSEForSequenceClassification.from_pretrained(name, **options)
+    finally:
+        transformers_logging.set_verbosity_warning()
     return model, tokenizer
 
 
@@ -140,27 +124,15 @@ def _classifier_exits(name: str, config: Mapping[str, Any], exit_layer: int | No
     """Return the exits to train: `exit_layer`, or all but exit 0, where `<cls>` has seen no other token."""
     exits = tuple(e for e in config.get("exit_layers") or () if e > 0)
     if not exits:
-        raise ValueError(
-            f"--model {name} has only exit 0, which runs no block and cannot classify. Pass a deeper model."
-        )
+        raise ValueError(f"--model {name} has only exit 0, which runs no block. Pass a deeper model.")
     if exit_layer is None:
         return exits
 
     if exit_layer not in exits:
         reason = " Exit 0 runs no block: its <cls> has seen nothing of the text." if exit_layer == 0 else ""
-        raise ValueError(
-            f"exit_layer must be one of {', '.join(map(str, exits))} for this model, got {exit_layer}.{reason}"
-        )
+        known = ", ".join(map(str, exits))
+        raise ValueError(f"exit_layer must be one of {known} for this model, got {exit_layer}.{reason}")
     return (exit_layer,)
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity_warning()
 
 
 def _log_results(results: Mapping[str, float], majority: Mapping[str, float], exits: Sequence[int]) -> None:

@@ -71,8 +71,8 @@ def exit_metrics(predicted: np.ndarray, labels: Any, positive: int = 1, classes:
     Args:
         predicted: (n,), class ids.
         labels: (n,), class ids.
-        positive: with two classes, the one that precision, recall and F1 refer to. With more, they are means over
-            the classes that occur in either argument.
+        positive: the class that precision, recall and F1 refer to. With more than two classes, they are means
+            over the classes that occur in either argument.
         classes: number of the model's classes, some of which may not occur.
     """
     average: dict[str, Any] = {"average": "macro"}

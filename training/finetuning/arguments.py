@@ -5,20 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mose.training.arguments import (
-    REQUIRED,
-    CodeSources,
-    ModelSource,
-    PresetSource,
-    RunArguments,
-    ValidationColumns,
-    Values,
-    check_fields,
-    fill_unset,
-    flag,
-    json_object,
-    resolve_with,
-)
+from mose.training import arguments as shared
+from mose.training.arguments import REQUIRED, Values, check_fields, flag
 from mose.training.finetuning.objective import DISTILLATIONS
 
 #: Pairs in a batch over all processes: of the paper (section 3), and of an adapter.
@@ -69,7 +57,7 @@ def resolve_finetuning(values: Values) -> Values:
         # Given steps win over default epochs.
         defaults = defaults | {"num_train_epochs": 0.0}
 
-    resolved = fill_unset(values, defaults)
+    resolved = shared.fill_unset(values, defaults)
     if resolved["num_train_epochs"] > 0:
         resolved["max_steps"] = -1
     elif resolved["max_steps"] < 1:
@@ -78,12 +66,11 @@ def resolve_finetuning(values: Values) -> Values:
 
 
 @dataclass
-class ModelArguments(PresetSource, ModelSource):
+class ModelArguments(shared.PresetSource, shared.ModelSource):
     """Parameters that control where the model comes from and how it is initialised."""
 
     grow_to: int | None = flag(
-        "Deepen the model to this exit before training. New blocks start as the identity, new exits as copies of "
-        "the deepest one."
+        "Deepen the model to this exit first. New blocks start as the identity, new exits as copies of the last."
     )
     start_exits_alike: bool = flag(
         "Initialise every exit's projection from the deepest exit's. Use with --align-exits when projections are "
@@ -96,11 +83,11 @@ class ModelArguments(PresetSource, ModelSource):
 
 
 @dataclass
-class DataArguments(CodeSources, ValidationColumns):
+class DataArguments(shared.CodeSources, shared.ValidationColumns):
     """Parameters that control the training pairs."""
 
     validation_dataset: list[str] = flag(
-        "As --dataset, with the same column mapping: pairs to measure every exit's loss on.", [], action="extend"
+        "As --dataset: pairs to measure every exit's loss on.", [], action="extend"
     )
     held_out_share: float | None = flag(
         "Share of the source trees' functions to hold out. They are searched for among all functions before and "
@@ -108,16 +95,10 @@ class DataArguments(CodeSources, ValidationColumns):
     )
     max_query_length: int = flag("Maximum tokens of a query, instruction and <cls> included.", 128)
     max_document_length: int = flag("Maximum tokens of a document, instruction and <cls> included.", 256)
-    instruction_dropout: float = flag(
-        "Share of texts whose instruction is left out or names no language, so that the model also works without "
-        "instructions.",
-        0.0,
-    )
+    instruction_dropout: float = flag("Share of texts whose instruction is left out or names no language.", 0.0)
     token_dropout: float = flag("Share of each text's tokens to leave out.", 0.0)
     word_replacement: float = flag(
-        "Probability of replacing each word that occurs twice or more in a snippet by another word. Keywords of "
-        "the language are never replaced.",
-        0.3,
+        "Probability of replacing each word that a snippet has twice or more by another, keywords excepted.", 0.3
     )
 
     def __post_init__(self):
@@ -142,9 +123,7 @@ class LoRAArguments:
     lora_r: int = flag("Rank of the adapters.", 16)
     lora_alpha: int = flag("Scale of the update: alpha / rank.", 32)
     lora_dropout: float = flag("Dropout of the adapters' input.", 0.0)
-    lora_merge: bool = flag(
-        "Also save the model with the adapter merged into it, in merged/ in the output folder.", False
-    )
+    lora_merge: bool = flag("Also save the merged model, in merged/ in the output folder.", False)
 
     def check_lora(self) -> None:
         """Raise ValueError for a value that is not allowed."""
@@ -154,37 +133,30 @@ class LoRAArguments:
             raise ValueError("lora_merge needs an adapter to merge. Pass --lora.")
 
 
-@resolve_with(resolve_finetuning)
+@shared.resolve_with(resolve_finetuning)
 @dataclass
-class FineTuningArguments(LoRAArguments, RunArguments):
+class FineTuningArguments(LoRAArguments, shared.RunArguments):
     """`TrainingArguments` and the parameters that control the losses at the exits.
 
     The defaults are the paper's (section 3): learning rate 1e-5, 20,000 steps of 2,048 pairs, no teacher. With
     `lora` they are `LORA_DEFAULTS`.
     """
 
-    bf16: bool = flag(
-        "Compute in bfloat16. Default: with --lora, if the device multiplies it in hardware; --bf16 false "
-        "overrides that."
-    )
+    bf16: bool = flag("Compute in bfloat16. Default: with --lora, if the device multiplies it in hardware.")
     per_device_train_batch_size: int = flag(
         "Pairs in a batch of one process; 0: the paper's 2,048 (--lora: 64) over all processes, or all pairs if "
         "there are fewer. Any size fits in memory, see --mini-batch-size.",
         0,
     )
     per_device_eval_batch_size: int = flag(
-        "Pairs in a validation batch; 0: as many as in training, so that the losses are comparable, or all pairs "
-        "if there are fewer.",
-        0,
+        "Pairs in a validation batch; 0: as many as in training, so that losses compare, or all if fewer.", 0
     )
     dataloader_drop_last: bool = flag(
-        "Drop the last batch of an epoch if it is smaller: its loss has fewer negatives, and with one pair none.",
-        True,
+        "Drop the last batch of an epoch if it is smaller: its loss has fewer negatives.", True
     )
     mini_batch_size: int = flag(
-        "Texts in one forward pass; default 32. Texts of similar length go together to reduce padding. Memory "
-        "grows with this and not with the batch, at the price of a second forward pass. A batch that fits needs "
-        "only one."
+        "Texts in one forward pass; default 32. Memory grows with this and not with the batch, at the price of a "
+        "second forward pass. A batch that fits needs only one."
     )
     learning_rate_multipliers: dict | str | None = flag(
         "JSON object from part of a parameter name to a learning rate multiplier: "
@@ -200,14 +172,10 @@ class FineTuningArguments(LoRAArguments, RunArguments):
     distillation_weight: float = flag("Weight of the self-distillation loss.", 1.0)
     distillation_temperature: float = flag("Temperature of --distillation kl, in units of cosine.", 0.05)
     align_exits: bool = flag(
-        "Put all exits into one space, so that queries embedded at any exit can search documents embedded at any "
-        "other.",
-        False,
+        "Put all exits into one space: queries at any exit find documents at any other.", False
     )
     align_weight: float = flag("Weight of the CLIP loss across exits.", 1.0)
-    matryoshka_dims: list[int] = flag(
-        "Truncated embedding sizes to train for, beside the full one: 128 64 (Matryoshka).", []
-    )
+    matryoshka_dims: list[int] = flag("Truncated embedding sizes to train for, beside the full one: 128 64.", [])
     teacher: str | None = flag(
         "A sentence-transformers model whose similarities and vectors the exits learn from, in addition to the "
         "CLIP loss. The paper has none."
@@ -222,21 +190,18 @@ class FineTuningArguments(LoRAArguments, RunArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        self.multipliers: dict[str, float] = json_object(
+        self.multipliers: dict[str, float] = shared.json_object(
             "learning_rate_multipliers", self.learning_rate_multipliers
         )
         # The collator builds the model's inputs from columns that `forward` does not take.
         self.remove_unused_columns = False
 
-        #: Batch sizes that nobody chose may shrink to the number of pairs.
+        # Batch sizes that nobody chose may shrink to the number of pairs. `world_size` is only known now.
         self.batch_size_is_open = not self.per_device_train_batch_size
         self.eval_batch_size_is_open = not self.per_device_eval_batch_size
-        # The number of processes is only known now.
-        if self.batch_size_is_open:
-            pairs = LORA_BATCH_SIZE if self.lora else BATCH_SIZE
-            self.per_device_train_batch_size = pairs // self.device_count
-        if self.eval_batch_size_is_open:
-            self.per_device_eval_batch_size = self.per_device_train_batch_size
+        pairs = (LORA_BATCH_SIZE if self.lora else BATCH_SIZE) // self.device_count
+        self.per_device_train_batch_size = self.per_device_train_batch_size or pairs
+        self.per_device_eval_batch_size = self.per_device_eval_batch_size or self.per_device_train_batch_size
 
         self.check_lora()
         self._check_losses()
@@ -247,28 +212,25 @@ class FineTuningArguments(LoRAArguments, RunArguments):
         return self.world_size * max(1, self.n_gpu)
 
     def _check_losses(self) -> None:
-        batch_sizes = ("per_device_train_batch_size", "per_device_eval_batch_size")
         check_fields(
             self,
-            batch_sizes,
+            ("per_device_train_batch_size", "per_device_eval_batch_size"),
             lambda size: size >= 1 and size * self.device_count >= 2,
             "at least 2 over all devices",
             "A contrastive loss needs at least 2 pairs.",
         )
         check_fields(self, ("mini_batch_size",), lambda value: value >= 1, "at least 1")
 
-        losses = ("contrastive", "align", "distillation", "teacher_kl", "teacher_cosine")
-        weights = [f"{loss}_weight" for loss in losses]
-        check_fields(self, weights, _is_weight, "a finite number >= 0")
-        check_fields(
-            self, ("teacher_temperature", "distillation_temperature"), lambda value: value > 0, "positive"
-        )
+        temperatures = ("teacher_temperature", "distillation_temperature")
+        weights = ("contrastive", "align", "distillation", "teacher_kl", "teacher_cosine")
+        check_fields(self, [f"{loss}_weight" for loss in weights], _is_weight, "a finite number >= 0")
+        check_fields(self, temperatures, lambda value: value > 0, "positive")
         check_fields(self, ("distillation",), DISTILLATIONS.__contains__, f"one of {', '.join(DISTILLATIONS)}")
 
-        for part, multiplier in self.multipliers.items():
-            if not _is_weight(multiplier):
+        for part, value in self.multipliers.items():
+            if not _is_weight(value):
                 raise ValueError(
-                    f"learning_rate_multipliers: {part} must be a finite number >= 0, got {multiplier!r}."
+                    f"learning_rate_multipliers: {part} must be a finite number >= 0, got {value!r}."
                 )
 
 

@@ -1,7 +1,6 @@
 """The command `finetune`: pairs, model, Trainer."""
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,8 @@ from mose.data.retrieval.collator import PairCollator
 from mose.data.retrieval.pairs import load_pairs
 from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.modeling_mose import MoSEModel
+from mose.training import setup
+from mose.training.arguments import select_fields
 from mose.training.finetuning.arguments import (
     LORA_HELD_OUT_SHARE,
     DataArguments,
@@ -27,16 +28,6 @@ from mose.training.finetuning.initialization import grow, start_embeddings_from,
 from mose.training.finetuning.lora import LoRAModel, check_base, digests, lora_config, save_merged
 from mose.training.finetuning.teacher import attach_teacher, teacher_embeddings
 from mose.training.finetuning.trainer import FineTuningTrainer
-from mose.training.setup import (
-    after_argument_checks,
-    check_model,
-    checkpoint_to_resume,
-    is_adapter,
-    load_tokenizer,
-    shipped_model,
-    special_token_ids,
-    train_and_save,
-)
 
 logger = logging.getLogger("mose.train")
 
@@ -60,12 +51,8 @@ def finetune(
 ) -> None:
     """Fine-tune for retrieval on pairs of text and code, at every exit; save to --output-dir.
 
-    Args:
-        model_args: source and initialisation of the model.
-        data_args: sources and truncation of the pairs.
-        args: losses and training.
-        evaluate: scores a model on held-out functions, as `mose.eval.held_out.score_exits`. None: they are held
-            out, but not scored.
+    `evaluate` scores a model on held-out functions, as `mose.eval.held_out.score_exits` does. None: they are held
+    out, but not scored.
     """
     output_dir = Path(args.output_dir)
     cache_dir = Path(args.teacher_cache or output_dir / "teacher")
@@ -82,12 +69,14 @@ def finetune(
     trainer = _build_trainer(trained, tokenizer, data, data_args, args)
     report = None
     if data.held_out is not None and evaluate is not None and args.process_index == 0:
-        score = partial(evaluate, dtype=torch.bfloat16 if args.bf16 else None, **_fields(data_args, LENGTHS))
+        score = partial(
+            evaluate, dtype=torch.bfloat16 if args.bf16 else None, **select_fields(data_args, LENGTHS)
+        )
         report = HeldOutReport(output_dir, data.held_out, score, resumed=checkpoint is not None)
         report.measure_before(model, tokenizer)
 
-    with after_argument_checks():
-        output, _ = train_and_save(trainer, checkpoint)
+    with setup.after_argument_checks():
+        output, _ = setup.train_and_save(trainer, checkpoint)
         if report is not None:
             seconds = None if checkpoint or output is None else output.metrics["train_runtime"]
             logger.info("%s", report.measure_after(model, tokenizer, seconds))
@@ -95,13 +84,10 @@ def finetune(
             save_merged(trained, tokenizer, output_dir / "merged")
 
 
-# --- Model -------------------------------------------------------------------------------------------------
-
-
 def _checkpoint(model_args: ModelArguments, args: FineTuningArguments, output_dir: Path) -> Path | None:
     """Return the checkpoint to resume from, after checking that it and the model go with `--lora`."""
-    checkpoint = checkpoint_to_resume(output_dir, args.resume)
-    if checkpoint is not None and is_adapter(checkpoint) is not args.lora:
+    checkpoint = setup.checkpoint_to_resume(output_dir, args.resume)
+    if checkpoint is not None and setup.is_adapter(checkpoint) is not args.lora:
         raise ValueError(
             f"{checkpoint} was saved {'without' if args.lora else 'with'} --lora. Resume it likewise."
         )
@@ -116,9 +102,7 @@ def _checkpoint(model_args: ModelArguments, args: FineTuningArguments, output_di
 def load_base(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTrainedTokenizerBase]:
     """Load the model to train, in float32, and its tokenizer; without `model` and `preset` the shipped one.
 
-    Args:
-        args: source and initialisation of the model. `model` is filled in.
-        cache_dir: cache of teacher embeddings for `init_embeddings_from`.
+    `args.model` is filled in. `cache_dir` caches the teacher embeddings of `init_embeddings_from`.
 
     Raises:
         ValueError: both `model` and `preset` are given, a preset has no tokenizer, the model is not a MoSE or is
@@ -130,14 +114,14 @@ def load_base(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTrai
             raise ValueError("You must specify at most one of --model and --preset.")
         if not args.tokenizer:
             raise ValueError(f"--preset {args.preset} is an untrained model. Pass a --tokenizer for it.")
-        tokenizer = load_tokenizer(args.tokenizer)
-        ids = special_token_ids(tokenizer)
+        tokenizer = setup.load_tokenizer(args.tokenizer)
+        ids = setup.special_token_ids(tokenizer)
         model = MoSEModel(MoSEConfig.from_preset(args.preset, exit_layer=args.exit_layer, **ids))
     else:
-        args.model = args.model or shipped_model()
-        check_model(args.model)
-        tokenizer = load_tokenizer(args.tokenizer or args.model)
-        options = {} if args.exit_layer is None else {"exit_layer": args.exit_layer}
+        args.model = args.model or setup.shipped_model()
+        setup.check_model(args.model)
+        tokenizer = setup.load_tokenizer(args.tokenizer or args.model)
+        options: dict[str, Any] = {} if args.exit_layer is None else {"exit_layer": args.exit_layer}
         # Weights are trained in float32 whatever the checkpoint's type; autocast does the rest.
         model = MoSEModel.from_pretrained(args.model, dtype="float32", **options)
 
@@ -158,11 +142,7 @@ def load_base(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTrai
 def add_adapter(
     model: MoSEModel, model_args: ModelArguments, args: FineTuningArguments, checkpoint: Path | None
 ) -> LoRAModel:
-    """Return the model with an adapter to train.
-
-    Raises:
-        ValueError: the run to resume had another base.
-    """
+    """Return the model with an adapter to train; ValueError if the run to resume had another base."""
     base = str(model_args.model)
     if checkpoint is not None:
         check_base(checkpoint, digests(model), base)
@@ -173,9 +153,6 @@ def add_adapter(
     return lora
 
 
-# --- Data --------------------------------------------------------------------------------------------------
-
-
 def _held_out_share(data_args: DataArguments, args: FineTuningArguments) -> float:
     if data_args.held_out_share is None:
         return LORA_HELD_OUT_SHARE if args.lora and data_args.source_tree else 0.0
@@ -183,11 +160,7 @@ def _held_out_share(data_args: DataArguments, args: FineTuningArguments) -> floa
 
 
 def load_data(args: DataArguments, held_out_share: float = 0.0) -> FineTuningData:
-    """Load the pairs to train on, those to validate on, and the held-out functions.
-
-    Raises:
-        ValueError: as in `load_pairs` and `hold_out`.
-    """
+    """Load the pairs to train and validate on, and the held-out functions; raises what `load_pairs` does."""
     parts, held_out, validation = [], None, None
     if held_out_share:
         mined = load_pairs(args.source_tree, (), {} if args.dataset else args.columns)
@@ -221,11 +194,7 @@ def _fit_to_data(args: FineTuningArguments, data: FineTuningData) -> None:
 
 
 def fit_batches(args: FineTuningArguments, train: int, validation: int | None) -> None:
-    """Shrink batches whose size nobody chose to the number of pairs; `args` is changed in place.
-
-    Raises:
-        ValueError: there is only one pair to train on.
-    """
+    """Shrink batches whose size nobody chose to the number of pairs; ValueError if there is only one pair."""
     if train < 2:
         raise ValueError(f"A contrastive loss needs at least 2 pairs, got {train} pair to train on. Add pairs.")
 
@@ -260,7 +229,7 @@ def _build_trainer(
     args: FineTuningArguments,
 ) -> FineTuningTrainer:
     keep = () if data.teacher_vectors is None else ("teacher_query", "teacher_document")
-    options = _fields(data_args, (*LENGTHS, *AUGMENTATIONS))
+    options = select_fields(data_args, (*LENGTHS, *AUGMENTATIONS))
     trainer = FineTuningTrainer(
         model=model,
         args=args,
@@ -272,7 +241,3 @@ def _build_trainer(
     )
     trainer.datasets = tuple(data_args.dataset)
     return trainer
-
-
-def _fields(arguments: Any, names: Iterable[str]) -> dict[str, Any]:
-    return {name: getattr(arguments, name) for name in names}

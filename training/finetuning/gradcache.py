@@ -176,9 +176,6 @@ class _CachedEmbedding(torch.autograd.Function):
         return None, None, None, None
 
 
-# --- Several processes -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Ranks:
     """Distribution of a batch over the processes: number of rows of each, in order of rank."""

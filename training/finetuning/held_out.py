@@ -18,14 +18,10 @@ Evaluate = Callable[[Any, Any, RetrievalSet], dict[str, dict[str, float]]]
 
 
 def hold_out(pairs: Dataset, share: float) -> tuple[Dataset, Dataset]:
-    """Split pairs of text and code into those to train on and those held out.
+    """Split pairs of text and code into those to train on and a `share` of the texts to hold out.
 
     The hash of a text decides. Equal texts stay together, and a tree that has grown holds out the same functions
     as before.
-
-    Args:
-        pairs: of source trees, as `mose.data.retrieval.pairs.load_pairs` returns them.
-        share: of the texts, in [0, 1).
 
     Raises:
         ValueError: one side is empty.
@@ -43,13 +39,9 @@ def hold_out(pairs: Dataset, share: float) -> tuple[Dataset, Dataset]:
 
 
 def as_retrieval_set(pairs: Dataset, held_out: Dataset) -> RetrievalSet:
-    """Return the held-out texts as queries over the code of all functions, seen and unseen.
+    """Return the `held_out` texts as queries over the code of all `pairs`, seen and unseen.
 
     A text that several functions share is one query that all of them answer.
-
-    Args:
-        pairs: all functions.
-        held_out: the functions among them that are not trained on.
     """
     answers: dict[str, dict[str, int]] = {text: {} for text in held_out["query"]}
     document_ids = tuple(map(str, range(len(pairs))))
@@ -93,13 +85,7 @@ class HeldOutReport:
             self._measure("before", model, tokenizer)
 
     def measure_after(self, model: Any, tokenizer: Any, seconds: float | None) -> str:
-        """Score the trained model and return a table for the log.
-
-        Args:
-            model: after training.
-            tokenizer: the model's.
-            seconds: duration of the training; None for a resumed run, which does not know it.
-        """
+        """Score the trained model and return a table for the log; a resumed run does not know its `seconds`."""
         if seconds is not None:
             self.report["training_seconds"] = round(seconds, 1)
         self._measure("after", model, tokenizer)

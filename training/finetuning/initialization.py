@@ -54,10 +54,7 @@ def _whitened_components(vectors: Tensor, size: int) -> Tensor:
 
     rank = int((singular > 1e-6 * singular[0]).sum())
     if rank < size:
-        raise ValueError(
-            f"The teacher's vectors must span at least hidden_size={size} dimensions, got {rank}. "
-            "Use another teacher."
-        )
+        raise ValueError(f"The teacher's vectors must span at least hidden_size={size} dimensions, got {rank}.")
     return vectors @ axes[:size].T / singular[:size]
 
 
@@ -78,9 +75,7 @@ def fit_projection(
     """
     projection = cast(MoSEExit, model.exits[str(exit_layer)]).projection
     if not isinstance(projection, nn.Linear):
-        raise ValueError(
-            f"projection_layers must be 1, got {model.config.projection_layers}. Only one layer can be fitted."
-        )
+        raise ValueError(f"projection_layers must be 1 to fit it, got {model.config.projection_layers}.")
     size = projection.in_features
     if len(targets) < size:
         raise ValueError(f"Fitting needs at least hidden_size={size} texts, got {len(targets)}.")
@@ -131,10 +126,6 @@ def grow(model: MoSEModel, exit_layer: int) -> MoSEModel:
     New blocks add nothing to the residual stream yet: their output projections and biases are zero. New exits are
     copies of `model`'s deepest exit.
 
-    Args:
-        model: built up to an exit; its configuration names the deeper ones.
-        exit_layer: one of `config.exit_layers`, deeper than the model.
-
     Raises:
         ValueError: no such exit, not deeper, or an exit whose norm (`exit_norm="final"`) the model lacks.
     """
@@ -145,14 +136,19 @@ def grow(model: MoSEModel, exit_layer: int) -> MoSEModel:
     if exit_layer <= deepest:
         raise ValueError(f"exit_layer must be above the model's exit {deepest}, got {exit_layer}.")
     if config.exit_norm == "final" and exit_layer == config.num_hidden_layers:
+        # It cannot start as a copy of an exit without a norm.
         raise ValueError(
-            f"exit_layer must be below {exit_layer}, got {exit_layer}: with exit_norm='final' only that exit has "
-            f"a norm, so it cannot start as a copy of exit {deepest}."
+            f"exit_layer must be below {exit_layer}, got {exit_layer}: exit_norm='final' differs there."
         )
 
     config.exit_layer = None if exit_layer == config.exit_layers[-1] else exit_layer
     grown = MoSEModel(config)
-    _copy_weights(model, grown, deepest)
+    state = model.state_dict()
+    for name in grown.state_dict():
+        if name.startswith("exits.") and name not in state:
+            _, _, rest = name.split(".", 2)
+            state[name] = state[f"exits.{deepest}.{rest}"]
+    grown.load_state_dict(state, strict=False)
 
     for block in list(grown.layers)[deepest:]:
         block = cast(MoSEBlock, block)
@@ -163,13 +159,3 @@ def grow(model: MoSEModel, exit_layer: int) -> MoSEModel:
 
     cast(nn.Module, grown).to(model.device, model.dtype)
     return grown.train(model.training)
-
-
-def _copy_weights(model: MoSEModel, grown: MoSEModel, deepest: int) -> None:
-    """Copy the weights of `model`, and its deepest exit into every exit that only `grown` has."""
-    state = model.state_dict()
-    for name in grown.state_dict():
-        if name.startswith("exits.") and name not in state:
-            _, _, rest = name.split(".", 2)
-            state[name] = state[f"exits.{deepest}.{rest}"]
-    grown.load_state_dict(state, strict=False)

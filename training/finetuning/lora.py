@@ -10,6 +10,7 @@ An adapter folder has `adapter_config.json` and `adapter_model.safetensors` as p
 
 import hashlib
 import json
+import logging
 import re
 import shutil
 import warnings
@@ -25,8 +26,11 @@ from transformers import PreTrainedTokenizerBase
 from mose.hub.card import merged_origin, write_folder_card
 from mose.hub.files import write_sentence_transformers_files
 from mose.modeling_mose import MoSEModel
-from mose.training.setup import recorded_base
-from mose.utils.files import PARTIAL_SUFFIX, atomic_write
+from mose.training.finetuning.arguments import MergeArguments
+from mose.training.setup import load_tokenizer, recorded_base
+from mose.utils.files import PARTIAL_SUFFIX, atomic_write, check_new_folder
+
+logger = logging.getLogger("mose.train")
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 SCALE_WEIGHT = "base_model.model.similarity_scale"
@@ -37,12 +41,7 @@ SPACE_FIELDS = ("aligned_exits", "matryoshka_dims")
 
 
 class LoRAModel(PeftModelForFeatureExtraction):
-    """A `MoSEModel` with one adapter, saved as the module's docstring describes.
-
-    Args:
-        model: the base, changed in place.
-        config: from `lora_config`, with the base's name.
-    """
+    """A `MoSEModel`, changed in place, with one adapter, saved as the module's docstring describes."""
 
     def __init__(self, model: MoSEModel, config: LoraConfig):
         base_digests = digests(model)  # before the adapter is put into it
@@ -76,12 +75,8 @@ def lora_config(model: MoSEModel, base: str, r: int = 16, alpha: int = 32, dropo
 
     The embeddings are adapted because exit 0 runs no block and would have no adapter.
 
-    Args:
-        model: the base, as deep as it is to be trained.
-        base: its folder or Hub id; a folder is recorded as an absolute path.
-        r: rank of the update, at least 1.
-        alpha: the update is scaled by alpha / r.
-        dropout: of the adapters' input.
+    `base` is the model's folder (recorded as an absolute path) or Hub id, `r` the rank of the update, which is
+    scaled by `alpha` / `r`, and `dropout` applies to the adapters' input.
     """
     blocks = "|".join(str(block) for block in range(model.exit_layers[-1]))
     linears = rf"layers\.(?:{blocks})\.(?:self_attn\.[qkvo]_proj|mlp\.c_(?:fc|proj))"
@@ -118,12 +113,7 @@ def digests(model: MoSEModel) -> dict[str, str]:
 
 
 def check_base(folder: str | Path, base_digests: dict[str, str], base: str) -> None:
-    """Check that an adapter was trained on a base.
-
-    Args:
-        folder: the adapter's folder.
-        base_digests: `digests` of the base, which may have fewer blocks.
-        base: its name in the message.
+    """Check that an adapter was trained on a base, from the base's `digests`; it may have fewer blocks.
 
     Raises:
         ValueError: the adapter was trained on other weights, or does not record on which.
@@ -147,12 +137,9 @@ def _read_metadata(folder: str | Path, key: str) -> Any:
 
 
 def load_adapter(folder: str | Path, base: str | None = None, exit_layer: int | None = None) -> PeftModel:
-    """Load an adapter on its base, in float32, for inference or merging, after checking the base.
+    """Load an adapter on its base, in float32, for inference or merging.
 
-    Args:
-        folder: the adapter's folder.
-        base: folder or Hub id of the base; None: the one that the adapter names.
-        exit_layer: one of the adapter's exits; None: the deepest of them.
+    Without `base` it is the one that the adapter names, and without `exit_layer` the adapter's deepest.
 
     Raises:
         ValueError: no adapter, another base, or no such exit.
@@ -187,12 +174,7 @@ def load_adapter(folder: str | Path, base: str | None = None, exit_layer: int | 
 def save_merged(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Merge the adapter into the base and save a plain MoSE repository, replacing `folder`.
 
-    A failure leaves the old content of `folder` as it was.
-
-    Args:
-        model: a `PeftModel`; its layers are merged in place.
-        tokenizer: saved beside the weights.
-        folder: where to save.
+    The layers of `model`, a `PeftModel`, are merged in place. A failure leaves the old content of `folder`.
     """
     base = str(model.active_peft_config.base_model_name_or_path)
     with warnings.catch_warnings(action="ignore"):  # peft warns about tied embeddings, MoSEModel has none
@@ -209,3 +191,21 @@ def save_merged(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) ->
 
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def merge(args: MergeArguments) -> None:
+    """Save the base with its adapter merged into it as a plain MoSE repository.
+
+    Raises:
+        ValueError: the output folder is in use, or the adapter does not fit its base.
+        OSError: the base is missing or cannot be reached.
+    """
+    folder = Path(args.output_dir)
+    try:
+        check_new_folder(folder)
+    except FileExistsError as error:
+        raise ValueError(f"--output-dir {error}") from error
+
+    model = load_adapter(args.adapter, args.model, args.exit_layer)
+    save_merged(model, load_tokenizer(args.adapter), folder)
+    logger.info("merged model in %s", folder)

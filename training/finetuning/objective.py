@@ -90,11 +90,7 @@ class Objective:
     matryoshka_dims: tuple[int, ...] = ()
 
     def __call__(self, batch: Batch, weights: Mapping[int, float]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss of a batch.
-
-        Args:
-            batch: embeddings from `embed` and `gather`.
-            weights: w_i by exit.
+        """Compute the loss of a batch, with `weights` w_i by exit.
 
         Returns:
             The loss, a scalar; and its terms, detached and without their weights, by log names such as

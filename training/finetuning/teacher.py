@@ -5,7 +5,6 @@ batch with the student's; its vectors can also initialise token embeddings.
 """
 
 import hashlib
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,17 +16,12 @@ from tqdm import tqdm
 
 from mose.utils.files import atomic_write
 
-logger = logging.getLogger(__name__)
-
-SHARD_SIZE = 4096
+#: Texts in one file of the cache, and in one forward pass.
+SHARD_SIZE, TEACHER_BATCH_SIZE = 4096, 64
 
 
 def load_teacher(name_or_path: str, max_length: int | None = None) -> SentenceTransformer:
-    """Load a sentence-transformers model for inference in bf16, truncating its input to `max_length` tokens.
-
-    Raises:
-        OSError: there is no such model, or the Hub cannot be reached.
-    """
+    """Load a sentence-transformers model in bf16; OSError if it is missing or cannot be reached."""
     try:
         teacher = SentenceTransformer(name_or_path, model_kwargs={"dtype": torch.bfloat16})
     except OSError as error:
@@ -39,12 +33,7 @@ def load_teacher(name_or_path: str, max_length: int | None = None) -> SentenceTr
 
 
 def teacher_embeddings(
-    texts: Sequence[str],
-    name_or_path: str,
-    cache_dir: str | Path,
-    max_length: int = 128,
-    batch_size: int = 64,
-    progress: bool = True,
+    texts: Sequence[str], name_or_path: str, cache_dir: str | Path, max_length: int = 128
 ) -> np.ndarray:
     """Return the teacher's unit-norm embeddings of `texts`, float16 (n, dim), each text embedded once.
 
@@ -53,11 +42,9 @@ def teacher_embeddings(
 
     Args:
         texts: input of the teacher; no prompt is added.
-        name_or_path: as `SentenceTransformer` takes it.
+        name_or_path: folder or Hub id.
         cache_dir: folder of the cache, with a subfolder for each teacher and length.
         max_length: maximum tokens of the teacher's input.
-        batch_size: texts in one forward pass.
-        progress: show a progress bar on stderr.
 
     Raises:
         ValueError: `texts` is empty, or the teacher returns NaN.
@@ -77,39 +64,35 @@ def teacher_embeddings(
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
     if missing:
         teacher = load_teacher(name_or_path, max_length)
-        for shard, vectors in _embed_in_shards(teacher, missing, batch_size, progress):
+        for shard, vectors in _embed_in_shards(teacher, missing):
             if not np.isfinite(vectors).all():
                 raise ValueError(f"teacher {name_or_path} returns NaN or infinite embeddings. Use another.")
-            _write_vector_shard(cache, shard, vectors)
+            file_name = hashlib.sha256(b"".join(shard)).hexdigest()[:16]
+            with atomic_write(cache / f"{file_name}.npz") as file:
+                np.savez(file, keys=np.frombuffer(b"".join(shard), np.uint8).reshape(-1, 16), vectors=vectors)
             known.update(zip(shard, vectors, strict=True))
 
     return np.stack([known[key] for key in keys])
 
 
 def _embed_in_shards(
-    teacher: SentenceTransformer, missing: dict[bytes, str], batch_size: int, progress: bool
+    teacher: SentenceTransformer, missing: dict[bytes, str]
 ) -> Iterator[tuple[list[bytes], np.ndarray]]:
     # Long texts first, so that the remaining time on the bar is an upper bound.
     order = sorted(missing, key=lambda key: -len(missing[key]))
 
-    with tqdm(total=len(order), desc="teacher", unit="text", disable=not progress) as bar:
+    with tqdm(total=len(order), desc="teacher", unit="text") as bar:
         for start in range(0, len(order), SHARD_SIZE):
             shard = order[start : start + SHARD_SIZE]
             with torch.inference_mode():
                 vectors = teacher.encode(
-                    [missing[key] for key in shard], batch_size=batch_size, show_progress_bar=False
+                    [missing[key] for key in shard], batch_size=TEACHER_BATCH_SIZE, show_progress_bar=False
                 ).astype(np.float32)
 
             # Normalised here: the teacher's bf16 would leave norms off by up to 0.5 %.
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
             yield shard, vectors.astype(np.float16)
             bar.update(len(shard))
-
-
-def _write_vector_shard(cache: Path, keys: list[bytes], vectors: np.ndarray) -> None:
-    name = hashlib.sha256(b"".join(keys)).hexdigest()[:16]
-    with atomic_write(cache / f"{name}.npz") as file:
-        np.savez(file, keys=np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16), vectors=vectors)
 
 
 def _read_vector_shard(path: Path) -> dict[bytes, np.ndarray]:
@@ -145,10 +128,8 @@ def attach_teacher(
     texts = sorted({*columns["query"], *columns["document"]})
     embeddings = teacher_embeddings(texts, name_or_path, cache_dir, max_length)
     if embeddings.shape[1] < dimension:
-        raise ValueError(
-            f"The teacher must have at least the student's {dimension} dimensions, got {embeddings.shape[1]}. "
-            "Pass a wider --teacher."
-        )
+        size = embeddings.shape[1]
+        raise ValueError(f"The teacher must have at least the student's {dimension} dimensions, got {size}.")
 
     vectors = torch.from_numpy(embeddings.astype(np.float32))
     if vectors.shape[1] > dimension:

@@ -1,5 +1,6 @@
 """The Trainer of fine-tuning: it wires model, objective and logging."""
 
+import dataclasses
 from collections import defaultdict
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from mose.modeling_mose import SIMILARITY_SCALE_RANGE, MoSEModel
+from mose.training.arguments import select_fields
 from mose.training.finetuning.arguments import FineTuningArguments
 from mose.training.finetuning.gradcache import Ranks, embed, gather, gather_ranks
 from mose.training.finetuning.objective import Batch, Objective
@@ -19,7 +21,7 @@ class ClampSimilarityScale(TrainerCallback):
     """A callback that clamps the learned scale to its range after every step.
 
     `forward` clamps it, too, but the gradient of a clamp is zero beyond its bounds: a scale outside would never
-    come back. On the bound itself the gradient passes.
+    come back.
     """
 
     def on_optimizer_step(self, args, state, control, model=None, **kwargs):
@@ -56,7 +58,7 @@ class FineTuningTrainer(MoSETrainer):
         super().__init__(*args, **kwargs)
         self.teacher_vectors = None if teacher_vectors is None else teacher_vectors.to(self.args.device)
         self._check_arguments()
-        self.objective = self._build_objective()
+        self.objective: Objective = self._build_objective()
 
         # Terms are means over the batch, so Trainer must divide by its accumulation steps.
         self.model_accepts_loss_kwargs = False
@@ -68,10 +70,7 @@ class FineTuningTrainer(MoSETrainer):
         if self.teacher_vectors is not None:
             total_weight += args.teacher_kl_weight + args.teacher_cosine_weight
         if total_weight == 0:
-            raise ValueError(
-                "All loss weights are 0. Set contrastive_weight > 0, or enable align_exits or a teacher with a "
-                "non-zero weight."
-            )
+            raise ValueError("All loss weights are 0. Set contrastive_weight, or use align_exits or a teacher.")
 
         if config.truncate_dim is not None:
             raise ValueError(
@@ -93,22 +92,16 @@ class FineTuningTrainer(MoSETrainer):
         full_size = config.resolve_truncate_dim()
         truncated = {config.resolve_truncate_dim(dim) for dim in args.matryoshka_dims} - {full_size}
         dims = sorted(truncated, reverse=True)
-        has_teacher = self.teacher_vectors is not None
-
         config.aligned_exits = args.align_exits and args.align_weight > 0
         config.matryoshka_dims = dims or None
 
-        return Objective(
-            contrastive_weight=args.contrastive_weight,
-            align_weight=args.align_weight if args.align_exits else 0.0,
-            distillation=args.distillation,
-            distillation_weight=args.distillation_weight,
-            distillation_temperature=args.distillation_temperature,
-            teacher_kl_weight=args.teacher_kl_weight if has_teacher else 0.0,
-            teacher_cosine_weight=args.teacher_cosine_weight if has_teacher else 0.0,
-            teacher_temperature=args.teacher_temperature,
-            matryoshka_dims=(full_size, *dims) if dims else (),
-        )
+        options = select_fields(args, [field.name for field in dataclasses.fields(Objective)])
+        options["matryoshka_dims"] = (full_size, *dims) if dims else ()
+        if not args.align_exits:
+            options["align_weight"] = 0.0
+        if self.teacher_vectors is None:
+            options |= {"teacher_kl_weight": 0.0, "teacher_cosine_weight": 0.0}
+        return Objective(**options)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return this process's part of the loss: a scalar whose mean over processes is that of all pairs."""

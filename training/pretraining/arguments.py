@@ -9,18 +9,8 @@ import torch
 
 from mose.configuration_mose import PRESETS
 from mose.data.pretraining.contexts import OBJECTIVES
-from mose.training.arguments import (
-    CodeSources,
-    ModelSource,
-    PresetSource,
-    RunArguments,
-    Values,
-    check_fields,
-    fill_unset,
-    flag,
-    json_object,
-    resolve_with,
-)
+from mose.training import arguments as shared
+from mose.training.arguments import Values, check_fields, fill_unset, flag
 
 #: Settings of each preset. Optimizer, warm-up, steps and the steps of the drops are the paper's; the peak
 #: learning rate and the size of a drop are choices of this project.
@@ -70,7 +60,7 @@ def _loggers() -> list[str]:
 
 
 @dataclass
-class PreTrainingModelArguments(PresetSource, ModelSource):
+class PreTrainingModelArguments(shared.PresetSource, shared.ModelSource):
     """Parameters that control where model and tokenizer come from."""
 
     config_overrides: dict | str | None = flag(
@@ -84,7 +74,7 @@ class PreTrainingModelArguments(PresetSource, ModelSource):
     tokenizer_files: int = flag("Files of the corpus to train such a tokenizer on.", 20_000)
 
     def __post_init__(self):
-        self.overrides: dict[str, Any] = json_object("config_overrides", self.config_overrides)
+        self.overrides: dict[str, Any] = shared.json_object("config_overrides", self.config_overrides)
         if (self.model is None) == (self.preset is None):
             raise ValueError("You must specify exactly one of --model and --preset.")
         if self.preset is not None:
@@ -94,7 +84,7 @@ class PreTrainingModelArguments(PresetSource, ModelSource):
 
 
 @dataclass
-class PreTrainingDataArguments(CodeSources):
+class PreTrainingDataArguments(shared.CodeSources):
     """Parameters that control the corpus and the examples."""
 
     near_duplicates: bool = flag("Leave out near-duplicate files (MinHash LSH, Jaccard 0.7).", False)
@@ -105,14 +95,12 @@ class PreTrainingDataArguments(CodeSources):
     eval_examples: int = flag("Examples of held-out repositories in an evaluation.", 256)
     shuffle_buffer: int = flag("Files in memory from which examples are built and shuffled.", 1024)
     lanes: int = flag(
-        "Independent parts of the corpus. With a multiple of the number of processes, each process reads only "
-        "its own parts. Part of the data order: keep it when you resume with another number of processes.",
+        "Independent parts of the corpus. With a multiple of the number of processes, each reads only its own. "
+        "Keep it when you resume with another number of processes.",
         1,
     )
     context_objective: str = flag(
-        "Objective over the context: icc (are all snippets from one repository?), nsp (does the second snippet "
-        "continue the first?) or none.",
-        "icc",
+        "icc (are all snippets from one repository?), nsp (does the second continue the first?) or none.", "icc"
     )
     max_length: int | None = flag(
         "Tokens of a context, special tokens included. Default: 2048, with the mose-nano recipe 512."
@@ -128,9 +116,9 @@ class PreTrainingDataArguments(CodeSources):
         )
 
 
-@resolve_with(resolve_pretraining)
+@shared.resolve_with(resolve_pretraining)
 @dataclass
-class PreTrainingArguments(RunArguments):
+class PreTrainingArguments(shared.RunArguments):
     """`TrainingArguments` with the paper's optimizer (AdamW 0.9, 0.95, eps 1e-6, weight decay 0.1) and schedule.
 
     Settings that depend on the size of the model come from `RECIPES`.
@@ -147,8 +135,7 @@ class PreTrainingArguments(RunArguments):
     weight_decay: float = flag("AdamW's weight decay.", 0.1)
     report_to: None | str | list[str] = flag("Loggers. Default: tensorboard, and trackio if it is installed.")
     dataloader_num_workers: int = flag(
-        "Processes that read ahead, best 0 or 1. Without them, a resumed run finds its place in the corpus at "
-        "once; with them, it reads the corpus again up to there.",
+        "Processes that read ahead, best 0 or 1. With them, a resumed run reads the corpus again up to there.",
         0,
     )
     recipe: str | None = flag(

@@ -1,8 +1,10 @@
 """The command `pretrain`: corpus, tokenizer, model, stream, Trainer."""
 
 import logging
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, set_seed
 
@@ -12,6 +14,8 @@ from mose.data.pretraining.masking import MLMCollator
 from mose.data.pretraining.stream import PreTrainingStream
 from mose.modeling_mose import MoSEForPreTraining
 from mose.tokenization.build import STARCODER2_SIZE, build_tokenizer, extend_starcoder2
+from mose.training import setup
+from mose.training.arguments import select_fields
 from mose.training.pretraining.arguments import (
     RECIPES,
     PreTrainingArguments,
@@ -19,14 +23,6 @@ from mose.training.pretraining.arguments import (
     PreTrainingModelArguments,
 )
 from mose.training.pretraining.trainer import PreTrainingTrainer
-from mose.training.setup import (
-    after_argument_checks,
-    check_model,
-    checkpoint_to_resume,
-    load_tokenizer,
-    special_token_ids,
-    train_and_save,
-)
 
 logger = logging.getLogger("mose.train")
 
@@ -36,16 +32,10 @@ ARGUMENTS = (PreTrainingModelArguments, PreTrainingDataArguments, PreTrainingArg
 def pretrain(
     model_args: PreTrainingModelArguments, data_args: PreTrainingDataArguments, args: PreTrainingArguments
 ) -> None:
-    """Pre-train on repositories, with MLM and In-Context Classification at every exit; save to --output-dir.
-
-    Raises:
-        ValueError: an argument is invalid.
-        OSError: the model, the tokenizer or the corpus cannot be read.
-        RuntimeError: training failed.
-    """
+    """Pre-train on repositories, with MLM and In-Context Classification at every exit; save to --output-dir."""
     output_dir = Path(args.output_dir)
     max_length = data_args.max_length or RECIPES[str(args.recipe)]["max_length"]
-    checkpoint = checkpoint_to_resume(output_dir, args.resume)
+    checkpoint = setup.checkpoint_to_resume(output_dir, args.resume)
 
     set_seed(args.seed)
     corpus, held_out = load_parts(data_args, args.seed)
@@ -57,20 +47,14 @@ def pretrain(
     # A tokenizer that was just trained has used random numbers.
     set_seed(args.seed)
     model = load_pretraining_model(model_args, tokenizer, max_length)
-    stream = PreTrainingStream(
-        corpus,
-        tokenizer,
-        max_length,
-        data_args.context_objective,
-        seed=args.seed,
-        rank=args.process_index,
-        world_size=args.world_size,
-        lanes=data_args.lanes,
-        batch_size=args.train_batch_size,
-    )
+    settings = (tokenizer, max_length, data_args.context_objective)
+    sharding = {"rank": args.process_index, "world_size": args.world_size, "lanes": data_args.lanes}
+    stream = PreTrainingStream(corpus, *settings, seed=args.seed, batch_size=args.train_batch_size, **sharding)
     examples = None
     if held_out is not None:
-        examples = _evaluation_examples(held_out, tokenizer, max_length, data_args, args)
+        held_out_stream = PreTrainingStream(held_out, *settings, seed=args.seed, epochs=1)
+        examples = list(islice(held_out_stream, data_args.eval_examples))
+        _check_examples(examples, data_args.held_out, args.world_size)
 
     trainer = PreTrainingTrainer(
         model=model,
@@ -81,12 +65,10 @@ def pretrain(
         data_collator=MLMCollator(tokenizer, data_args.mlm_probability, seed=args.seed),
     )
     trainer.datasets = tuple(data_args.dataset)
-    exits = ", ".join(map(str, model.model.exit_layers))
-    logger.info(
-        "%d parameters, exits %s; %d examples held out", model.num_parameters(), exits, len(examples or ())
-    )
-    with after_argument_checks():
-        train_and_save(trainer, checkpoint)
+    facts = (model.num_parameters(), ", ".join(map(str, model.model.exit_layers)), len(examples or ()))
+    logger.info("%d parameters, exits %s; %d examples held out", *facts)
+    with setup.after_argument_checks():
+        setup.train_and_save(trainer, checkpoint)
 
 
 def choose_tokenizer(
@@ -94,13 +76,8 @@ def choose_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Return the tokenizer of the arguments; for a preset without one, train it on the corpus.
 
-    Args:
-        args: which tokenizer, model or preset.
-        corpus: to train on.
-        cache: folder for a trained tokenizer.
-        max_length: recorded in the tokenizer.
-        anew: ignore the cache. A new run may have another corpus or size than the run that wrote it, which may
-            also have been killed while writing.
+    A trained tokenizer is saved in `cache`. `anew` ignores it: a new run may have another corpus or size than the
+    run that wrote it, which may also have been killed while writing.
 
     Raises:
         ValueError: the tokenizer lacks a special token, or the preset's vocabulary is too large for a corpus.
@@ -109,9 +86,9 @@ def choose_tokenizer(
         plain = PreTrainedTokenizerFast.from_pretrained(args.tokenizer)
         if len(plain) == STARCODER2_SIZE and plain.mask_token is None:
             return extend_starcoder2(plain, max_length)
-        return load_tokenizer(args.tokenizer)
+        return setup.load_tokenizer(args.tokenizer)
     if args.model:
-        return load_tokenizer(args.model)
+        return setup.load_tokenizer(args.model)
 
     if args.preset == "mose-1b" and args.vocab_size is None:
         raise ValueError(
@@ -119,7 +96,7 @@ def choose_tokenizer(
             "or --vocab-size to train one on the corpus."
         )
     if not anew and (cache / "tokenizer.json").exists():
-        return load_tokenizer(str(cache))
+        return setup.load_tokenizer(str(cache))
 
     size = args.vocab_size or MoSEConfig.from_preset(str(args.preset)).vocab_size
     logger.info("training a tokenizer of %d tokens on up to %d files", size, args.tokenizer_files)
@@ -138,8 +115,8 @@ def load_pretraining_model(
         ValueError: it is not a MoSE, or its vocabulary or special tokens are not the tokenizer's.
         OSError: it is missing or cannot be reached.
     """
-    ids = special_token_ids(tokenizer)
-    options = {} if args.exit_layer is None else {"exit_layer": args.exit_layer}
+    ids = setup.special_token_ids(tokenizer)
+    options: dict[str, Any] = {} if args.exit_layer is None else {"exit_layer": args.exit_layer}
 
     if args.preset:
         if args.tokenizer is None:
@@ -147,7 +124,7 @@ def load_pretraining_model(
             options["vocab_size"] = len(tokenizer)
         config = MoSEConfig.from_preset(args.preset, **{**ids, **options, **args.overrides})
     else:
-        check_model(str(args.model))
+        setup.check_model(str(args.model))
         config = MoSEConfig.from_pretrained(str(args.model), **options)
     _check_tokenizer(tokenizer, ids, config)
 
@@ -173,43 +150,16 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, ids: dict[str, int], co
 
 
 def load_parts(args: PreTrainingDataArguments, seed: int) -> tuple[Corpus, Corpus | None]:
-    """Return the repositories to train on, and the held-out ones or None.
-
-    Raises:
-        ValueError: as in `load_corpus`.
-    """
-
-    def load_part(part: str) -> Corpus:
-        return load_corpus(
-            args.source_tree,
-            args.dataset,
-            args.columns,
-            split=args.train_split,
-            shuffle_buffer=args.shuffle_buffer,
-            seed=seed,
-            near_duplicates=args.near_duplicates,
-            files_per_repository=args.files_per_repository,
-            held_out=args.held_out,
-            part=part,
-        )
-
-    return load_part("train"), load_part("held_out") if args.held_out else None
+    """Return the repositories to train on, and the held-out ones or None; raises what `load_corpus` does."""
+    options = select_fields(args, ("shuffle_buffer", "near_duplicates", "files_per_repository", "held_out"))
+    options |= {"split": args.train_split, "seed": seed}
+    load_part = partial(load_corpus, args.source_tree, args.dataset, args.columns, **options)
+    return load_part(part="train"), load_part(part="held_out") if args.held_out else None
 
 
-def _evaluation_examples(
-    held_out: Corpus,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    data_args: PreTrainingDataArguments,
-    args: PreTrainingArguments,
-) -> list:
-    stream = PreTrainingStream(
-        held_out, tokenizer, max_length, data_args.context_objective, seed=args.seed, epochs=1
-    )
-    examples = list(islice(stream, data_args.eval_examples))
-    if len(examples) < args.world_size:
+def _check_examples(examples: list, share: float, world_size: int) -> None:
+    if len(examples) < world_size:
         raise ValueError(
-            f"held_out={data_args.held_out} must give at least one example per process ({args.world_size}), got "
-            f"{len(examples)}. Hold out more repositories, or 0."
+            f"held_out={share} must give at least one example per process ({world_size}), got {len(examples)}. "
+            "Hold out more repositories, or 0."
         )
-    return examples

@@ -10,14 +10,8 @@ from mose.configuration_mose import MoSEConfig
 
 #: Dense bf16 operations per second, by the name that the device reports (vendors' data sheets).
 PEAK_BF16 = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "RTX 4090": 165e12,
-    "V100": 125e12,
+    **{"B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12},
+    **{"A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "V100": 125e12},
 }
 
 
@@ -46,11 +40,7 @@ def training_flops(
 ) -> float:
     """Return the operations of a training step (forward and backward) per token.
 
-    Args:
-        config: the trunk is built up to its deepest exit.
-        tokens: mean length of a sequence.
-        exits: number of exits with a loss; None: all that are built.
-        mlm_probability: share of the tokens to predict.
+    `tokens` is the mean length of a sequence, `exits` the number of exits with a loss (None: all that are built).
     """
     built = config.built_exit_layers
     count = len(built) if exits is None else exits
@@ -58,12 +48,7 @@ def training_flops(
 
 
 class ThroughputMeter:
-    """Tokens per second over all processes since the last reading, without the pauses.
-
-    Args:
-        peak: bf16 operations per second of all devices together; None if unknown.
-        mlm_probability: as in `training_flops`.
-    """
+    """Tokens per second since the last reading; `peak` is the bf16 operations per second of all devices."""
 
     def __init__(self, peak: float | None, mlm_probability: float):
         self.peak, self.mlm_probability = peak, mlm_probability
@@ -78,10 +63,6 @@ class ThroughputMeter:
         """Count the sequences and tokens of a step."""
         self.sequences += sequences
         self.tokens += tokens
-
-    def pause(self, seconds: float) -> None:
-        """Leave out the last `seconds`, such as those of an evaluation."""
-        self.start += seconds
 
     def read(self, config: MoSEConfig) -> dict[str, float]:
         """Return tokens per second, mean length and, if the peak is known, MFU; then restart."""

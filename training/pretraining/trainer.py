@@ -7,11 +7,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerState
 
+from mose.data.pretraining.masking import MLMCollator
 from mose.data.pretraining.stream import PreTrainingStream
 from mose.modeling_mose import MoSEForPreTraining
 from mose.training.pretraining.arguments import PreTrainingArguments
@@ -27,7 +29,7 @@ class EpochAsShareOfSteps(TrainerCallback):
     """A callback that logs the share of the steps as the epoch, since a stream has no epochs."""
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Set the epoch from the step, which a resumed run knows, too."""
+        """Set the epoch from the step, which a resumed run also knows."""
         state.epoch = state.global_step / state.max_steps
 
 
@@ -58,13 +60,11 @@ class PreTrainingTrainer(MoSETrainer):
 
         peak = peak_flops(self.args.device_name())
         total_peak = None if peak is None else peak * self.args.world_size
-        self.throughput = ThroughputMeter(total_peak, self.data_collator.mlm_probability)
+        self.throughput = ThroughputMeter(total_peak, cast(MLMCollator, self.data_collator).mlm_probability)
         #: Examples of a step over all processes, which the model divides the ICC loss by.
         self._examples_in_step: dict[str, Tensor] = {}
         #: Step and number of examples at which the stream started.
         self._stream_start = (0, 0)
-
-    # --- Data ----------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
         """Return a loader of this process's part of the stream."""
@@ -104,9 +104,7 @@ class PreTrainingTrainer(MoSETrainer):
         self.throughput.add(examples, tokens)
         return batches, items
 
-    # --- Resuming ------------------------------------------------------------------------------------------
-
-    def train(self, resume_from_checkpoint=None, **kwargs):
+    def train(self, resume_from_checkpoint=None, **kwargs):  # type: ignore[override]
         """Train as `Trainer` does; a finished run that is resumed only loads its weights and returns None."""
         if resume_from_checkpoint is not None:
             checkpoint = Path(resume_from_checkpoint)
@@ -145,8 +143,6 @@ class PreTrainingTrainer(MoSETrainer):
         cast(PreTrainingStream, self.train_dataset).load_state_dict({**states[0], "marks": marks})
         self._stream_start = (step, states[0]["examples"])
 
-    # --- Loss and schedule ---------------------------------------------------------------------------------
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the model's loss of a batch, divided by the masked tokens and examples of the whole step."""
         inputs = {**inputs, **self._examples_in_step}
@@ -165,15 +161,16 @@ class PreTrainingTrainer(MoSETrainer):
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """Create the schedule of `args.lr_drop_steps`, or that of `Trainer` without drops."""
         if self.args.lr_drop_steps and not getattr(self, "lr_scheduler", None):
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.args.multi_step)
+            self.lr_scheduler = LambdaLR(optimizer or cast(Optimizer, self.optimizer), self.args.multi_step)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    # --- Logging -------------------------------------------------------------------------------------------
-
     def _add_metrics(self, outputs: Any, inputs: dict[str, Tensor]) -> None:
         """Add a batch's losses and accuracies per exit, weighted by what each is a mean over."""
-        weights = {"mlm": (inputs["labels"] != -100).sum(), "icc": float(len(inputs["labels"]))}
+        weights: dict[str, Tensor | float] = {
+            "mlm": (inputs["labels"] != -100).sum(),
+            "icc": float(len(inputs["labels"])),
+        }
         exits = self.accelerator.unwrap_model(self.model).model.exit_layers
 
         for task in TASKS:
@@ -202,4 +199,4 @@ class PreTrainingTrainer(MoSETrainer):
         try:
             return super().evaluate(*args, **kwargs)
         finally:
-            self.throughput.pause(time.perf_counter() - start)
+            self.throughput.start += time.perf_counter() - start

@@ -72,7 +72,7 @@ def test_columns_are_mapped_and_pairs_are_preferred(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "mapping", "message"),
     [
-        ([{"code": "a"}], {}, "must have the columns code_a, code_b, label; .*it has code"),
+        ([{"code": "a"}], {}, "must have the columns code_a, code_b, label; or .*it has code"),
         ([{"label": 1}], {}, "it has label"),
         ([{"code": 3, "label": 1}], {}, "column 'code' must hold texts, got 3"),
         ([{"code": 0, "label": 1}, {"code": 2, "label": 1}], {}, "column 'code' must hold texts, got 0"),

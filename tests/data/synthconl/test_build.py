@@ -219,7 +219,7 @@ def test_files_of_bounded_size_hold_all_rows_in_order(tmp_path, rows):
             2,
             "column_mapping must map to text, code, language, repository; got 'kode'",
         ),
-        (["--column-mapping", '{"text": "repository"}'], 2, "must have the columns text; it has"),
+        (["--column-mapping", '{"text": "repository"}'], 2, "must have the columns text, code, language; it has"),
         (["--source-tree", "."], 2, "You must specify exactly one of source trees or a dataset"),
         (["--model", "no/such-model"], 1, "no/such-model"),
     ],

@@ -85,7 +85,7 @@ def test_what_cannot_be_grown(trained_config):
         grow(shallow_model(trained_config, 1), 1)
     final = shallow_model(trained_config, 0, exit_norm="final")
     assert grow(final, 1).exit_layers == (0, 1)
-    with pytest.raises(ValueError, match="exit_layer must be below 3, got 3: with exit_norm='final'"):
+    with pytest.raises(ValueError, match="exit_layer must be below 3, got 3: exit_norm='final'"):
         grow(final, 3)
 
 
