@@ -42,11 +42,12 @@ def only_deepest(config: MoSEConfig) -> MoSEConfig:
 def naive_loss(model: MoSEForPreTraining, batch: dict[str, Tensor]) -> Tensor:
     """Every token's logits at every exit, all kept for the backward pass."""
     total = torch.zeros(())
-    run_ = model.model.run(batch["input_ids"], batch["attention_mask"], None, None, None)
-    for depth, normed, mask in run_:
-        logits = model.predictions(model._condition(normed, depth))
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    exit_states = model.model(ids, mask, output_all_exits=True, output_exit_states=True).exit_states
+    for depth, normed in exit_states.items():
+        logits = model.predictions(model.condition(normed, depth))
         mlm = F.cross_entropy(logits.flatten(0, 1).float(), batch["labels"].flatten())
-        icc = F.cross_entropy(model._context_logits(normed, mask, depth).float(), batch["context_labels"])
+        icc = F.cross_entropy(model.context_logits(normed, mask, depth).float(), batch["context_labels"])
         total = total + model.config.exit_weights[depth] * (mlm + icc)
     return total
 
