@@ -2,12 +2,12 @@
 
     {"inputs": "a text" or ["texts", …], "parameters": {"exit_layer": 2, "prompt_name": "query", …}}
 
-returns one vector, or one per text, as lists of floats. The server turns an exception into an error response with
-its message: huggingface's toolkit answers 400 to each; `mose.hub.serve` uses `RequestError.status`.
-This file also runs where `mose` is not installed: it imports torch and transformers, and nothing of ours.
+returns one vector, or one per text, as lists of floats. The server answers an exception with its message: status
+400 in huggingface's toolkit, `RequestError.status` in `mose.hub.serve`. `mose` itself may not be installed.
 """
 
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import cached_file
 
-#: Allowed in `parameters`, or beside `inputs`, where the Hub's client puts them.
+#: Allowed in `parameters`, or beside `inputs`, as the Hub's client sends them.
 PARAMETERS = ("exit_layer", "normalize", "prompt_name", "truncate_dim")
 #: Largest number of tokens in a batch, padding included: on a CPU, and on an accelerator.
 TOKEN_BUDGETS = (4_096, 65_536)
@@ -25,9 +25,7 @@ TOKEN_BUDGETS = (4_096, 65_536)
 class RequestError(ValueError):
     """A request that is malformed or too large.
 
-    Args:
-        message: for the client.
-        status: of the HTTP response: 400, or 413 for a request that is too large.
+    `status` is that of the HTTP response: 400, or 413 for a request that is too large.
     """
 
     def __init__(self, message: str, status: int = 400):
@@ -41,8 +39,7 @@ class EndpointHandler:
     Args:
         path: folder or Hub id of the model; "" means the folder of this file.
         max_texts: largest number of texts in a request.
-        max_characters: largest number of characters in all texts of a request. The tokens of a single text are
-            truncated to the model's longest input.
+        max_characters: largest number of characters in a request. Long texts are truncated by tokens as well.
         device: None means a GPU if there is one.
     """
 
@@ -55,8 +52,7 @@ class EndpointHandler:
     ):
         path = str(path or Path(__file__).parent)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        # CPUs compute float32 at full speed; a GPU takes the type that is stored.
-        dtype: Any = torch.float32 if device == "cpu" else "auto"
+        dtype: Any = torch.float32 if device == "cpu" else "auto"  # CPUs compute float32 at full speed
         self.model = AutoModel.from_pretrained(path, trust_remote_code=True, dtype=dtype).to(device).eval()
 
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
@@ -64,9 +60,8 @@ class EndpointHandler:
         # Set once and then only read: setting truncation at each call is not safe between threads.
         self.tokenizer = tokenizer.backend_tokenizer
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(
-            min(tokenizer.model_max_length, self.model.config.max_position_embeddings)
-        )
+        longest = min(tokenizer.model_max_length, self.model.config.max_position_embeddings)
+        self.tokenizer.enable_truncation(longest)
 
         self.prompts = _load_prompts(path)
         self.max_texts, self.max_characters = max_texts, max_characters
@@ -77,11 +72,10 @@ class EndpointHandler:
         """Answer one request.
 
         Args:
-            data: an object with `inputs`, a text or a list of texts. Optional, under `parameters` or beside
-                `inputs`: `exit_layer`, one of the model's exits (default: the deepest); `prompt_name`, a name in
-                `config_sentence_transformers.json` whose prompt is put before the texts (default: none);
-                `truncate_dim`, the number of leading dimensions to return (default: all); `normalize`, whether
-                to scale the vectors to unit norm after that (default: true).
+            data: an object with `inputs`, a text or a list of texts. Optional, under `parameters` or beside it:
+                `exit_layer` (default: the deepest); `prompt_name`, a name in `config_sentence_transformers.json`
+                whose prompt is put before the texts; `truncate_dim`, the number of leading dimensions to return;
+                `normalize`, whether to scale the vectors to unit norm after that (default: true).
 
         Returns:
             (dim,) for a text, (texts, dim) for a list.
@@ -92,6 +86,7 @@ class EndpointHandler:
         """
         if not isinstance(data, dict) or "inputs" not in data:
             raise RequestError('a request must be a JSON object with "inputs", a text or a list of texts')
+
         parameters = _read_parameters(data)
         texts = self._read_texts(data["inputs"])
         exit_layer = self._read_exit_layer(parameters.get("exit_layer"))
@@ -104,8 +99,7 @@ class EndpointHandler:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         if not torch.isfinite(vectors).all():
             raise FloatingPointError("an embedding is not finite: the model's weights are broken")
-        rows = vectors.tolist()
-        return rows[0] if isinstance(data["inputs"], str) else rows
+        return (vectors[0] if isinstance(data["inputs"], str) else vectors).tolist()
 
     def _read_texts(self, inputs: Any) -> list[str]:
         texts = [inputs] if isinstance(inputs, str) else inputs
@@ -117,13 +111,12 @@ class EndpointHandler:
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise RequestError(f"inputs[{i}] must be a text, got {_shorten(text)}")
-        characters = sum(map(len, texts))
-        if characters > self.max_characters:
-            limit = self.max_characters
-            raise RequestError(f"inputs must have at most {limit} characters in all, got {characters}", 413)
-        for i, text in enumerate(texts):
-            if any("\ud800" <= character <= "\udfff" for character in text):
+            if re.search("[\ud800-\udfff]", text):  # JSON can hold them, the tokenizer cannot read them
                 raise RequestError(f"inputs[{i}] must not contain half of a surrogate pair")
+
+        characters, limit = sum(map(len, texts)), self.max_characters
+        if characters > limit:
+            raise RequestError(f"inputs must have at most {limit} characters in all, got {characters}", 413)
         return texts
 
     def _read_exit_layer(self, exit_layer: Any) -> int:
@@ -132,8 +125,9 @@ class EndpointHandler:
             return exits[-1]
         # `type`, because True and 1.0 are in (1,), too.
         if type(exit_layer) is not int or exit_layer not in exits:
-            allowed = ", ".join(map(str, exits))
-            raise RequestError(f"exit_layer must be one of {allowed}, got {_shorten(exit_layer)}")
+            raise RequestError(
+                f"exit_layer must be one of {', '.join(map(str, exits))}, got {_shorten(exit_layer)}"
+            )
         return exit_layer
 
     def _read_truncate_dim(self, truncate_dim: Any) -> int:
@@ -148,8 +142,9 @@ class EndpointHandler:
         if name is None:
             return ""
         if not isinstance(name, str) or name not in self.prompts:
-            allowed = ", ".join(self.prompts) or "none"
-            raise RequestError(f"prompt_name must be one of {allowed}, got {_shorten(name)}")
+            raise RequestError(
+                f"prompt_name must be one of {', '.join(self.prompts) or 'none'}, got {_shorten(name)}"
+            )
         return self.prompts[name]
 
     def _embed(self, texts: list[str], exit_layer: int) -> torch.Tensor:
@@ -171,24 +166,22 @@ class EndpointHandler:
                 mask[row, : len(ids[i])] = 1
 
             with self._one_batch, torch.inference_mode():
-                device = self.model.device
-                out = self.model(input_ids.to(device), mask.to(device), exit_layer=exit_layer)
-                embeddings[batch] = out.pooler_output.float().cpu()
+                inputs = (input_ids.to(self.model.device), mask.to(self.model.device))
+                embeddings[batch] = self.model(*inputs, exit_layer=exit_layer).pooler_output.float().cpu()
         return embeddings
 
 
 def _read_parameters(data: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters of a request, from both places where they may be."""
-    nested = data.get("parameters")
-    if nested is not None and not isinstance(nested, dict):
+    nested = {} if data.get("parameters") is None else data["parameters"]
+    if not isinstance(nested, dict):
         raise RequestError(f"parameters must be an object with any of {', '.join(PARAMETERS)}")
 
     beside = {name: value for name, value in data.items() if name not in ("inputs", "parameters", "options")}
-    parameters = dict(nested or {})
-    for name, value in beside.items():
-        if name in parameters and parameters[name] != value:
+    for name in nested.keys() & beside.keys():
+        if nested[name] != beside[name]:
             raise RequestError(f"{_shorten(name)} is in the request twice, with different values")
-    parameters |= beside
+    parameters = nested | beside
     for name in parameters:
         if name not in PARAMETERS:
             raise RequestError(f"parameters must be among {', '.join(PARAMETERS)}, got {_shorten(name)}")
@@ -210,6 +203,6 @@ def _load_prompts(path: str) -> dict[str, str]:
 
 
 def _shorten(value: Any) -> str:
-    """Return a value as JSON for an error message, at most 61 characters."""
+    """Return a value as JSON, cut for an error message."""
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,75 +1,86 @@
 #!/usr/bin/env python
-"""Trains a MoSE from the command line: `python train_hf.py finetune …`, with the flags of `TrainingArguments`.
+"""Train a MoSE from the command line: `python train_hf.py finetune …`, with the flags of `TrainingArguments`.
 
-Parses and runs; each command is wired in a file of its name in `mose.training`.
+Each command imports what it needs only when it is called, so that this help answers at once.
 """
 
-import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from transformers import HfArgumentParser
-from transformers.utils import logging as transformers_logging
-
-from mose.training.arguments import DataArguments, ModelArguments
-from mose.training.classification.arguments import (
-    ClassificationArguments,
-    ClassificationDataArguments,
-    ClassificationModelArguments,
-)
-from mose.training.classification.command import classify
-from mose.training.finetuning.arguments import FineTuningArguments
-from mose.training.finetuning.command import finetune
-from mose.training.finetuning.lora_arguments import MergeArguments
-from mose.training.finetuning.merge import merge
-from mose.training.pretraining.arguments import (
-    PreTrainingArguments,
-    PreTrainingDataArguments,
-    PreTrainingModelArguments,
-)
-from mose.training.pretraining.command import pretrain
-
-#: Of each command what it runs, and the dataclasses whose fields are its flags and its arguments.
-COMMANDS: dict[str, tuple[Callable[..., None], list]] = {
-    "pretrain": (pretrain, [PreTrainingModelArguments, PreTrainingDataArguments, PreTrainingArguments]),
-    "finetune": (finetune, [ModelArguments, DataArguments, FineTuningArguments]),
-    "classify": (
-        classify,
-        [ClassificationModelArguments, ClassificationDataArguments, ClassificationArguments],
-    ),
-    "merge": (merge, [MergeArguments]),
-}
+from mose.utils.command_line import configure_output, exit_status
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0 done, 1 failed, 2 bad arguments, 130 interrupted."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] not in COMMANDS:
-        wanted = bool(arguments) and arguments[0] in ("-h", "--help")
-        commands = "".join(f"\n  {name}: {command.__doc__}" for name, (command, _) in COMMANDS.items())
-        print(
-            f"usage: train_hf.py COMMAND [options]; COMMAND --help explains its options\n{commands}",
-            file=sys.stdout if wanted else sys.stderr,
-        )
-        return 0 if wanted else 2
-    name, (command, dataclasses) = arguments[0], COMMANDS[arguments[0]]
-    parser = HfArgumentParser(dataclasses, prog=f"train_hf.py {name}", description=command.__doc__)
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("mose").setLevel(logging.INFO)
-    transformers_logging.set_verbosity_warning()
-    transformers_logging.disable_progress_bar()  # of reading and writing weights; training has its own
-    try:
-        command(*parser.parse_args_into_dataclasses(arguments[1:]))
-    except ValueError as error:
-        print(f"train_hf.py {name}: {error}", file=sys.stderr)
-        return 2
-    except (OSError, RuntimeError, ImportError, FloatingPointError) as error:
-        print(f"train_hf.py {name}: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"train_hf.py {name}: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+def _pretrain(words: Sequence[str]) -> None:
+    """Pre-train on repositories, with MLM and In-Context Classification at every exit; save to --output-dir."""
+    from mose.training.pretraining.arguments import choose_recipe
+    from mose.training.pretraining.command import ARGUMENTS, pretrain
+
+    pretrain(*_parse("pretrain", ARGUMENTS, words, choose_recipe))
+
+
+def _finetune(words: Sequence[str]) -> None:
+    """Fine-tune for retrieval on pairs of text and code, at every exit; save to --output-dir."""
+    from mose.eval.held_out import score_exits
+    from mose.training.finetuning.command import ARGUMENTS, finetune
+
+    model_args, data_args, args = _parse("finetune", ARGUMENTS, words)
+    finetune(model_args, data_args, args, evaluate=score_exits)
+
+
+def _classify(words: Sequence[str]) -> None:
+    """Train classifiers of snippets or pairs (clone detection), at every exit or one; save to --output-dir."""
+    from mose.training.classification.command import ARGUMENTS, train_classifier
+
+    train_classifier(*_parse("classify", ARGUMENTS, words))
+
+
+def _merge_adapter(words: Sequence[str]) -> None:
+    """Merge a LoRA adapter into its base; save a plain MoSE repository to --output-dir."""
+    from mose.training.finetuning.arguments import MergeArguments
+    from mose.training.finetuning.lora import merge
+
+    merge(*_parse("merge", [MergeArguments], words))
+
+
+COMMANDS = {"pretrain": _pretrain, "finetune": _finetune, "classify": _classify, "merge": _merge_adapter}
+
+
+def _parse(
+    name: str, dataclasses: Iterable[Any], words: Sequence[str], resolve: Callable[[dict], dict] = dict
+) -> tuple:
+    """Parse `words` into dataclasses, after `resolve` has turned the given values into final ones."""
+    from transformers import HfArgumentParser
+    from transformers.utils import logging
+
+    logging.set_verbosity_warning()
+    logging.disable_progress_bar()  # of reading and writing weights; training has its own
+
+    parser = HfArgumentParser(list(dataclasses), prog=f"train_hf.py {name}", description=COMMANDS[name].__doc__)
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise ValueError(f"unknown arguments: {' '.join(unknown)}. See train_hf.py {name} --help.")
+    return parser.parse_dict(resolve(vars(options)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0 success, 1 failure, 2 bad arguments, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] not in COMMANDS:
+        help_requested = bool(words) and words[0] in ("-h", "--help")
+        commands = "".join(f"\n  {name}: {command.__doc__}" for name, command in COMMANDS.items())
+        usage = f"usage: train_hf.py COMMAND [options]; COMMAND --help explains its options\n{commands}"
+        print(usage, file=sys.stdout if help_requested else sys.stderr)
+        return 0 if help_requested else 2
+
+    name, *words = words
+    configure_output()
+    return exit_status(
+        f"train_hf.py {name}",
+        lambda: COMMANDS[name](words),
+        bad_arguments=(ValueError,),
+        on_interrupt="interrupted. Pass --resume to continue from the last checkpoint.",
+    )
 
 
 if __name__ == "__main__":

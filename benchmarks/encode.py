@@ -1,144 +1,150 @@
-"""How fast does a model encode at each exit, and at all of them in one pass? Snippets per second, beside others.
+"""Measure snippets per second and milliseconds per query: each exit, all exits in one pass, and other models.
 
-All see the same sample, cut off at the same number of tokens, with the same compute type and threads. Tokenizing
-counts, since a user waits for it.
+All encode the same sample, truncated to the same number of tokens, with the same compute type and threads.
+Tokenizing counts, since a user waits for it.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from command import DTYPES, Report, add_device, add_sample, new_parser, run, table
-from timing import interleave
-from transformers.utils import logging
-
-from mose.data.retrieval.retrieval_set import load_retrieval_set
+from mose.benchmarks import command
+from mose.benchmarks.command import Benchmark, Report
+from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.eval import speed
-from mose.eval.baselines import MINILM, SentenceTransformerPeer, load_peer
-from mose.inference.encoders import load_model
+from mose.eval.baselines import MINILM, SentenceTransformerBaseline, load_baseline
 from mose.inference.encoding import encode
+from mose.inference.loading import load_model
 from mose.tokenization.prompts import prompt_for
 
-Encoder = Callable[[list[str]], Any]
-ALL = "all exits"  # from one pass
+EncodeFunction = Callable[[Sequence[str]], Any]
+ALL_EXITS = "all exits"  # in one pass
+COLUMNS = {
+    "snippets/s": ("snippets_per_second", ".0f"),
+    "spread": ("spread", ".0%"),
+    "query ms p50": ("query_ms_p50", ".2f"),
+    "p95": ("query_ms_p95", ".2f"),
+}
 
 
-def encoders(args: argparse.Namespace, language: str) -> dict[str, tuple[Encoder, Encoder]]:
-    """How to encode documents and queries, at each exit and by each peer."""
-    model, tokenizer, exits = load_model(args.model, args.exit_layers, args.device)
-    dtype = None if args.dtype == "fp32" else DTYPES[args.dtype]
-    found: dict[str, tuple[Encoder, Encoder]] = {}
-    for k in exits:
-        at_exit = partial(encode, model, tokenizer, exit_layers=[k], max_length=args.max_length, dtype=dtype)
-        prompts = prompt_for(language, query=False), prompt_for("", query=True)
-        found[f"exit {k}"] = partial(at_exit, prompts=prompts[0]), partial(at_exit, prompts=prompts[1])
-    if len(exits) > 1:
-        every = partial(encode, model, tokenizer, exit_layers=exits, max_length=args.max_length, dtype=dtype)
-        prompts = prompt_for(language, query=False), prompt_for("", query=True)
-        found[ALL] = partial(every, prompts=prompts[0]), partial(every, prompts=prompts[1])
-    for name in args.peers:
-        peer = load_peer(name, args.max_length, dtype, args.device)
-        if not isinstance(peer, SentenceTransformerPeer):
-            raise ValueError(f"--peers {name}: encodes nothing; give sentence-transformers models")
-        found[peer.name] = peer.encode_documents, peer.encode_queries
-    return found
+class EncodeFunctions(NamedTuple):
+    """The two functions of one row of the table."""
+
+    documents: EncodeFunction
+    queries: EncodeFunction
 
 
-def measure(args: argparse.Namespace) -> Report:
-    logging.disable_progress_bar()
-    data = load_retrieval_set(args.data)
-    texts, asked = speed.sample(data.documents, args.documents), speed.sample(data.queries, args.queries)
-    both = encoders(args, data.document_languages[0])
-    for of_documents, _ in both.values():
-        of_documents(texts[: speed.WARM_UP])
-
-    def task(encoder: Encoder, batches: list[list[str]]) -> Callable[[int], Any]:
-        return lambda round_: encoder(batches[round_])
-
-    clock = time.process_time if args.cpu_time else None
-    passes = interleave(
-        {name: task(encoder, [texts] * args.rounds) for name, (encoder, _) in both.items()},
-        args.rounds,
-        warm_up=0,
-        description="documents",
-        clock=clock,
+def add_sample(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for the sample that is timed."""
+    command.add_count(parser, "--documents", speed.DOCUMENTS, "size of the sample of documents that is timed")
+    command.add_count(parser, "--queries", speed.QUERIES, "size of the sample of queries that is timed")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="count the processor time of all threads: for ratios on a machine with other load",
     )
-    waits = interleave(
-        {name: task(encoder, [[query] for query in asked]) for name, (_, encoder) in both.items()},
-        len(asked),
-        warm_up=5,
-        description="queries",
-        clock=clock,
-    )
+
+
+def time_encoders(
+    functions: Mapping[str, EncodeFunctions], data: RetrievalSet, options: argparse.Namespace
+) -> tuple[dict[str, Report], dict[str, command.Timing]]:
+    """Time passes over a sample of documents, and queries one at a time.
+
+    Returns:
+        The figures of each row, and its times of a pass over the documents.
+    """
+    documents = speed.sample(data.documents, options.documents)
+    queries = speed.sample(data.queries, options.queries)
+
+    # The first batch allocates memory and compiles kernels, so it must not be timed.
+    for encoder in functions.values():
+        encoder.documents(documents[: speed.WARM_UP])
+
+    def encode_batch(number: int, function: EncodeFunction, batches: Sequence[list[str]]) -> None:
+        function(batches[number])
+
+    clock = time.process_time if options.cpu_time else None
+    tasks = {
+        name: partial(encode_batch, function=encoder.documents, batches=[documents] * options.rounds)
+        for name, encoder in functions.items()
+    }
+    passes = command.interleave(tasks, options.rounds, warm_up=0, description="documents", clock=clock)
+
+    # Queries arrive one at a time, so each is a batch of its own.
+    tasks = {
+        name: partial(encode_batch, function=encoder.queries, batches=[[query] for query in queries])
+        for name, encoder in functions.items()
+    }
+    waits = command.interleave(tasks, len(queries), warm_up=5, description="queries", clock=clock)
+
     rows = {
         name: {
-            "snippets_per_second": len(texts) / passes[name].median,
+            "snippets_per_second": len(documents) / passes[name].median,
             "spread": passes[name].spread,
             "query_ms_p50": 1000 * waits[name].median,
             "query_ms_p95": 1000 * waits[name].percentile(95),
         }
-        for name in both
+        for name in functions
     }
-    report = {"set": data.name, "documents": len(texts), "queries": len(asked), "speed": rows}
-    if ALL in rows:
-        deepest = list(rows)[list(rows).index(ALL) - 1]
-        report["all_exits_cost"] = passes[ALL].median / passes[deepest].median
-    return report
+    return rows, passes
 
 
-def render(report: Report) -> str:
-    settings, speeds = report["settings"], report["speed"]
-    slowest = min(row["snippets_per_second"] for row in speeds.values())
-    rows = [
-        [
-            name,
-            f"{row['snippets_per_second']:.0f}",
-            f"{row['snippets_per_second'] / slowest:.1f}",
-            f"{100 * row['spread']:.0f} %",
-            f"{row['query_ms_p50']:.1f}",
-            f"{row['query_ms_p95']:.1f}",
-        ]
-        for name, row in speeds.items()
-    ]
-    cost = report.get("all_exits_cost")
-    note = f"\n\nall exits in one pass take {cost:.3f} times as long as the deepest alone" if cost else ""
-    return (
-        f"{report['set']}: {report['documents']} documents of at most {settings['max_length']} tokens, "
-        f"{report['queries']} queries one at a time, {settings['dtype']}\n"
-        + table(["", "snippets/s", "× slowest", "spread", "query ms p50", "p95"], rows)
-        + note
-    )
+class EncodingSpeed(Benchmark):
+    """Speed of the exits of a MoSE beside sentence-transformers models."""
 
+    description = "Snippets per second at each exit, beside other models."
+    rounds = 5
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = new_parser("Snippets per second at each exit, beside other models.", rounds=5)
-    add_device(parser)
-    parser.add_argument("--model", default=".", help="folder or Hub id of a MoSE (default: this folder)")
-    parser.add_argument(
-        "--data", required=True, metavar="DIR_OR_ID", help="retrieval set in the BEIR layout, such as CoSQA"
-    )
-    parser.add_argument(
-        "--exit-layers", type=int, nargs="+", metavar="K", help="exits to measure (default: all of the model's)"
-    )
-    parser.add_argument(
-        "--peers",
-        nargs="*",
-        default=[MINILM],
-        metavar="PEER",
-        help="sentence-transformers models (default: MiniLM)",
-    )
-    add_sample(parser)
-    parser.add_argument(
-        "--cpu-time",
-        action="store_true",
-        help="count the processor time of all threads instead of the time that passes: for ratios on a machine "
-        "that others use",
-    )
-    return run(parser, measure, render, arguments)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        command.add_device(parser)
+        command.add_model(parser)
+        command.add_sets(parser)
+        add_sample(parser)
+        help_text = "sentence-transformers models (default: MiniLM)"
+        parser.add_argument("--peers", nargs="*", default=[MINILM], metavar="PEER", help=help_text)
+
+    def measure(self, options: argparse.Namespace) -> Report:
+        data = command.retrieval_sets(options.data)[0]
+        functions = self._functions(options, data.document_languages[0])
+        rows, passes = time_encoders(functions, data, options)
+
+        report: Report = {"set": data.name, "speed": rows}
+        if ALL_EXITS in rows:
+            # Exits are listed from shallow to deep, so the deepest precedes the row of all.
+            deepest = list(rows)[list(rows).index(ALL_EXITS) - 1]
+            report["all_exits_cost"] = passes[ALL_EXITS].median / passes[deepest].median
+        return report
+
+    def _functions(self, options: argparse.Namespace, language: str) -> dict[str, EncodeFunctions]:
+        model, tokenizer, exits = load_model(options.model, options.exit_layers, options.device)
+        dtype = None if options.dtype == "fp32" else command.DTYPES[options.dtype]
+        prompts = prompt_for(language, query=False), prompt_for("", query=True)
+
+        # One pass for each exit, and one pass for all of them.
+        layers = {f"exit {k}": [k] for k in exits} | ({ALL_EXITS: exits} if len(exits) > 1 else {})
+        rows = {}
+        for name, exit_layers in layers.items():
+            encode_at = partial(encode, model, tokenizer, exit_layers=exit_layers, dtype=dtype)
+            encode_at = partial(encode_at, max_length=options.max_length)
+            rows[name] = EncodeFunctions(*(partial(encode_at, prompts=prompt) for prompt in prompts))
+
+        for source in options.peers:
+            baseline = load_baseline(source, options.max_length, dtype, options.device)
+            if not isinstance(baseline, SentenceTransformerBaseline):
+                raise ValueError(f"--peers must be sentence-transformers models, got {source}.")
+            rows[baseline.name] = EncodeFunctions(baseline.encode_documents, baseline.encode_queries)
+        return rows
+
+    def render(self, report: Report) -> str:
+        head = "at most {max_length} tokens, queries one at a time, {dtype}".format_map(report["settings"])
+        text = f"{report['set']}: {head}\n{command.figures_table('', report['speed'], COLUMNS)}"
+        if "all_exits_cost" in report:
+            text += f"\n\nall exits in one pass take {report['all_exits_cost']:.3f} times the deepest exit's time"
+        return text
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(EncodingSpeed().main())

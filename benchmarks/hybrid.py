@@ -1,81 +1,91 @@
-"""Does fusing BM25 with the embeddings pay? MRR of either alone and of `mose.search`'s fusion, per exit and set.
-
-python benchmarks/hybrid.py --data DIR [DIR …]
-"""
+"""Compare MRR of embeddings alone, of BM25 alone and of `mose.search`'s fusion, for each exit and set."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from command import DTYPES, Report, add_device, new_parser, positive, run, table
+import numpy as np
 
-from mose.data.retrieval.retrieval_set import load_retrieval_set
+from mose.benchmarks import command
+from mose.benchmarks.command import Benchmark, Report
+from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.eval.metrics import score_blocks
 from mose.eval.retrieval import score
 from mose.inference.bm25 import BM25
-from mose.inference.encoders import load_model
 from mose.inference.encoding import encode
+from mose.inference.loading import load_model
 from mose.search import fuse
 from mose.tokenization.prompts import prompt_for
 
 
-def measure(options: argparse.Namespace) -> Report:
-    """{"sets": {set: {"bm25": MRR, "exits": {exit: {"dense": MRR, dense weight: MRR of the fusion, …}}}}}"""
-    dtype = DTYPES[options.dtype]
-    model, tokenizer, exits = load_model(options.model, options.exit_layers, options.device)
-    sets = {}
-    for data in map(load_retrieval_set, options.data):
-        bm25 = BM25(data.documents)
-        lexical = [bm25.scores(query)[None] for query in data.queries]
+class HybridSearch(Benchmark):
+    """MRR of embeddings, of BM25, and of their fusion at several weights."""
 
-        def embed(texts: Sequence[str], languages: Sequence[str], query: bool):
+    description = "MRR of embeddings, BM25 and their fusion."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        command.add_device(parser)
+        command.add_model(parser)
+        command.add_sets(parser)
+        parser.set_defaults(max_length=512)
+        parser.add_argument(
+            "--dense-weights",
+            nargs="+",
+            type=float,
+            default=[0.3, 0.5, 0.7, 0.8, 0.9],
+            metavar="W",
+            help="shares of the dense score in the fusion, in [0, 1] (default: %(default)s)",
+        )
+
+    def measure(self, options: argparse.Namespace) -> Report:
+        model, tokenizer, exits = load_model(options.model, options.exit_layers, options.device)
+
+        def embed(texts: Sequence[str], languages: Sequence[str], query: bool) -> dict[int, np.ndarray]:
             prompts = [prompt_for(language, query) for language in languages]
+            dtype = command.DTYPES[options.dtype]
             return encode(model, tokenizer, texts, exits, prompts, options.max_length, dtype=dtype)
 
-        documents = embed(data.documents, data.document_languages, False)
-        queries = embed(data.queries, data.query_languages, True)
-        figures = {}
-        for k in exits:
-            dense = [row[None] for block in score_blocks(queries[k], documents[k]) for row in block]
-            figures[str(k)] = {"dense": score(data, dense)["mrr"]} | {
-                f"{weight:g}": score(data, (fuse(d, w, weight) for d, w in zip(dense, lexical, strict=True)))[
-                    "mrr"
-                ]
-                for weight in options.dense_weights
+        sets = {}
+        for data in command.retrieval_sets(options.data):
+            documents = embed(data.documents, data.document_languages, False)
+            queries = embed(data.queries, data.query_languages, True)
+
+            # BM25 does not depend on the exit: one matrix of scores serves all of them.
+            bm25 = BM25(data.documents)
+            lexical = [bm25.scores(query)[None] for query in data.queries]
+            rows = {
+                str(k): fused_mrr(data, queries[k], documents[k], lexical, options.dense_weights) for k in exits
             }
-        sets[data.name] = {"bm25": score(data, lexical)["mrr"], "exits": figures}
-    return {"sets": sets}
+            sets[data.name] = {"bm25": score(data, lexical)["mrr"], "exits": rows}
+        return {"sets": sets}
+
+    def render(self, report: Report) -> str:
+        weights = {f"fused, {weight:g}": (f"{weight:g}", ".3f") for weight in report["settings"]["dense_weights"]}
+        rows = {
+            f"{name}, exit {k}": {"bm25": figures["bm25"], **row}
+            for name, figures in report["sets"].items()
+            for k, row in figures["exits"].items()
+        }
+        return command.figures_table("MRR", rows, {"bm25": ("bm25", ".3f"), "dense": ("dense", ".3f"), **weights})
 
 
-def render(report: Report) -> str:
-    rows = []
-    for name, figures in report["sets"].items():
-        for k, by_weight in figures["exits"].items():
-            cells = [f"{value:.3f}" for value in by_weight.values()]
-            rows.append([name, k, f"{figures['bm25']:.3f}", *cells])
-    weights = list(by_weight)[1:]
-    return table(["set", "exit", "bm25", "dense", *(f"fused, {weight}" for weight in weights)], rows)
+def fused_mrr(
+    data: RetrievalSet,
+    queries: np.ndarray,
+    documents: np.ndarray,
+    lexical: Sequence[np.ndarray],
+    weights: Sequence[float],
+) -> dict[str, float]:
+    """Return the MRR of the embeddings ("dense") and of their fusion with BM25 scores at each dense weight."""
+    dense = [row[None] for block in score_blocks(queries, documents) for row in block]
+    figures = {"dense": score(data, dense)["mrr"]}
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = new_parser("MRR of embeddings, BM25 and their fusion.")
-    parser.add_argument("--data", nargs="+", required=True, metavar="SET", help="folders or Hub ids, BEIR layout")
-    parser.add_argument("--model", default=".", help="folder or Hub id of a MoSE (default: this folder)")
-    parser.add_argument("--exit-layers", nargs="+", type=int, metavar="K", help="exits (default: all)")
-    parser.add_argument(
-        "--max-length", type=positive, default=512, metavar="TOKENS", help="cut off there (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--dense-weights",
-        nargs="+",
-        type=float,
-        default=[0.3, 0.5, 0.7, 0.8, 0.9],
-        metavar="W",
-        help="shares of the dense score in the fusion, from 0 to 1 (default: %(default)s)",
-    )
-    add_device(parser)
-    return run(parser, measure, render, arguments)
+    # Scores are fused query by query, as a search does it.
+    for weight in weights:
+        fused = (fuse(*scores, weight) for scores in zip(dense, lexical, strict=True))
+        figures[f"{weight:g}"] = score(data, fused)["mrr"]
+    return figures
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(HybridSearch().main())

@@ -1,42 +1,33 @@
-"""Does loading at an exit read and keep only what that exit needs? Every exit from disk, beside the full load.
+"""Measure whether loading at an exit reads and keeps only what that exit needs, beside the full load.
 
-Safetensors maps the file into memory; the weights of a loaded model are that mapping, and the kernel reads a
-page when it is first used. A load is therefore measured until the model is ready, every weight touched once,
-and read() counters say nothing. What is counted:
+Safetensors maps the file into memory, and the kernel reads a page when it is first used. A load is therefore
+measured until every weight was touched once. Reported are:
 
-- needed: the bytes of the tensors that the exit has, from the checkpoint's header.
-- read: the part of the file that lies in the page cache afterwards (`mincore`), which had been emptied of it
-  before (`posix_fadvise`). It is more than needed by what the kernel reads ahead around each first use, up to
-  the read-ahead of the device where the tensors of an exit lie scattered.
-- storage: what the process had fetched from block devices (`read_bytes` of /proc/self/io); a second
-  opinion on "read" that also works out at 0 where the file lies on no block device.
-- memory: by how much the peak of the process's resident memory (`VmHWM`, reset before) exceeds what it held
-  before. The mapped weights count.
+- needed: bytes of the tensors that the exit has, from the checkpoint's header.
+- read: bytes of the file in the page cache afterwards (`mincore`), which was emptied before (`posix_fadvise`).
+  This exceeds "needed" by what the kernel reads ahead around each tensor.
+- memory: growth of the process's peak resident memory, mapped weights included.
 
-Each load has a process of its own, forked from one that has done the imports, and has loaded a tiny model first.
+Each load runs in a process of its own that has done the imports and loaded a tiny model first.
 """
 
 import argparse
 import ctypes
 import mmap
-import multiprocessing
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
-from command import Report, new_parser, positive, run, table
 from safetensors import safe_open
 from tqdm import tqdm
-from transformers.utils import logging
 
+from mose.benchmarks import command
+from mose.benchmarks.command import Benchmark, Report
 from mose.configuration_mose import MoSEConfig
 from mose.modeling_mose import MoSEModel
 
@@ -44,39 +35,117 @@ WEIGHTS = "model.safetensors"
 
 
 class PageCacheError(RuntimeError):
-    """The page cache does not let go of a file, or does not say what it holds of it."""
+    """The page cache cannot be emptied of a file, or its state cannot be read."""
 
 
-def load(folder: Path, exit_layer: int, tiny: Path) -> dict[str, float]:
-    """Loads a checkpoint in this process and says what that took; the page cache is left to the caller."""
-    logging.disable_progress_bar()
+class PartialLoading(Benchmark):
+    """Bytes read, peak memory and time of loading at each exit."""
+
+    description = "Bytes read, peak memory and time of loading at each exit."
+    rounds = 5
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--exit-layers",
+            type=int,
+            nargs="+",
+            default=[4, 9, 18, 27, 36],
+            metavar="K",
+            help="exits of the generated checkpoint; the deepest is its depth (default: 4 9 18 27 36)",
+        )
+        command.add_count(parser, "--hidden-size", 512, "width of the checkpoint")
+        parser.add_argument(
+            "--folder",
+            type=Path,
+            default=Path("/var/tmp"),
+            help="parent of the temporary checkpoint, on a disk (default: %(default)s)",
+        )
+
+    def measure(self, options: argparse.Namespace) -> Report:
+        command.require_linux()
+        width = {"hidden_size": options.hidden_size, "intermediate_size": 4 * options.hidden_size}
+        depth = {"num_hidden_layers": max(options.exit_layers), "exit_layers": options.exit_layers}
+        config = MoSEConfig.from_preset("mose-nano", **depth, **width)
+        tiny_config = MoSEConfig.from_preset("mose-nano", vocab_size=8, hidden_size=16, intermediate_size=16)
+
+        with tempfile.TemporaryDirectory(dir=options.folder, prefix="mose-loading-") as scratch:
+            folder, tiny = Path(scratch, "model"), Path(scratch, "tiny")
+            # Another process writes the checkpoints, so that this one maps no page of them.
+            command.in_fresh_process(write_checkpoint, folder, config)
+            command.in_fresh_process(write_checkpoint, tiny, tiny_config)
+            file = folder / WEIGHTS
+
+            runs: dict[int, list[dict[str, float]]] = {k: [] for k in config.exit_layers}
+            for number in tqdm(range(-1, options.rounds), desc="loading", unit=" rounds", disable=None):
+                for k, loads in runs.items():
+                    drop_cache(file)
+                    figures = command.in_fresh_process(load_and_touch, folder, k, tiny)
+                    # The first round warms up what is not measured, such as the imports.
+                    if number >= 0:
+                        loads.append(figures | {"read_bytes": cached_bytes(file)})
+
+            rows = {}
+            for k, loads in runs.items():
+                medians = {name: median(load[name] for load in loads) for name in loads[0]}
+                rows[str(k)] = {"needed_bytes": needed_bytes(file, config, k), **medians}
+            return {"checkpoint_bytes": file.stat().st_size, "exits": rows}
+
+    def render(self, report: Report) -> str:
+        exits = report["exits"]
+        full = list(exits.values())[-1]
+        kinds = ("needed", "read", "memory")
+
+        rows = []
+        for k, row in exits.items():
+            sizes = [
+                (row[f"{kind}_bytes"] / 1e6, row[f"{kind}_bytes"] / (full[f"{kind}_bytes"] or 1))
+                for kind in kinds
+            ]
+            cells = [f"{size:.1f} ({share:.0%})" for size, share in sizes]
+            ready = f"{row['ready_seconds']:.2f} ({row['ready_seconds'] / full['ready_seconds']:.0%})"
+            rows.append([k, *cells, f"{row['load_seconds']:.2f}", ready])
+        head = f"{report['checkpoint_bytes'] / 1e6:.0f} MB on disk, page cache empty before each load"
+        return f"{head}; MB, in brackets over the full load\n" + command.text_table(
+            ["exit", *kinds, "load s", "ready s"], rows
+        )
+
+
+def write_checkpoint(folder: Path, config: MoSEConfig) -> None:
+    """Save a model with random weights."""
+    torch.manual_seed(0)
+    MoSEModel(config).save_pretrained(folder)
+
+
+def load_and_touch(folder: Path, exit_layer: int, tiny: Path) -> dict[str, float]:
+    """Load a checkpoint in this process, touch its weights, and return the costs."""
+    # What the first load of a process costs beside reading is not counted.
     MoSEModel.from_pretrained(tiny)
-    storage = process_facts("io")["read_bytes"]
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is resident now
-    resident = process_facts("status")["VmRSS"]
-    start = time.perf_counter()
-    model = MoSEModel.from_pretrained(folder, exit_layer=exit_layer)
-    loaded = time.perf_counter()
-    for parameter in model.parameters():
-        parameter.detach().sum()
+    seconds = []
+
+    def load() -> None:
+        start = time.perf_counter()
+        model = MoSEModel.from_pretrained(folder, exit_layer=exit_layer)
+        seconds.append(time.perf_counter() - start)
+
+        # Only now are all pages of the mapped file read.
+        for parameter in model.parameters():
+            parameter.detach().sum()
+        seconds.append(time.perf_counter() - start)
+
+    before, peak = command.peak_memory(load)
     return {
-        "load_seconds": loaded - start,
-        "ready_seconds": time.perf_counter() - start,
-        "storage_bytes": process_facts("io")["read_bytes"] - storage,
-        "memory_bytes": 1024 * (process_facts("status")["VmHWM"] - resident),
+        "load_seconds": seconds[0],
+        "ready_seconds": seconds[1],
+        "memory_bytes": peak - before,
     }
 
 
-def process_facts(name: str) -> dict[str, int]:
-    """The numbers of a file of /proc/self, such as `status`, whose sizes are in KiB."""
-    lines = (line.split() for line in Path(f"/proc/self/{name}").read_text().splitlines())
-    return {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
-
-
 def cached_bytes(file: Path) -> int:
-    """Bytes of a file that lie in the page cache, in whole pages."""
+    """Return the bytes of a file that are in the page cache, in whole pages."""
     content = np.memmap(file, mode="r")
     pages = np.zeros(-(-content.size // mmap.PAGESIZE), np.uint8)
+
+    # Python has no binding for mincore(2), which reports for each page whether it is resident.
     libc = ctypes.CDLL(None, use_errno=True)
     vector = pages.ctypes.data_as(ctypes.c_void_p)
     if libc.mincore(ctypes.c_void_p(content.ctypes.data), ctypes.c_size_t(content.size), vector):
@@ -85,126 +154,26 @@ def cached_bytes(file: Path) -> int:
 
 
 def drop_cache(file: Path) -> None:
-    """Empties the page cache of a file.
+    """Empty the page cache of a file.
 
     Raises:
-        PageCacheError: it stays there, as on a file system that lives in memory.
+        PageCacheError: the file stays there, as on a file system in memory.
     """
+    # Only clean pages can be dropped, hence the flush.
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     if cached_bytes(file):
-        raise PageCacheError(f"{file}: stays in the page cache; give a --folder on a disk")
-
-
-def read_ahead_bytes(file: Path) -> int | None:
-    """How much the kernel reads at most around a page that is wanted; None where it does not say."""
-    device = file.stat().st_dev
-    setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
-    return 1024 * int(setting.read_text()) if setting.exists() else None
+        raise PageCacheError(f"{file} stays in the page cache. Pass a --folder on a disk.")
 
 
 def needed_bytes(file: Path, config: MoSEConfig, exit_layer: int) -> int:
-    """Bytes of the tensors in the checkpoint that a model at this exit has."""
+    """Return the bytes of the checkpoint's tensors that a model at this exit has."""
     with torch.device("meta"):
         names = MoSEModel(config, exit_layer=exit_layer).state_dict().keys()
     with safe_open(file, framework="pt") as checkpoint:
-        return sum(checkpoint.get_tensor(name).nbytes for name in names)  # a view, whose pages stay untouched
-
-
-def write_checkpoint(folder: Path, config: MoSEConfig) -> None:
-    torch.manual_seed(0)
-    logging.disable_progress_bar()
-    MoSEModel(config).save_pretrained(folder)
-
-
-def measure(args: argparse.Namespace) -> Report:
-    if sys.platform != "linux":
-        raise RuntimeError(f"needs Linux's page cache and /proc, this is {sys.platform}")
-    config = MoSEConfig.from_preset(
-        "mose-nano",
-        num_hidden_layers=max(args.exit_layers),
-        exit_layers=args.exit_layers,
-        hidden_size=args.hidden_size,
-        intermediate_size=4 * args.hidden_size,
-    )
-    tiny_config = MoSEConfig.from_preset("mose-nano", vocab_size=8, hidden_size=16, intermediate_size=16)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mose.modeling_mose"])
-
-    def fresh(function: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function returns in a process of its own, which has ended then and let go of its files."""
-        with ProcessPoolExecutor(1, context) as process:
-            return process.submit(function, *arguments).result()
-
-    with tempfile.TemporaryDirectory(dir=args.folder, prefix="mose-loading-") as scratch:
-        folder, tiny = Path(scratch, "model"), Path(scratch, "tiny")
-        fresh(write_checkpoint, folder, config)
-        fresh(write_checkpoint, tiny, tiny_config)
-        file = folder / WEIGHTS
-        runs: dict[int, list[dict[str, float]]] = {k: [] for k in config.exit_layers}
-        for at in tqdm(range(-1, args.rounds), desc="loading", unit=" rounds", disable=None):
-            for k in config.exit_layers:
-                drop_cache(file)
-                found = fresh(load, folder, k, tiny)
-                if at >= 0:
-                    runs[k].append(found | {"read_bytes": cached_bytes(file)})
-        rows = {
-            str(k): {"needed_bytes": needed_bytes(file, config, k)}
-            | {name: median(one[name] for one in found) for name in found[0]}
-            for k, found in runs.items()
-        }
-        return {
-            "checkpoint_bytes": file.stat().st_size,
-            "read_ahead_bytes": read_ahead_bytes(file),
-            "exits": rows,
-        }
-
-
-def render(report: Report) -> str:
-    exits = report["exits"]
-    full = list(exits.values())[-1]
-
-    def cell(row: dict[str, float], name: str) -> str:
-        return f"{row[name] / 1e6:.1f} ({row[name] / full[name]:.0%})" if full[name] else f"{row[name] / 1e6:.1f}"
-
-    counted = ("needed", "read", "storage", "memory")
-    rows = [
-        [k, *(cell(row, f"{name}_bytes") for name in counted)]
-        + [f"{row['load_seconds']:.2f}", f"{row['ready_seconds']:.2f} ({row['ready_seconds'] / base:.0%})"]
-        for base in [full["ready_seconds"]]
-        for k, row in exits.items()
-    ]
-    ahead = report["read_ahead_bytes"]
-    return (
-        f"{report['checkpoint_bytes'] / 1e6:.0f} MB on disk, page cache empty before each load"
-        + (f", read-ahead {ahead / 1e6:.1f} MB" if ahead is not None else "")
-        + "; MB, in brackets over the full load\n"
-        + table(["exit", "needed", "read", "storage", "memory", "load s", "ready s"], rows)
-    )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = new_parser("Bytes read, peak memory and time of loading at each exit.", rounds=5)
-    parser.add_argument(
-        "--exit-layers",
-        type=int,
-        nargs="+",
-        default=[4, 9, 18, 27, 36],
-        metavar="K",
-        help="exits of the checkpoint that is made, the deepest being its depth (default: 4 9 18 27 36)",
-    )
-    parser.add_argument(
-        "--hidden-size", type=positive, default=512, metavar="N", help="its width (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--folder",
-        type=Path,
-        default=Path("/var/tmp"),
-        help="where to put it for the time of the run; on a disk (default: %(default)s)",
-    )
-    return run(parser, measure, render, arguments)
+        return sum(checkpoint.get_tensor(name).nbytes for name in names)  # views, whose pages stay untouched
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PartialLoading().main())

@@ -1,128 +1,121 @@
-"""Does searching stay within bounded memory? The best documents of many queries among a million vectors on disk.
+"""Measure whether exact search stays within bounded memory: many queries among a million vectors on disk.
 
-Makes a store of random unit vectors, as `python -m mose.eval encode` would write it, and searches it from a
-process of its own. "memory" is by how much the peak of that process's resident memory exceeds what it held
-before: mapped shards and blocks of scores count, and so do results. Beside it stands what one array of all the
-vectors and one of all scores would take. The answers are checked against a plain sort for a few queries.
+Writes a store of random unit vectors, as `mose eval encode` does, and searches it in a process of its own.
+"memory" is the growth of that process's peak resident memory, mapped shards included. The sizes of one array of
+all vectors and of all scores are shown beside it. The results of a few queries are checked against a plain sort.
 """
 
 import argparse
-import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from command import Report, new_parser, positive, run, table
-from loading import process_facts
 from tqdm import tqdm
 
+from mose.benchmarks import command
+from mose.benchmarks.command import Benchmark, Report
 from mose.eval.topk import top_k
-from mose.inference.store import Source, Store, open_store, write_shard, writing
+from mose.inference.store import Store, StoreSpec, open_for_writing, open_store
 
-CHECKED = 5  # queries whose answers are compared with a plain sort
-
-
-def vectors(rows: int, dim: int, seed: int) -> np.ndarray:
-    """(rows, dim) float32 random unit vectors."""
-    found = np.random.default_rng(seed).standard_normal((rows, dim), dtype=np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+CHECKED = 5  # queries whose results are compared with a plain sort
 
 
-def write(folder: Path, rows: int, dim: int, shard_rows: int) -> None:
-    source = Source("random", "random", {"dim": dim}, ("0",), rows, shard_rows)
-    with writing(folder, source) as (store, _):
-        for shard in tqdm(source.shards, desc="writing", unit=" shards", disable=None):
-            span = source.span(shard)
-            store.add(shard, write_shard(store.file(shard), vectors(span.stop - span.start, dim, shard)[None]))
+class ExactSearch(Benchmark):
+    """Time and peak memory of a search among many vectors on disk."""
+
+    description = "Time and peak memory of a search among many vectors on disk."
+    rounds = 3
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        command.add_count(parser, "--vectors", 1_000_000, "documents")
+        command.add_count(parser, "--dim", 256, "size of a vector")
+        command.add_count(parser, "--queries", 1000, "queries, all in one call")
+        command.add_count(parser, "--k", 100, "documents returned for each query")
+        command.add_count(parser, "--shard-rows", 4096, "documents per shard")
+        help_text = "parent of the temporary vectors (default: %(default)s)"
+        parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help=help_text)
+
+    def measure(self, options: argparse.Namespace) -> Report:
+        command.require_linux()
+        with tempfile.TemporaryDirectory(dir=options.folder, prefix="mose-topk-") as scratch:
+            folder = Path(scratch, "vectors")
+            write_random_store(folder, options.vectors, options.dim, options.shard_rows)
+
+            # Opening verifies the checksum of every shard, which a search does not.
+            start = time.perf_counter()
+            open_store(folder)
+            checking = time.perf_counter() - start
+
+            figures = command.in_fresh_process(search_store, folder, options)
+        return {
+            **figures,
+            "checking_seconds": checking,
+            "vectors_bytes": 4 * options.vectors * options.dim,
+            "scores_bytes": 4 * options.vectors * options.queries,
+        }
+
+    def render(self, report: Report) -> str:
+        rows = [
+            ["search", f"{report['seconds']:.2f} s"],
+            ["one query", f"{1000 * report['seconds'] / report['settings']['queries']:.2f} ms"],
+            *([name, command.figure(report[f"{name}_bytes"], "MB")] for name in ("memory", "vectors", "scores")),
+            ["checking the shards", f"{report['checking_seconds']:.2f} s"],
+            ["largest error", f"{report['largest_error']:.1e}"],
+        ]
+        head = "{vectors:,} vectors of {dim}, {queries:,} queries, best {k}".format_map(report["settings"])
+        return f"{head}\n{command.text_table(['', ''], rows)}"
 
 
-def search(folder: Path, queries: int, k: int, rounds: int, threads: int) -> dict[str, Any]:
-    """Searches in this process and says what that took."""
-    torch.set_num_threads(threads)
+def random_unit_vectors(rows: int, dim: int, seed: int) -> np.ndarray:
+    """Return (rows, dim) random float32 vectors of unit norm."""
+    vectors = np.random.default_rng(seed).standard_normal((rows, dim), dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def write_random_store(folder: Path, rows: int, dim: int, shard_rows: int) -> None:
+    """Write a store of random unit vectors, shard by shard."""
+    spec = StoreSpec("random", "random", {"dim": dim}, ("0",), rows, shard_rows)
+    with open_for_writing(folder, spec) as (store, _):
+        for shard in tqdm(spec.shards, desc="writing", unit=" shards", disable=None):
+            span = spec.span(shard)
+            vectors = random_unit_vectors(span.stop - span.start, dim, shard)
+            store.write(shard, vectors[None])
+
+
+def search_store(folder: Path, options: argparse.Namespace) -> Report:
+    """Search in this process and return the costs."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
     documents = Store.read(folder)["0"]
-    dim = next(documents.blocks()).shape[1]
-    asked = vectors(queries, dim, -1 % 2**32)
-    top_k(asked[:1], next(documents.blocks()), 1)  # starts the threads of the matrix products
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is resident now
-    resident = process_facts("status")["VmRSS"]
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        scores, positions = top_k(asked, documents, k)
-        seconds.append(time.perf_counter() - start)
-    memory = 1024 * (process_facts("status")["VmHWM"] - resident)
-    every = np.concatenate([asked[:CHECKED] @ block.T for block in documents.blocks()], axis=1)
-    expected = np.sort(every, axis=1)[:, ::-1][:, :k]
+    queries = random_unit_vectors(options.queries, options.dim, -1 % 2**32)
+
+    # The first matrix product starts threads, whose stacks are not the search's memory.
+    top_k(queries[:1], next(documents.blocks()), 1)
+    seconds: list[float] = []
+    results: list[np.ndarray] = []
+
+    def search_in_rounds() -> None:
+        for _ in range(options.rounds):
+            start = time.perf_counter()
+            results[:] = top_k(queries, documents, options.k)
+            seconds.append(time.perf_counter() - start)
+
+    before, peak = command.peak_memory(search_in_rounds)
+    scores, positions = results
+
+    # A plain sort of all scores is affordable for a few queries only.
+    every = np.concatenate([queries[:CHECKED] @ block.T for block in documents.blocks()], axis=1)
+    expected = np.sort(every, axis=1)[:, ::-1][:, : options.k]
     return {
         "seconds": float(np.median(seconds)),
-        "memory_bytes": memory,
+        "memory_bytes": peak - before,
         "largest_error": float(np.abs(scores[:CHECKED] - expected).max()),
         "results": int(positions.size),
     }
 
 
-def measure(args: argparse.Namespace) -> Report:
-    if sys.platform != "linux":
-        raise RuntimeError(f"needs Linux's /proc, this is {sys.platform}")
-    context = multiprocessing.get_context("fork")  # quick, and its memory is reckoned from what it begins with
-    with tempfile.TemporaryDirectory(dir=args.folder, prefix="mose-topk-") as scratch:
-        folder = Path(scratch, "vectors")
-        write(folder, args.vectors, args.dim, args.shard_rows)
-        start = time.perf_counter()
-        open_store(folder)
-        checking = time.perf_counter() - start
-        with ProcessPoolExecutor(1, context) as process:
-            threads = torch.get_num_threads()
-            found = process.submit(search, folder, args.queries, args.k, args.rounds, threads).result()
-    return {
-        **found,
-        "checking_seconds": checking,
-        "vectors_bytes": 4 * args.vectors * args.dim,
-        "scores_bytes": 4 * args.vectors * args.queries,
-    }
-
-
-def render(report: Report) -> str:
-    settings = report["settings"]
-    rows = [
-        ["search", f"{report['seconds']:.2f} s"],
-        ["a query", f"{1000 * report['seconds'] / settings['queries']:.2f} ms"],
-        ["memory", f"{report['memory_bytes'] / 1e6:,.0f} MB"],
-        ["all vectors", f"{report['vectors_bytes'] / 1e6:,.0f} MB"],
-        ["all scores", f"{report['scores_bytes'] / 1e6:,.0f} MB"],
-        ["checking the shards", f"{report['checking_seconds']:.2f} s"],
-        ["largest error", f"{report['largest_error']:.1e}"],
-    ]
-    heading = f"{settings['vectors']:,} vectors of {settings['dim']}, {settings['queries']:,} queries, best"
-    return f"{heading} {settings['k']}\n" + table(["", ""], rows)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = new_parser("Time and peak memory of a search among many vectors on disk.", rounds=3)
-    for flag, default, what in (
-        ("--vectors", 1_000_000, "documents"),
-        ("--dim", 256, "their width"),
-        ("--queries", 1000, "queries, all at once"),
-        ("--k", 100, "documents wanted for each"),
-        ("--shard-rows", 4096, "documents per shard"),
-    ):
-        parser.add_argument(
-            flag, type=positive, default=default, metavar="N", help=f"{what} (default: {default})"
-        )
-    parser.add_argument(
-        "--folder",
-        type=Path,
-        default=Path("/var/tmp"),
-        help="where to put the vectors for the time of the run (default: %(default)s)",
-    )
-    return run(parser, measure, render, arguments)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ExactSearch().main())

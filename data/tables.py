@@ -32,6 +32,7 @@ def load_table(data: str | Path | Dataset, split: str, streaming: bool = False) 
         if split not in table:
             raise ValueError(f"dataset {str(data)!r}: split must be one of {', '.join(table)}, got {split!r}.")
         table = table[split]
+
     return load_table(table, split, streaming) if isinstance(table, Dataset) else table
 
 
@@ -71,9 +72,25 @@ def rename_columns(table: Dataset, mapping: Mapping[str, str]) -> Dataset:
     return table.remove_columns(replaced).rename_columns(present)
 
 
+def match_columns(name: str, table: Dataset, *shapes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the first of `shapes` whose columns the table has.
+
+    Raises:
+        ValueError: the table has the columns of none.
+    """
+    for shape in shapes:
+        if set(shape) <= set(table.column_names):
+            return shape
+    expected, existing = "; or ".join(map(", ".join, shapes)), ", ".join(table.column_names)
+    raise ValueError(
+        f"{name} must have the columns {expected}; it has {existing}. Rename them with column_mapping."
+    )
+
+
 def _read_table(path: Path, name: str, split: str, streaming: bool) -> Dataset | IterableDataset | DatasetDict:
     if path.is_dir() and ((path / "state.json").exists() or (path / "dataset_dict.json").exists()):
         return load_from_disk(str(path))
+    # Neither a file nor named like one: a folder or a Hub id.
     if path.suffix not in _BUILDERS and not path.is_file():
         return load_dataset(name, split=split, streaming=streaming)
 

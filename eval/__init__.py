@@ -1,6 +1,6 @@
-"""Measuring a MoSE at every exit: metrics, encoding of corpora, peers to compare with, the report.
+"""Evaluation of a MoSE at every exit: metrics, benchmark tasks, baselines, costs, and the report.
 
-Knows nothing of training. The names below are loaded on first use, so that `--help` needs no torch.
+The names below are loaded on first use, so that importing this package needs no torch.
 """
 
 import importlib
@@ -11,7 +11,7 @@ _HOMES = {
     "NoExitFits": "mose.eval.choose",
     "RetrievalSet": "mose.data.retrieval.retrieval_set",
     "choose_exit": "mose.eval.choose",
-    "classify": "mose.eval.classification",
+    "classify_pairs": "mose.eval.classification",
     "encode": "mose.inference.encoding",
     "encode_corpus": "mose.inference.corpus",
     "evaluate": "mose.eval.retrieval",
@@ -19,9 +19,9 @@ _HOMES = {
     "flops_per_token": "mose.eval.costs",
     "get_task": "mose.eval.tasks",
     "intervals": "mose.eval.significance",
-    "load_classifier": "mose.eval.classification",
-    "load_model": "mose.inference.encoders",
-    "load_peer": "mose.eval.baselines",
+    "load_baseline": "mose.eval.baselines",
+    "load_model": "mose.inference.loading",
+    "load_pair_classifier": "mose.eval.classification",
     "load_retrieval_set": "mose.data.retrieval.retrieval_set",
     "load_task": "mose.eval.tasks",
     "markdown": "mose.eval.report",
@@ -32,7 +32,7 @@ _HOMES = {
     "summarize": "mose.eval.tasks",
     "terminal": "mose.eval.report",
     "top_k": "mose.eval.topk",
-    "write_card": "mose.eval.model_index",
+    "update_card": "mose.eval.model_index",
 }
 __all__ = sorted(_HOMES)
 

@@ -1,45 +1,37 @@
-"""`python -m mose.eval`: measure a MoSE, print what was measured.
+"""`python -m mose.eval`, also `mose eval`: measure a MoSE at its exits, and work with the report.
 
-Exit code 0 on success, 2 on bad arguments, 1 on a failure that is named on stderr, 130 when interrupted. Each
-command is a file of `mose.eval.commands`.
+Each command is a module of `mose.eval.commands`, imported only when it is called.
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
 
-from mose.eval.commands import card, choose, codexglue, encode, plot, retrieval, run, table, tasks
-from mose.eval.commands.shared import ArgumentError
+from mose.utils.command_line import Command, run_subcommand
 
-COMMANDS = (retrieval, run, tasks, table, plot, choose, card, encode, codexglue)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(["tasks"] if arguments == ["--list"] else arguments)
-    try:
-        options.run(options)
-    except ArgumentError as error:
-        print(f"mose.eval: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("mose.eval: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:  # the loaders of models and data raise what they like
-        print(f"mose.eval: {str(error) or type(error).__name__}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mose.eval",
-        description="Measure a MoSE at its exits.",
-        epilog="`python -m mose.eval --list` lists the benchmarks, as `tasks` does.",
+COMMANDS = {
+    name: Command(f"mose.eval.commands.{name}", help_text)
+    for name, help_text in (
+        ("retrieval", "measure retrieval on sets in the BEIR layout, per exit, beside baselines"),
+        ("run", "measure on benchmarks by name"),
+        ("tasks", "list the benchmarks (also as --list)"),
+        ("table", "print a stored report as markdown"),
+        ("plot", "draw a stored report"),
+        ("choose", "choose an exit by a stored report"),
+        ("card", "put a stored report's figures into a model card"),
+        ("encode", "embed a corpus of any size, at all exits in one pass"),
+        ("codexglue", "score files of answers and predictions as CodeXGLUE's evaluators do"),
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add(commands)
-    return parser
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--list"]:
+        words = ["tasks"]
+    return run_subcommand(
+        "mose eval", "Measure a MoSE at its exits. `mose eval --list` lists the benchmarks.", COMMANDS, words
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Clone detection at every exit: pairs through a classifier; precision, recall and F1 of the clones."""
+"""Clone detection at every exit: classify pairs of functions; report precision, recall and F1 of the clones."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,64 +10,67 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from mose.eval.tasks.base import PairSet
-from mose.inference.encoders import default_device, find_exits
-from mose.inference.encoding import TOKEN_BUDGETS, inference, token_limit, wanted_exits
+from mose.inference.encoding import default_token_budget, inference_context, token_limit
+from mose.inference.loading import default_device, load_mose_config, resolve_exit_layers
 from mose.tokenization.pairs import join_pair
 
-#: What a classifier may call the clones, in lower case; the first is what `train_hf.py classify` calls them.
+#: Labels of the clone class, in lower case. The first is the label that `train_hf.py classify` writes.
 CLONE_LABELS = ("1", "true", "clone", "label_1")
 
 
-def load_classifier(
+def load_pair_classifier(
     source: str, exit_layers: Sequence[int] | None = None, device: str | None = None
 ) -> tuple[Any, Any, tuple[int, ...]]:
-    """A MoSE with classification heads, in float32, as deep as the wanted exits need, and its tokenizer.
+    """Load a MoSE with classification heads in float32, only as deep as the requested exits need.
 
     Args:
-        source, exit_layers, device: as for `mose.eval.retrieval.load_model`.
+        source: folder or Hub id.
+        exit_layers: exits to use; None means all.
+        device: device of the model; None means a GPU if there is one.
+
+    Returns:
+        Model in evaluation mode, tokenizer, and the requested exits.
 
     Raises:
-        ValueError: no MoSE, an exit that it does not have, or no trained classifier at a wanted exit.
-        OSError: nothing to load there.
+        ValueError: not a MoSE, an exit that it does not have, or no trained classifier at a requested exit.
+        OSError: there is no model at `source`.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer  # slow to import
 
-    wanted = find_exits(source, exit_layers)
+    exits = resolve_exit_layers(load_mose_config(source), exit_layers)
     model, info = AutoModelForSequenceClassification.from_pretrained(
         source,
         trust_remote_code=True,
-        exit_layer=wanted[-1],
+        exit_layer=exits[-1],
         dtype=torch.float32,
         output_loading_info=True,
     )
-    untrained = [k for k in wanted if any(f"classifiers.{k}." in name for name in info["missing_keys"])]
+
+    missing = info["missing_keys"]
+    untrained = [k for k in exits if any(f"classifiers.{k}." in name for name in missing)]
     if untrained:
-        raise ValueError(
-            f"it has no trained classifier at exit {', '.join(map(str, untrained))}; "
-            "`train_hf.py classify` makes a model that has one"
-        )
+        message = f"it has no trained classifier at exit {', '.join(map(str, untrained))}"
+        raise ValueError(f"{message}. Train one with `train_hf.py classify`.")
     clone_class(model.config)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
-    return model.to(device or default_device()).eval(), tokenizer, wanted
+    return model.to(device or default_device()).eval(), tokenizer, exits
 
 
 def clone_class(config: Any) -> int:
-    """The class of a classifier that means clone, by its label.
+    """Return the class of a classifier that means clone, found by its label.
 
     Raises:
-        ValueError: more than two classes, or none with such a label.
+        ValueError: not two classes, or none with a label of `CLONE_LABELS`.
     """
     classes = {str(name).lower(): int(number) for number, name in config.id2label.items()}
-    found = [classes[label] for label in CLONE_LABELS if label in classes]
-    if len(classes) != 2 or not found:
-        raise ValueError(
-            f"its classes are {', '.join(map(str, config.id2label.values()))}: there must be two, one of them "
-            f"called {', '.join(CLONE_LABELS)}"
-        )
-    return found[0]
+    clones = [classes[label] for label in CLONE_LABELS if label in classes]
+    if len(classes) != 2 or not clones:
+        allowed, actual = ", ".join(CLONE_LABELS), ", ".join(map(str, config.id2label.values()))
+        raise ValueError(f"id2label must name two classes, one of them {allowed}; got {actual}")
+    return clones[0]
 
 
-def classify(
+def classify_pairs(
     model: Any,
     tokenizer: Any,
     data: PairSet,
@@ -77,70 +80,88 @@ def classify(
     dtype: torch.dtype | None = None,
     progress: bool = False,
 ) -> dict[int, np.ndarray]:
-    """Which pairs each exit takes for clones, all exits from one pass.
+    """Return each exit's predictions for pairs of functions. All exits are computed in one pass.
 
     Args:
-        model, tokenizer: as `load_classifier` gives them.
+        model: from `load_pair_classifier`.
+        tokenizer: from `load_pair_classifier`.
         data: at least one pair.
-        exit_layers: None means all that the model has built.
-        max_length: tokens after which a pair is cut off, see `mose.tokenization.pairs`; None means as many as
-            model and tokenizer allow.
-        token_budget, dtype, progress: as for `mose.inference.encoding.encode`.
+        exit_layers: exits to use; None means all that are built.
+        max_length: tokens after which a pair is truncated; None means the limits of model and tokenizer.
+        token_budget: maximum number of tokens in a batch; None means the default of the model's device.
+        dtype: compute type, by autocast; None means the type of the weights.
+        progress: show a bar on stderr.
 
     Returns:
-        exit → (pairs,) int64, 1 where the greatest logit is that of the clones, in the order of the pairs.
+        exit -> (pairs,) int64: 1 if the largest logit is that of the clone class, else 0.
 
     Raises:
-        ValueError: an exit that the model does not have, a `max_length` without room for a pair.
-        FloatingPointError: a logit is NaN: the weights are broken.
+        ValueError: an exit that is not built, or a `max_length` too small for a pair.
+        FloatingPointError: a logit is NaN, because the weights are broken.
     """
-    exits, clone = wanted_exits(model.config, exit_layers), clone_class(model.config)
+    exits, clone = resolve_exit_layers(model.config, exit_layers), clone_class(model.config)
     reached = [k for k in model.config.built_exit_layers if k <= exits[-1]]
     limit = token_limit(model, tokenizer, max_length)
-    budget = token_budget or TOKEN_BUDGETS[model.device.type != "cpu"]
-    # Functions recur in many pairs: each is tokenized once. None can fill more than the whole input.
-    functions = list(data.functions)
-    ids = tokenizer(functions, add_special_tokens=False, truncation=True, max_length=limit)["input_ids"]
-    lengths = [min(len(ids[first]) + len(ids[second]), limit) for first, second in data.pairs]
-    order = sorted(range(len(lengths)), key=lambda at: -lengths[at])
+    budget = token_budget or default_token_budget(model.device)
+    # Functions occur in many pairs, so each is tokenized once. None can fill more than the whole input.
+    ids = tokenizer(list(data.functions), add_special_tokens=False, truncation=True, max_length=limit)[
+        "input_ids"
+    ]
     result = {k: np.empty(len(data.pairs), dtype=np.int64) for k in exits}
-    with inference(model, dtype), tqdm(total=len(order), unit=" pairs", disable=not progress) as bar:
-        start = 0
-        while start < len(order):
-            rows = order[start : start + max(1, budget // (lengths[order[start]] + 3))]
-            start += len(rows)
+
+    with inference_context(model, dtype), tqdm(total=len(data.pairs), unit=" pairs", disable=not progress) as bar:
+        for rows in _length_sorted_batches(ids, data.pairs, limit, budget):
             pairs = [join_pair(tokenizer, ids[a], ids[b], limit) for a, b in data.pairs[rows]]
-            for k, logits in zip(reached, _forward(model, tokenizer, pairs, exits[-1]), strict=True):
+            every_exit = _pair_logits(model, tokenizer, pairs, exits[-1])
+
+            for k, logits in zip(reached, every_exit, strict=True):
                 if k in result:
                     if bool(logits.isnan().any()):
-                        raise FloatingPointError(f"{model.name_or_path}: NaN at exit {k}; its weights are broken")
+                        message = f"{model.name_or_path}: logits must not be NaN, got NaN at exit {k}"
+                        raise FloatingPointError(f"{message}. The weights are broken; load others.")
                     result[k][rows] = (logits.argmax(dim=-1) == clone).long().cpu().numpy()
             bar.update(len(rows))
     return result
 
 
-def _forward(model: Any, tokenizer: Any, pairs: list[list[int]], deepest: int) -> tuple[torch.Tensor, ...]:
-    tensors = [torch.tensor(pair) for pair in pairs]
+def _length_sorted_batches(
+    ids: Sequence[Sequence[int]], pairs: np.ndarray, limit: int, token_budget: int
+) -> Iterator[list[int]]:
+    """Yield positions of pairs, longest first, in batches within the token budget."""
+    lengths = [min(len(ids[first]) + len(ids[second]), limit) for first, second in pairs]
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    start = 0
+    while start < len(order):
+        # The first pair is the longest of the rest. It has three special tokens.
+        rows = order[start : start + max(1, token_budget // (lengths[order[start]] + 3))]
+        start += len(rows)
+        yield rows
+
+
+def _pair_logits(model: Any, tokenizer: Any, pairs: list[list[int]], deepest: int) -> tuple[torch.Tensor, ...]:
+    """Return the (pairs, 2) logits of every exit up to `deepest`."""
+    rows = [torch.tensor(pair) for pair in pairs]
     padding = tokenizer.pad_token_id or 0
     batch = {
-        "input_ids": pad_sequence(tensors, batch_first=True, padding_value=padding),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True),
+        "input_ids": pad_sequence(rows, batch_first=True, padding_value=padding),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
     }
     batch = {key: tensor.to(model.device, non_blocking=True) for key, tensor in batch.items()}
     return model(**batch, exit_layer=deepest, output_all_exits=True).exit_logits
 
 
 def scores(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """`f1`, `precision` and `recall` of class 1; 0 where one of them is not defined.
+    """Return `f1`, `precision` and `recall` of class 1; an undefined score is 0.
 
     Args:
-        labels, predictions: (pairs,) of 0 and 1.
+        labels: (pairs,) of 0 and 1.
+        predictions: (pairs,) of 0 and 1.
 
     Raises:
-        ValueError: none, or not as many of one as of the other.
+        ValueError: no pairs, or a different number of labels and predictions.
     """
     if not len(labels):
-        raise ValueError("no pairs: the scores of none are not defined")
+        raise ValueError("no pairs: their scores are undefined. Pass at least one.")
     precision, recall, f1, _ = precision_recall_fscore_support(
         labels, predictions, average="binary", zero_division=0
     )
@@ -156,17 +177,18 @@ def evaluate_pairs(
     dtype: torch.dtype | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """A report like that of `mose.eval.retrieval.evaluate`: "queries" counts pairs, "documents" functions.
+    """Return a report like that of `mose.eval.retrieval.evaluate`, with an empty "speed".
 
-    Arguments as for `classify`; the report's "speed" is empty.
+    "queries" is the number of pairs and "documents" the number of functions. For the arguments see
+    `classify_pairs`.
     """
     report: dict[str, Any] = {"sets": {}, "speed": {}}
     for data in sets:
-        found = classify(model, tokenizer, data, exit_layers, max_length, dtype=dtype, progress=progress)
+        exits = classify_pairs(model, tokenizer, data, exit_layers, max_length, dtype=dtype, progress=progress)
         report["sets"][data.name] = {
             "queries": len(data.pairs),
             "documents": len(data.functions),
-            "exits": {str(k): scores(data.labels, predictions) for k, predictions in found.items()},
+            "exits": {str(k): scores(data.labels, predictions) for k, predictions in exits.items()},
             "peers": {},
         }
     return report

@@ -1,7 +1,7 @@
 """Files in the formats of CodeXGLUE's evaluators (Lu et al., 2021, arXiv 2102.04664), scored as they score them.
 
-For comparing with published predictions, and for handing in one's own. Their evaluators round to four digits;
-these functions do not.
+Use them to compare with published predictions or to check your own before a submission. CodeXGLUE's evaluators
+round to four digits; these functions do not.
 """
 
 from collections import defaultdict
@@ -16,119 +16,124 @@ from mose.eval import metrics
 from mose.eval.classification import scores
 from mose.eval.tasks.base import cell
 
-#: A rank behind all others, for what a prediction leaves out.
-UNFOUND = np.iinfo(np.int64).max
+#: Rank of a relevant document that the prediction does not contain.
+MISSING_RANK = np.iinfo(np.int64).max
 
 
 def advtest(answers: str | Path, predictions: str | Path) -> dict[str, float]:
-    """MRR of AdvTest.
+    """Return the MRR of AdvTest.
 
     Args:
-        answers: one object a line with `url` (of the query) and `idx` (of its code), such as test.jsonl itself.
+        answers: one object per line with `url` (of the query) and `idx` (of its code), such as test.jsonl itself.
         predictions: `url` and `answers`, the codes' `idx` from best to worst.
 
     Raises:
-        FileNotFoundError: one of the files is not there.
-        RetrievalSetError: a malformed line, an id twice, a query without prediction.
+        FileNotFoundError: one of the files does not exist.
+        RetrievalSetError: a malformed line, an id that occurs twice, or a query without prediction.
     """
-    expected = _by_key(answers, "url", "idx")
-    found = _by_key(predictions, "url", "answers")
-    ranks = [_ranks([code], _of(found, query, predictions)) for query, code in expected.items()]
+    expected = _read_column(answers, "url", "idx")
+    predicted = _read_column(predictions, "url", "answers")
+    ranks = [
+        _answer_ranks([code], _prediction(predicted, query, predictions)) for query, code in expected.items()
+    ]
     return {"mrr": metrics.mrr(ranks)}
 
 
 def poj104(answers: str | Path, predictions: str | Path) -> dict[str, float]:
-    """MAP@R of POJ-104.
+    """Return the MAP@R of POJ-104.
 
     Args:
-        answers: `index` and `answers` (the other programs of the same problem); or the programs themselves with
-            `index` and `label`, from which those are made, as `extract_answers.py` does.
+        answers: `index` and `answers` (the other programs of the same problem). Or the programs with `index` and
+            `label`, from which the answers follow, as in `extract_answers.py`.
         predictions: `index` and `answers`, from best to worst, at least as many as there are relevant ones.
 
     Raises:
-        FileNotFoundError: one of the files is not there.
-        RetrievalSetError: a malformed line, an id twice, a program without prediction or with too short a one.
+        FileNotFoundError: one of the files does not exist.
+        RetrievalSetError: a malformed line, an id that occurs twice, or a program without prediction or with too
+            few answers.
     """
-    rows = _rows(answers)
+    rows = list(json_rows(_existing(answers)))
     labelled = bool(rows) and "label" in rows[0][1]
-    expected = _same_label(rows) if labelled else _by_key(answers, "index", "answers")
-    found = _by_key(predictions, "index", "answers")
+    expected = _same_label(rows) if labelled else _read_column(answers, "index", "answers")
+    predicted = _read_column(predictions, "index", "answers")
     ranks = []
+
     for program, relevant in expected.items():
-        ranking = _of(found, program, predictions)
-        if len(set(ranking)) < len(relevant):
-            raise RetrievalSetError(
-                f"{predictions}: {len(set(ranking))} answers for {program!r}, though {len(relevant)} are relevant"
-            )
-        ranks.append(_ranks(relevant, ranking))
+        ranking = _prediction(predicted, program, predictions)
+        count = len(set(ranking))
+        if count < len(relevant):
+            message = f"answers for {program!r} must be at least {len(relevant)} (its relevant programs)"
+            raise RetrievalSetError(f"{predictions}: {message}, got {count}")
+        ranks.append(_answer_ranks(relevant, ranking))
     return {"map@r": metrics.map_at_r(ranks)}
 
 
 def bigclonebench(answers: str | Path, predictions: str | Path) -> dict[str, float]:
-    """F1, precision and recall of BigCloneBench.
+    """Return F1, precision and recall of BigCloneBench.
 
     Args:
-        answers, predictions: lines of two ids and 0 or 1, between white space.
+        answers: lines of two ids and 0 or 1, separated by white space.
+        predictions: lines alike.
 
     Raises:
-        FileNotFoundError: one of the files is not there.
-        RetrievalSetError: a malformed line, a pair without prediction.
+        FileNotFoundError: one of the files does not exist.
+        RetrievalSetError: a malformed line, or a pair without prediction.
     """
-    expected, found = _labels(answers), _labels(predictions)
-    missing = [pair for pair in expected if pair not in found]
+    expected, predicted = _read_labels(answers), _read_labels(predictions)
+    missing = [pair for pair in expected if pair not in predicted]
     if missing:
         raise RetrievalSetError(f"{predictions}: no prediction for the pair {' '.join(missing[0])}")
-    return scores(np.array(list(expected.values())), np.array([found[pair] for pair in expected]))
+    return scores(np.array(list(expected.values())), np.array([predicted[pair] for pair in expected]))
 
 
-#: Task → what scores its files.
+#: Task -> the function that scores its files.
 EVALUATORS = {"advtest": advtest, "poj104": poj104, "bigclonebench": bigclonebench}
 
 
-def _rows(path: str | Path) -> list[Row]:
+def _existing(path: str | Path) -> Path:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    return list(json_rows(Path(path)))
+    return Path(path)
 
 
-def _by_key(path: str | Path, key: str, value: str) -> dict[str, Any]:
+def _read_column(path: str | Path, key: str, value: str) -> dict[str, Any]:
+    """Return the `value` of every row by its `key`."""
     table: dict[str, Any] = {}
-    for where, row in _rows(path):
-        name = str(cell(where, row, key))
+    for location, row in json_rows(_existing(path)):
+        name = str(cell(location, row, key))
         if name in table:
-            raise RetrievalSetError(f"{where}: {key} {name!r} stands there twice")
-        table[name] = cell(where, row, value)
+            raise RetrievalSetError(f"{location}: {key} {name!r} occurs twice")
+        table[name] = cell(location, row, value)
     return table
 
 
-def _of(found: Mapping[str, Any], key: str, path: str | Path) -> Sequence[Any]:
-    if key not in found:
+def _prediction(predicted: Mapping[str, Any], key: str, path: str | Path) -> Sequence[Any]:
+    if key not in predicted:
         raise RetrievalSetError(f"{path}: no prediction for {key!r}")
-    return found[key]
+    return predicted[key]
 
 
-def _ranks(relevant: Sequence[Any], ranking: Sequence[Any]) -> np.ndarray:
-    place: dict[str, int] = {}
+def _answer_ranks(relevant: Sequence[Any], ranking: Sequence[Any]) -> np.ndarray:
+    ranks: dict[str, int] = {}
     for rank, key in enumerate(ranking, 1):
-        place.setdefault(str(key), rank)
-    return np.array([place.get(str(key), UNFOUND) for key in relevant], dtype=np.int64)
+        ranks.setdefault(str(key), rank)  # a repeated answer counts where it first occurs
+    return np.array([ranks.get(str(key), MISSING_RANK) for key in relevant], dtype=np.int64)
 
 
 def _same_label(rows: Sequence[Row]) -> dict[str, list[str]]:
-    labels = {str(cell(where, row, "index")): str(cell(where, row, "label")) for where, row in rows}
+    """Return program -> the other programs with its label."""
+    labels = {str(cell(location, row, "index")): str(cell(location, row, "label")) for location, row in rows}
     members: dict[str, list[str]] = defaultdict(list)
     for key, label in labels.items():
         members[label].append(key)
     return {key: [other for other in members[label] if other != key] for key, label in labels.items()}
 
 
-def _labels(path: str | Path) -> dict[tuple[str, str], int]:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+def _read_labels(path: str | Path) -> dict[tuple[str, str], int]:
     labels: dict[tuple[str, str], int] = {}
-    for where, line in lines(Path(path)):
-        parts = line.split()
-        if len(parts) != 3 or parts[2] not in ("0", "1"):
-            raise RetrievalSetError(f"{where}: must be two ids and 0 or 1, not {line!r:.60}")
-        labels[parts[0], parts[1]] = int(parts[2])
+    for location, line in lines(_existing(path)):
+        columns = line.split()
+        if len(columns) != 3 or columns[2] not in ("0", "1"):
+            raise RetrievalSetError(f"{location}: must be two ids and 0 or 1, got {line!r:.60}")
+        labels[columns[0], columns[1]] = int(columns[2])
     return labels

@@ -1,24 +1,24 @@
-"""What an exit costs, whatever machine it runs on: parameters, memory for them, FLOPs per token."""
+"""Costs of an exit that do not depend on the machine: parameters, their memory, FLOPs per token."""
 
 import copy
 from typing import Any
 
 import torch
 
-from mose.eval.baselines import SentenceTransformerPeer
+from mose.eval.baselines import SentenceTransformerBaseline
 from mose.inference.encoders import MoSEEncoder
 
-FLOPS_TOKENS = 256  # length of the sequence whose FLOPs are shared out among its tokens
+#: Length of the sequence for which a report counts FLOPs.
+FLOPS_TOKENS = 256
 
 
 def flops_per_token(config: Any, exit_layer: int, tokens: int = FLOPS_TOKENS) -> float:
-    """Floating-point operations of the matrix products of one forward pass to an exit, over its tokens.
+    """Return the floating-point operations of a forward pass to an exit, divided by its tokens.
 
-    A multiplication and an addition count as two, as everywhere. With hidden size h, key-value width g, MLP
-    width m and T tokens, a block takes 2h(2h + 2g) for its projections, 4hT for scores and mixing, 4hm for the
-    MLP; an exit takes 2h for the weighted mean, 2h²/T for the projection of the one vector that comes of it, and
-    a gate of width d that sees c tokens 2hcd + 4d. Softmax, norms, activations and the embedding's look-up are
-    no matrix products.
+    Counts matrix products only, a multiplication and an addition as two. With hidden size h, key-value width g,
+    MLP width m and T tokens, a block takes 2h(2h + 2g) for its projections, 4hT for attention and 4hm for the
+    MLP. An exit takes 2h for the weighted mean and 2h²/T for the projection of the pooled vector. A gate of
+    width d and kernel size c takes 2hcd + 4d.
 
     Args:
         config: a `MoSEConfig`.
@@ -29,6 +29,8 @@ def flops_per_token(config: Any, exit_layer: int, tokens: int = FLOPS_TOKENS) ->
     key_value = config.num_key_value_heads * (hidden // config.num_attention_heads)
     projections = 2 * hidden * (2 * hidden + 2 * key_value)
     block = projections + 4 * hidden * tokens + 4 * hidden * config.intermediate_size
+
+    # With two layers, every token is projected before pooling; with one, only the pooled vector.
     every_token = config.projection_layers == 2 and config.pooling != "cls"
     projection = config.projection_layers * 2 * hidden * hidden
     head = projection if every_token else projection / tokens
@@ -40,20 +42,22 @@ def flops_per_token(config: Any, exit_layer: int, tokens: int = FLOPS_TOKENS) ->
 
 
 def parameters(model: Any, exit_layer: int) -> int:
-    """How many parameters a model has that is loaded at an exit: embeddings, blocks, and the exits up to it."""
+    """Return the number of parameters of a model loaded at an exit: embeddings, blocks, and exits up to it."""
     config = copy.deepcopy(model.config)
     config.exit_layer = exit_layer
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in type(model)(config).parameters())
 
 
-def costs(encoder: MoSEEncoder | SentenceTransformerPeer) -> dict[str, dict[str, float]]:
-    """Key → `parameters`, `memory_mb` and `flops_per_token` (at `FLOPS_TOKENS` tokens).
+def costs(encoder: MoSEEncoder | SentenceTransformerBaseline) -> dict[str, dict[str, float]]:
+    """Return key -> `parameters`, `memory_mb` and `flops_per_token`.
 
-    `memory_mb` is what the weights take in the type that they are loaded in, in 10⁶ bytes.
+    `memory_mb` is the size of the loaded weights in 10⁶ bytes. FLOPs are for `FLOPS_TOKENS` tokens; they are
+    missing for a baseline without a text model.
     """
-    found: dict[str, dict[str, float]] = {}
-    weight = next(encoder.model.parameters()).element_size()
+    figures: dict[str, dict[str, float]] = {}
+    bytes_each = next(encoder.model.parameters()).element_size()
+
     for key in encoder.keys:
         if isinstance(encoder, MoSEEncoder):
             count = parameters(encoder.model, int(key))
@@ -61,24 +65,26 @@ def costs(encoder: MoSEEncoder | SentenceTransformerPeer) -> dict[str, dict[str,
         else:
             count = sum(parameter.numel() for parameter in encoder.model.parameters())
             flops = counted_flops_per_token(encoder)
-        found[key] = {"parameters": count, "memory_mb": count * weight / 1e6}
+
+        figures[key] = {"parameters": count, "memory_mb": count * bytes_each / 1e6}
         if flops is not None:
-            found[key]["flops_per_token"] = flops
-    return found
+            figures[key]["flops_per_token"] = flops
+    return figures
 
 
-def counted_flops_per_token(peer: SentenceTransformerPeer, tokens: int = FLOPS_TOKENS) -> float | None:
-    """The same of a sentence-transformers model, counted by torch; None where it has no text model.
+def counted_flops_per_token(baseline: SentenceTransformerBaseline, tokens: int = FLOPS_TOKENS) -> float | None:
+    """Return the FLOPs per token of a sentence-transformers model, counted by torch; None without a text model.
 
-    The sequence is no longer than the model takes.
+    The sequence is truncated to the model's maximum length.
     """
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import
 
-    transformer = getattr(peer.model[0], "auto_model", None)
+    transformer = getattr(baseline.model[0], "auto_model", None)
     if transformer is None:
         return None
-    tokens = min(tokens, peer.model.max_seq_length or tokens)
-    ids = torch.ones(1, tokens, dtype=torch.long, device=peer.device)
+
+    tokens = min(tokens, baseline.model.max_seq_length or tokens)
+    ids = torch.ones(1, tokens, dtype=torch.long, device=baseline.device)
     attention = transformer.config._attn_implementation
     transformer.set_attn_implementation("eager")  # torch does not count the fused kernels of a CPU
     try:

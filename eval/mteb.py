@@ -1,17 +1,18 @@
-"""A MoSE at one exit for MTEB (Muennighoff et al., 2023, arXiv 2210.07316), by MTEB's own interface.
+"""A MoSE at one exit for MTEB (Muennighoff et al., 2023, arXiv 2210.07316), through MTEB's own interface.
 
     import mteb
     from mose.eval.mteb import MoSEEncoder
 
     results = mteb.evaluate(MoSEEncoder("owner/name", exit_layer=2), mteb.get_tasks(["CosQA"]))
 
-Needs the optional dependency: `pip install -c constraints.txt -e ".[mteb]"` in a clone.
+Needs the extra `mteb`: `pip install 'mose[mteb]'`.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import numpy as np
 import torch
 from mteb.abstasks.retrieval import AbsTaskRetrieval
@@ -22,14 +23,14 @@ from mteb.types import PromptType
 
 from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.eval.tasks.coir import ENTRIES, SUBSET
-from mose.inference.encoders import load_model
 from mose.inference.encoding import encode
+from mose.inference.loading import load_model
 from mose.tokenization.prompts import UNKNOWN_LANGUAGE, prompt_for
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-#: MTEB's names of CoIR's tasks, whose queries and documents `mose.eval.tasks.coir` tells apart.
+#: MTEB's name of a CoIR task -> its entry in `mose.eval.tasks.coir`, which defines what is text and what is code.
 COIR = {
     "AppsRetrieval": "apps",
     "CosQA": "cosqa",
@@ -44,22 +45,23 @@ COIR = {
 }
 
 
-class MoSEEncoder(AbsEncoder):
-    """What MTEB calls an encoder.
+class MTEBEncoder(AbsEncoder):
+    """An MTEB encoder for one exit of a MoSE; also importable as `MoSEEncoder`.
 
     Args:
         model_name: folder or Hub id of a MoSE.
-        revision: what MTEB's results should say of the version; the files are those that `model_name` leads to.
-        device: where it runs; None means a GPU where there is one.
-        exit_layer: the exit to measure; None means the deepest.
-        max_length: tokens, prompt included, after which a text is cut off; None means what the model allows.
+        revision: version to name in MTEB's results. It does not select files.
+        device: device of the model; None means a GPU if there is one.
+        exit_layer: exit to measure; None means the deepest.
+        max_length: tokens, prompt included, after which a text is truncated; None means the model's limit.
         dtype: compute type, by autocast; None means float32.
-        prompts: instructions in place of the model's own, under MTEB's keys: `query`, `document`, a task's name,
-            or `NAME-query`. The model's own: text or code by what the task is about, see `language`.
+        prompts: prompts instead of the model's own, under MTEB's keys: `query`, `document`, a task's name, or
+            `NAME-query`. The model's own prompt depends on the task, see `text_language`.
+        kwargs: ignored; MTEB passes more than it documents.
 
     Raises:
-        ValueError: no MoSE, or an exit that it does not have.
-        OSError: nothing to load there.
+        ValueError: not a MoSE, or an exit that it does not have.
+        OSError: there is no model.
     """
 
     def __init__(
@@ -74,12 +76,12 @@ class MoSEEncoder(AbsEncoder):
         prompts: Mapping[str, str] | None = None,
         **kwargs: Any,
     ):
-        wanted = None if exit_layer is None else [exit_layer]
-        self.model, self.tokenizer, exits = load_model(model_name, wanted, device)
+        requested = None if exit_layer is None else [exit_layer]
+        self.model, self.tokenizer, exits = load_model(model_name, requested, device)
         self.exit_layer = exits[-1]
         self.max_length, self.dtype = max_length, dtype
         self.model_prompts: dict[str, str] = dict(prompts or {})
-        self.mteb_model_meta = _meta(model_name, revision, self.model, self.exit_layer)
+        self.mteb_model_meta = _model_meta(model_name, revision, self.model, self.exit_layer)
 
     def encode(
         self,
@@ -91,62 +93,51 @@ class MoSEEncoder(AbsEncoder):
         prompt_type: PromptType | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """(texts, dim) float32, unit rows, in the order of the batches' texts."""
+        """Return (texts, dim) float32, rows of unit norm, in the order of the batches' texts."""
         texts = [text for batch in inputs for text in batch["text"]]
         prompt = self.prompt(task_metadata, hf_subset, prompt_type)
         progress = bool(kwargs.get("show_progress_bar", False))
-        found = encode(
-            self.model,
-            self.tokenizer,
-            texts,
-            [self.exit_layer],
-            prompt,
-            self.max_length,
-            dtype=self.dtype,
-            progress=progress,
-        )
-        return found[self.exit_layer]
+
+        options: dict[str, Any] = {"max_length": self.max_length, "dtype": self.dtype, "progress": progress}
+        embeddings = encode(self.model, self.tokenizer, texts, [self.exit_layer], prompt, **options)
+        return embeddings[self.exit_layer]
 
     def prompt(self, task_metadata: TaskMetadata, hf_subset: str, prompt_type: PromptType | None) -> str:
-        """The instruction in front of every text of this kind: the caller's, or else the model's own."""
+        """Return the prompt of every text of this kind: the caller's if there is one, else the model's own."""
         name = get_prompt_name(self.model_prompts, task_metadata, prompt_type)
         if name is not None:
             return self.model_prompts[name]
-        return prompt_for(language(task_metadata, hf_subset, prompt_type), prompt_type == PromptType.query)
+        return prompt_for(text_language(task_metadata, hf_subset, prompt_type), prompt_type == PromptType.query)
 
 
-def language(task_metadata: TaskMetadata, hf_subset: str, prompt_type: PromptType | None) -> str:
-    """What the texts are written in: "en" for natural language, or the programming language.
+#: The documented name.
+MoSEEncoder = MTEBEncoder
 
-    CoIR's tasks are known. Of others, queries of retrieval are taken for text, and everything else for code where
-    the task's languages name code: in that language if there is one alone, or if the subset names it.
+
+def text_language(task_metadata: TaskMetadata, hf_subset: str, prompt_type: PromptType | None) -> str:
+    """Return the language of a task's texts: "en" for natural language, or the programming language.
+
+    CoIR's tasks are known. In other tasks, queries of retrieval are text. The rest is code if the task's
+    languages name code: in that language if it is the only one, otherwise in an unknown language.
     """
-    code = [
-        one.removesuffix("-Code")
-        for one in _languages(task_metadata.eval_langs, hf_subset)
-        if one.endswith("-Code")
-    ]
     if task_metadata.name in COIR and prompt_type is not None:
         entry = ENTRIES[COIR[task_metadata.name]]
         kind = entry.queries if prompt_type == PromptType.query else entry.documents
         return hf_subset if kind == SUBSET else kind
+
+    names = task_metadata.eval_langs
+    names = names.get(hf_subset, []) if isinstance(names, Mapping) else names
+    code = [name.removesuffix("-Code") for name in names if name.endswith("-Code")]
     if prompt_type == PromptType.query or not code:
         return "en"
     return code[0] if len(code) == 1 else UNKNOWN_LANGUAGE
 
 
-def _languages(eval_langs: Any, hf_subset: str) -> list[str]:
-    if isinstance(eval_langs, Mapping):
-        return list(eval_langs.get(hf_subset, []))
-    return list(eval_langs)
-
-
-def _meta(name: str, revision: str | None, model: Any, exit_layer: int) -> ModelMeta:
-    """What MTEB writes beside the results; the exit sets those of one model apart."""
-    shown = f"local/{Path(name).resolve().name}" if Path(name).is_dir() else name
+def _model_meta(name: str, revision: str | None, model: Any, exit_layer: int) -> ModelMeta:
+    """Return what MTEB writes beside the results. The exit tells the results of one model apart."""
     return ModelMeta(
         loader=None,
-        name=shown,
+        name=f"local/{Path(name).resolve().name}" if Path(name).is_dir() else name,
         revision=revision or "local",
         release_date=None,
         languages=["eng-Latn"],
@@ -167,26 +158,42 @@ def _meta(name: str, revision: str | None, model: Any, exit_layer: int) -> Model
 
 
 def local_task(data: RetrievalSet, languages: tuple[str, ...] = ("eng-Latn",)) -> AbsTaskRetrieval:
-    """An MTEB task of a retrieval set, such as `load_retrieval_set` reads from a folder.
+    """Return an MTEB task for a retrieval set, such as `load_retrieval_set` reads from a folder.
 
     Args:
-        data: the set; its `language` columns have no place in MTEB.
-        languages: what MTEB is told instead, such as `("eng-Latn", "python-Code")`; it chooses the prompts.
+        data: the set. MTEB has no use for its `language` columns.
+        languages: the languages that MTEB knows instead, such as `("eng-Latn", "python-Code")`. They select the
+            prompts.
 
     Returns:
-        A task named after the set, split `test`, main score NDCG@10.
+        A task named after the set, with the split `test` and the main score NDCG@10.
     """
-    import datasets
+    attributes = {"metadata": _task_metadata(data.name, languages), "ignore_identical_ids": data.exclude_own}
+    task = type("LocalTask", (AbsTaskRetrieval,), attributes)()
+    # MTEB drops a query's own document from the results, but not from the judgements.
+    qrels = {
+        query: {key: grade for key, grade in grades.items() if not data.exclude_own or key != query}
+        for query, grades in data.qrels.items()
+    }
 
-    def judged(query: str) -> dict[str, int]:
-        """Without the query itself, where it is no candidate: MTEB takes it from the results alone."""
-        return {key: grade for key, grade in data.qrels[query].items() if not data.exclude_own or key != query}
+    corpus = {"id": list(data.document_ids), "text": list(data.documents), "title": [""] * len(data.documents)}
+    tables = {
+        "corpus": datasets.Dataset.from_dict(corpus),
+        "queries": datasets.Dataset.from_dict({"id": list(data.query_ids), "text": list(data.queries)}),
+        "relevant_docs": {key: qrels[key] for key in data.query_ids},
+        "top_ranked": None,
+    }
+    task.dataset = {"default": {"test": tables}}
+    task.data_loaded = True
+    return task
 
-    metadata = TaskMetadata(
-        name=data.name,
-        description=f"The retrieval set {data.name}.",
+
+def _task_metadata(name: str, languages: tuple[str, ...]) -> TaskMetadata:
+    return TaskMetadata(
+        name=name,
+        description=f"The retrieval set {name}.",
         reference=None,
-        dataset={"path": f"local/{data.name}", "revision": "local"},
+        dataset={"path": f"local/{name}", "revision": "local"},
         type="Retrieval",
         category="t2t",
         modalities=["text"],
@@ -202,19 +209,3 @@ def local_task(data: RetrievalSet, languages: tuple[str, ...] = ("eng-Latn",)) -
         sample_creation=None,
         bibtex_citation=None,
     )
-    made = type(
-        "LocalTask", (AbsTaskRetrieval,), {"metadata": metadata, "ignore_identical_ids": data.exclude_own}
-    )()
-    corpus = {"id": list(data.document_ids), "text": list(data.documents), "title": [""] * len(data.documents)}
-    made.dataset = {
-        "default": {
-            "test": {
-                "corpus": datasets.Dataset.from_dict(corpus),
-                "queries": datasets.Dataset.from_dict({"id": list(data.query_ids), "text": list(data.queries)}),
-                "relevant_docs": {key: judged(key) for key in data.query_ids},
-                "top_ranked": None,
-            }
-        }
-    }
-    made.data_loaded = True
-    return made

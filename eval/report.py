@@ -1,11 +1,12 @@
-"""The report of an evaluation as tables: plain text for a terminal, markdown for a model card.
+"""A report as tables: plain text for a terminal, markdown for a model card.
 
-Reads the JSON that `mose.eval.retrieval.evaluate` returns, and nothing else.
+Reads only the JSON that `mose.eval.retrieval.evaluate` returns.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
+#: Column titles of measures. Others are shown by their key, with "R@" for "recall@".
 TITLES = {
     "mrr": "MRR",
     "ndcg@10": "NDCG@10",
@@ -20,164 +21,152 @@ TITLES = {
 }
 SPEED = ("snippets_per_second", "query_ms_p50", "query_ms_p95")
 COSTS = ("parameters", "flops_per_token", "memory_mb")
-Cell = tuple[str, str]  # group (a set, "speed" or "costs") and key within it
-Row = tuple[str, str, str]  # "exits" or "peers", key, label
+
+
+class Row(NamedTuple):
+    """One row of a table: an exit, or a baseline."""
+
+    kind: str  # key of a set's figures: "exits" or "peers"
+    key: str  # exit number, or name of the baseline
+    label: str
+
+
+class Cell(NamedTuple):
+    """One column of a table."""
+
+    group: str  # name of a set, "speed" or "costs"
+    key: str  # measure
 
 
 def terminal(report: dict[str, Any], width: int = 120) -> str:
-    """Exits and peers as rows, sets × metrics as columns, in as many blocks as the width asks for.
+    """Return a plain-text table: exits and baselines as rows, sets × measures as columns.
 
     Args:
-        report: as `evaluate` returns it.
-        width: characters per line; one set is never broken up.
+        report: from `mose.eval.retrieval.evaluate`.
+        width: characters per line. Wider tables continue in a further block; one set is never split.
     """
-    rows = rows_of(report)
-    groups = [(name, _metrics(report, name)) for name in report["sets"]]
-    groups += [(name, keys) for name, keys in _measured(report).items()]
-    labels = ["", "", *(label for _, _, label in rows)]
+    rows = report_rows(report)
+    groups = [(name, _set_measures(report, name)) for name in report["sets"]]
+    groups += _measured_groups(report).items()
+    labels = ["", "", *(row.label for row in rows)]
     label_width = max(map(len, labels))
     blocks: list[list[str]] = []
+
     for name, keys in groups:
-        columns = [[title(key), *(_value(report, row, (name, key)) for row in rows)] for key in keys]
-        lines = _columns(_heading(report, name), columns)
+        columns = [[title(key), *(_format_value(report, row, Cell(name, key)) for row in rows)] for key in keys]
+        lines = _aligned_lines(_group_heading(report, name), columns)
         if not blocks or len(blocks[-1][0]) + 3 + len(lines[0]) > width:
             blocks.append([label.ljust(label_width) for label in labels])
         blocks[-1] = [f"{left}   {right}" for left, right in zip(blocks[-1], lines, strict=True)]
+
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks)
 
 
 def markdown(report: dict[str, Any], metrics: Sequence[str] | None = None, details: bool = False) -> str:
-    """One table per metric, exits and peers as rows and sets as columns, then those of speed and costs.
+    """Return markdown tables: one per measure with sets as columns, then speed and costs.
 
     Args:
-        report: as `evaluate` returns it.
-        metrics: which of the report's metrics; None means all.
-        details: with bootstrap intervals in the cells, and after that the tests between exits, queries and
-            documents of different exits, and quality per language, as far as the report has them.
+        report: from `mose.eval.retrieval.evaluate`.
+        metrics: measures to show; None means all of the report.
+        details: also show bootstrap intervals, tests between exits, MRR across exits, and MRR per language, if
+            the report has them.
 
     Raises:
-        ValueError: a metric that the report does not hold.
+        ValueError: a measure that the report does not have.
     """
     names = list(report["sets"])
-    stored = measures_of(report)
-    for metric in metrics or ():
-        if metric not in stored:
-            raise ValueError(f"metric {metric!r}: the report holds {', '.join(stored)}")
+    check_measures(report, metrics or ())
+
     tables = [
-        _markdown_table(report, title(metric), [(name, metric) for name in names], names, details)
-        for metric in metrics or stored
+        _figures_table(report, title(metric), [Cell(name, metric) for name in names], names, details)
+        for metric in metrics or report_measures(report)
     ]
-    for name, keys in _measured(report).items():
-        cells = [(name, key) for key in keys]
-        tables.append(_markdown_table(report, name.capitalize(), cells, [*map(title, keys)], False))
+    for name, keys in _measured_groups(report).items():
+        cells = [Cell(name, key) for key in keys]
+        tables.append(_figures_table(report, name.capitalize(), cells, [*map(title, keys)], False))
     if details:
-        tables += [table for name in names for table in _details(report["sets"][name], name)]
+        tables += [table for name in names for table in _detail_tables(report["sets"][name], name)]
     return "\n\n".join(tables)
 
 
-def rows_of(report: dict[str, Any]) -> list[Row]:
-    """Exits from shallow to deep, then peers in the order of the run."""
+def report_rows(report: dict[str, Any]) -> list[Row]:
+    """Return the exits from shallow to deep, then the baselines in the order of the run."""
     sets = report["sets"].values()
     exits = sorted({key for data in sets for key in data["exits"]}, key=int)
-    peers = dict.fromkeys(key for data in sets for key in data["peers"])
-    return [("exits", key, f"exit {key}") for key in exits] + [("peers", key, key) for key in peers]
+    baselines = dict.fromkeys(key for data in sets for key in data["peers"])
+    return [Row("exits", key, f"exit {key}") for key in exits] + [Row("peers", key, key) for key in baselines]
 
 
-def measures_of(report: dict[str, Any]) -> list[str]:
-    """The measures that the report holds of any set."""
-    return list(dict.fromkeys(key for name in report["sets"] for key in _metrics(report, name)))
+def report_measures(report: dict[str, Any]) -> list[str]:
+    """Return the measures that the report has for any set."""
+    return list(dict.fromkeys(key for name in report["sets"] for key in _set_measures(report, name)))
+
+
+def check_measures(report: dict[str, Any], measures: Sequence[str]) -> None:
+    """Check that the report has every one of `measures`.
+
+    Raises:
+        ValueError: it lacks one; the message lists those that it has.
+    """
+    known = report_measures(report)
+    for measure in measures:
+        if measure not in known:
+            raise ValueError(f"measure must be one of the report's ({', '.join(known)}), got {measure!r}")
 
 
 def title(key: str) -> str:
-    """What tables call a measure."""
+    """Return the column title of a measure."""
     return TITLES.get(key, key.replace("recall@", "R@"))
 
 
-def grid(corner: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """A markdown table."""
-    lines = [f"| {corner} | {' | '.join(columns)} |", f"|---{'|---:' * len(columns)}|"]
-    return "\n".join([*lines, *(f"| {label} | {' | '.join(cells)} |" for label, cells in rows)])
-
-
-def _markdown_table(
-    report: dict[str, Any], corner: str, cells: Sequence[Cell], headings: Sequence[str], intervals: bool
-) -> str:
-    rows = []
-    for row in rows_of(report):
-        values = [_value(report, row, cell, intervals) for cell in cells]
-        if any(values):
-            rows.append((row[2], values))
-    return grid(corner, headings, rows)
-
-
-def _details(data: dict[str, Any], name: str) -> list[str]:
-    """The tables of what a report has of one set beside its measures."""
-    tables = []
-    pairs = [(first, second, p) for first, of in data.get("p_values", {}).items() for second, p in of.items()]
-    if pairs:
-        rows = [(f"{first} and {second}", ["< 0.001" if p < 0.001 else f"{p:.3f}"]) for first, second, p in pairs]
-        tables.append(grid(f"{name}: exits", ["p of equal reciprocal ranks"], rows))
-    across = data.get("across_exits", {})
-    if len(across) > 1:
-        columns = list(next(iter(across.values())))
-        rows = [(f"queries of exit {q}", [f"{of[d]:.3f}" for d in columns]) for q, of in across.items()]
-        tables.append(grid(f"{name}: MRR", [f"documents of exit {d}" for d in columns], rows))
-    languages = data.get("languages", {})
-    if len(languages) > 1:
-        labels = [(kind, row) for kind in ("exits", "peers") for row in data[kind]]
-        rows = [
-            (
-                f"exit {row}" if kind == "exits" else row,
-                [f"{of[kind][row]['mrr']:.3f}" for of in languages.values()],
-            )
-            for kind, row in labels
-        ]
-        columns = [f"{language} ({of['queries']})" for language, of in languages.items()]
-        tables.append(grid(f"{name}: MRR by language", columns, rows))
-    return tables
-
-
-def _measured(report: dict[str, Any]) -> dict[str, list[str]]:
-    """Which figures of speed and costs any row has."""
-    found = {}
-    for name, keys in (("speed", SPEED), ("costs", COSTS)):
-        held = {key for figures in report.get(name, {}).values() for key in figures}
-        if held:
-            found[name] = [key for key in keys if key in held]
-    return found
-
-
-def _metrics(report: dict[str, Any], name: str) -> list[str]:
+def _set_measures(report: dict[str, Any], name: str) -> list[str]:
     data = report["sets"][name]
     return list(dict.fromkeys(key for kind in ("exits", "peers") for row in data[kind].values() for key in row))
 
 
-def _value(report: dict[str, Any], row: Row, cell: Cell, intervals: bool = False) -> str:
-    """The formatted figure, or "" where the report has none."""
-    kind, key, _ = row
-    group, name = cell
-    measured = group in ("speed", "costs")
-    figures = report[group] if measured else report["sets"][group][kind]
-    value = figures.get(key, {}).get(name)
+def _measured_groups(report: dict[str, Any]) -> dict[str, list[str]]:
+    """Return "speed" and "costs" -> the figures that any row has, without empty groups."""
+    groups = {}
+    for name, keys in (("speed", SPEED), ("costs", COSTS)):
+        measured = {key for figures in report.get(name, {}).values() for key in figures}
+        if measured:
+            groups[name] = [key for key in keys if key in measured]
+    return groups
+
+
+def _format_value(report: dict[str, Any], row: Row, cell: Cell, with_intervals: bool = False) -> str:
+    """Return the formatted figure, or "" if the report has none."""
+    measured = cell.group in ("speed", "costs")
+    figures = report[cell.group] if measured else report["sets"][cell.group][row.kind]
+    value = figures.get(row.key, {}).get(cell.key)
     if value is None:
         return ""
+
     if not measured:
-        bounds = report["sets"][group].get("intervals", {}).get(kind, {}).get(key, {}).get(name)
-        return f"{value:.3f} ({bounds[0]:.3f}–{bounds[1]:.3f})" if intervals and bounds else f"{value:.3f}"
-    if name in ("parameters", "flops_per_token"):
-        value /= 1e6
-    return f"{value:,.0f}" if name == "snippets_per_second" and value >= 10 else f"{value:,.1f}"
+        bounds = row_interval(report["sets"][cell.group], row, cell.key) if with_intervals else None
+        return f"{value:.3f} ({bounds[0]:.3f}–{bounds[1]:.3f})" if bounds else f"{value:.3f}"
+    if cell.key in ("parameters", "flops_per_token"):
+        value /= 1e6  # the titles count them in millions
+    return f"{value:,.0f}" if cell.key == "snippets_per_second" and value >= 10 else f"{value:,.1f}"
 
 
-def _heading(report: dict[str, Any], name: str) -> str:
+def row_interval(data: dict[str, Any], row: Row, measure: str) -> list[float] | None:
+    """Return [lower, upper] of a row's measure on one set of a report, or None if it has no interval."""
+    return data.get("intervals", {}).get(row.kind, {}).get(row.key, {}).get(measure)
+
+
+# --- plain text -------------------------------------------------------------------------------------------
+
+
+def _group_heading(report: dict[str, Any], name: str) -> str:
     if name in ("speed", "costs"):
         return name
     data = report["sets"][name]
     return f"{name} ({data['queries']:,} → {data['documents']:,})"
 
 
-def _columns(heading: str, columns: list[list[str]]) -> list[str]:
-    """Lines of equal width: the heading over right-aligned columns."""
+def _aligned_lines(heading: str, columns: list[list[str]]) -> list[str]:
+    """Return lines of equal width: the heading above right-aligned columns."""
     widths = [max(map(len, column)) for column in columns]
     lines = [
         "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
@@ -185,3 +174,56 @@ def _columns(heading: str, columns: list[list[str]]) -> list[str]:
     ]
     total = max(len(heading), len(lines[0]))
     return [heading.ljust(total), *(line.rjust(total) for line in lines)]
+
+
+# --- markdown ---------------------------------------------------------------------------------------------
+
+
+def _markdown_table(corner: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    lines = [f"| {corner} | {' | '.join(columns)} |", f"|---{'|---:' * len(columns)}|"]
+    return "\n".join([*lines, *(f"| {label} | {' | '.join(cells)} |" for label, cells in rows)])
+
+
+def _figures_table(
+    report: dict[str, Any], corner: str, cells: Sequence[Cell], headings: Sequence[str], with_intervals: bool
+) -> str:
+    rows = []
+    for row in report_rows(report):
+        values = [_format_value(report, row, cell, with_intervals) for cell in cells]
+        if any(values):
+            rows.append((row.label, values))
+    return _markdown_table(corner, headings, rows)
+
+
+def _detail_tables(data: dict[str, Any], name: str) -> Iterator[str]:
+    """Yield the tables of one set's further figures, as far as the report has them."""
+    if rows := _p_value_rows(data.get("p_values", {})):
+        yield _markdown_table(f"{name}: exits", ["p of equal reciprocal ranks"], rows)
+
+    across = data.get("across_exits", {})
+    if len(across) > 1:
+        exits = list(next(iter(across.values())))
+        rows = [(f"queries of exit {q}", [f"{mrr[d]:.3f}" for d in exits]) for q, mrr in across.items()]
+        yield _markdown_table(f"{name}: MRR", [f"documents of exit {d}" for d in exits], rows)
+
+    languages = data.get("languages", {})
+    if len(languages) > 1:
+        columns = [f"{language} ({figures['queries']})" for language, figures in languages.items()]
+        yield _markdown_table(f"{name}: MRR by language", columns, _language_rows(data))
+
+
+def _p_value_rows(p_values: dict[str, dict[str, float]]) -> list[tuple[str, list[str]]]:
+    return [
+        (f"{first} and {second}", ["< 0.001" if p < 0.001 else f"{p:.3f}"])
+        for first, deeper in p_values.items()
+        for second, p in deeper.items()
+    ]
+
+
+def _language_rows(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    figures = data["languages"].values()
+    return [
+        (f"exit {key}" if kind == "exits" else key, [f"{language[kind][key]['mrr']:.3f}" for language in figures])
+        for kind in ("exits", "peers")
+        for key in data[kind]
+    ]

@@ -1,21 +1,25 @@
-"""Retrieval at every exit beside peers: quality on every set, speed on the first, costs."""
+"""Evaluation of retrieval at every exit, beside baselines: quality, speed and costs in one report."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from mose.data.retrieval.retrieval_set import RetrievalSet
-from mose.eval import metrics, speed
-from mose.eval.baselines import BM25Peer, Peer, row_names
+from mose.eval import metrics
+from mose.eval.baselines import Baseline, BM25Baseline, TimedEncode, row_names
 from mose.eval.costs import costs
-from mose.eval.quality import Embeddings, Judgements, across_exits, figures
+from mose.eval.quality import Embeddings, Judgements, across_exits, quality_figures
+from mose.eval.speed import measure_speed as time_encoding
 from mose.inference.corpus import encode_corpus
 from mose.inference.encoders import Encoder, MoSEEncoder
+
+#: Embeds the documents (False) or the queries (True) of a set.
+Embed: TypeAlias = Callable[[Encoder, RetrievalSet, bool], Embeddings]
 
 
 def evaluate(
@@ -23,7 +27,7 @@ def evaluate(
     tokenizer: Any,
     sets: Iterable[RetrievalSet],
     exit_layers: Sequence[int] | None = None,
-    peers: Iterable[Peer] = (),
+    baselines: Iterable[Baseline] = (),
     max_length: int | None = None,
     dtype: torch.dtype | None = None,
     measure_speed: bool = True,
@@ -33,78 +37,54 @@ def evaluate(
     devices: Sequence[str] = (),
     name: str | None = None,
 ) -> dict[str, Any]:
-    """Quality per set and exit, speed and costs per exit.
+    """Return a report: quality per set and exit, speed and costs per exit.
 
-    Quality takes one pass for all exits. Speed is measured one exit at a time, on a sample of the first set, for
-    peers with the same sample, compute type and threads.
+    All exits are encoded in one pass for quality. Speed is measured for one exit at a time, on a sample of the
+    first set. Baselines are timed on the same sample, with the same compute type and threads.
 
     Args:
-        model, tokenizer: as `load_model` gives them.
-        sets: at least one; names must differ.
-        exit_layers: None means all that the model has built.
-        peers: see `load_peer`; names must differ from each other and from the exits.
-        max_length: tokens after which a text is cut off.
+        model: from `load_model`.
+        tokenizer: from `load_model`.
+        sets: at least one, with different names.
+        exit_layers: exits to measure; None means all that are built.
+        baselines: from `load_baseline`. Their names must differ from each other and from the exits.
+        max_length: tokens after which a text is truncated.
         dtype: compute type, by autocast; None means the type of the weights.
-        measure_speed: without it, "speed" is empty.
+        measure_speed: if False, "speed" is empty.
         progress: show bars on stderr.
-        certainty: with bootstrap intervals and the permutation tests between exits.
-        cache: a folder in which embeddings are kept, in shards. A run that was killed goes on from there, and
-            one with other peers or sets computes only what is new.
-        devices: encode in one process for each, such as `["cpu", "cpu"]` or `["cuda:0", "cuda:1"]`.
-        name: what the report calls the model; None means the last part of its folder or Hub id.
+        certainty: include bootstrap intervals and the permutation tests between exits.
+        cache: folder in which embeddings are kept, in shards. A killed run resumes from it, and a run with other
+            baselines or sets computes only what is new.
+        devices: one encoding process for each, such as `["cpu", "cpu"]` or `["cuda:0", "cuda:1"]`.
+        name: name of the model in the report; None means the last part of its folder or Hub id.
 
     Returns:
-        keys all strings, ready for JSON:
+        A document ready for JSON:
         `{"sets": {name: {"queries", "documents", "exits": {exit: measures}, "peers": {row: measures}, …}},
         "speed": {row: {"snippets_per_second", "query_ms_p50", "query_ms_p95"}},
         "costs": {row: {"parameters", "memory_mb", "flops_per_token"}}, "settings": {…}}`.
-        Measures are the set's: `mrr`, `ndcg@10`, `recall@1` and `recall@10` if it asks for nothing else, over
-        the whole corpus. `mose.eval.quality.figures` says what else there is of a set; "across_exits" is query
-        exit → document exit → MRR.
+        Measures are the set's `measures`, over the whole corpus. `quality_figures` documents the other keys of a
+        set. "across_exits" is query exit -> document exit -> MRR.
 
     Raises:
-        ValueError: no sets, doubled names, an exit that the model does not have.
+        ValueError: no sets, names that occur twice, or an exit that is not built.
     """
-    sets, peers = list(sets), list(peers)
+    sets = list(sets)
     main = MoSEEncoder(model, tokenizer, exit_layers, max_length, dtype)
-    encoders = [main, *(peer for peer in peers if not isinstance(peer, BM25Peer))]
-    if not sets:
-        raise ValueError("no sets to evaluate on")
-    _check_distinct("sets", [data.name for data in sets])
-    _check_distinct("rows", [*main.keys, *(row for peer in peers for row in _rows(peer, main).values())])
+    rows: dict[Baseline, dict[str, str]] = {main: {key: key for key in main.keys}}  # model -> key -> row
+    rows |= {baseline: row_names(baseline) for baseline in baselines}
+    _check_names(sets, rows)
 
     report: dict[str, Any] = {"sets": {}, "speed": {}, "costs": {}}
     with _embedder(cache, devices, progress) as embed:
         for data in sets:
-            judgements = Judgements(data)
-            rows: dict[str, dict[str, Any]] = {"exits": {}, "peers": {}}
-            across: dict[str, Any] = {}
-            for peer in [main, *peers]:
-                if isinstance(peer, BM25Peer):
-                    rows["peers"][peer.name] = judgements.ranks(peer.scores(data))
-                    continue
-                documents, queries = embed(peer, data, False), embed(peer, data, True)
-                for key, row in _rows(peer, main).items():
-                    ranks = judgements.vector_ranks(queries[key], documents[key])
-                    rows["exits" if peer is main else "peers"][row] = ranks
-                if peer is main:
-                    across = across_exits(judgements, queries, documents)
-            report["sets"][data.name] = {
-                "queries": len(data.queries),
-                "documents": len(data.documents),
-                **figures(judgements, rows, certainty),
-                "across_exits": across,
-            }
-    for encoder in encoders:
-        names = _rows(encoder, main)
-        report["costs"] |= {names[key]: of for key, of in costs(encoder).items()}
+            report["sets"][data.name] = _set_report(data, rows, embed, certainty)
+
+    for encoder, names in rows.items():
+        if not isinstance(encoder, BM25Baseline):
+            report["costs"] |= {names[key]: figures for key, figures in costs(encoder).items()}
     if measure_speed:
-        first = sets[0]
-        timed = {
-            row: _timed(peer, key, first) for peer in [main, *peers] for key, row in _rows(peer, main).items()
-        }
-        for row, (of_documents, of_queries) in timed.items():
-            report["speed"][row] = speed.measure(of_documents, of_queries, first.documents, first.queries)
+        report["speed"] = _speed_report(sets[0], rows)
     report["settings"] = {
         "model": name or main.name,
         "dtype": str(dtype or next(model.parameters()).dtype).removeprefix("torch."),
@@ -117,31 +97,61 @@ def evaluate(
 
 
 def score(data: RetrievalSet, blocks: Iterable[np.ndarray]) -> dict[str, float]:
-    """The set's measures of one ranking, given its scores in blocks of consecutive queries."""
-    found, grades = judged_ranks(data, blocks)
-    return metrics.summary(found, grades, data.measures)
+    """Return the set's measures of one ranking, from its scores in blocks of consecutive queries."""
+    ranks, grades = judged_ranks(data, blocks)
+    return metrics.summary(ranks, grades, data.measures)
 
 
 def judged_ranks(data: RetrievalSet, blocks: Iterable[np.ndarray]) -> tuple[list[np.ndarray], list[list[int]]]:
-    """Per query, the ranks and the grades of its relevant documents, in the same order."""
+    """Return ranks and grades of each query's relevant documents, in the same order."""
     judgements = Judgements(data)
     return judgements.ranks(blocks), judgements.grades
 
 
-def _rows(peer: Peer, main: Peer) -> dict[str, str]:
-    """Key → row: an exit's number for the model itself, names for the others."""
-    return {key: key for key in peer.keys} if peer is main else row_names(peer)
+def _check_names(sets: Sequence[RetrievalSet], rows: dict[Baseline, dict[str, str]]) -> None:
+    if not sets:
+        raise ValueError("no sets to evaluate on. Pass at least one.")
+
+    row_labels = [row for names in rows.values() for row in names.values()]
+    for kind, names in (("sets", [data.name for data in sets]), ("rows", row_labels)):
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{kind} of a report must have different names, got {name!r} twice")
 
 
-Embed = Callable[[Encoder, RetrievalSet, bool], Embeddings]
+def _set_report(
+    data: RetrievalSet, rows: dict[Baseline, dict[str, str]], embed: Embed, certainty: bool
+) -> dict[str, Any]:
+    """Return the report's entry of one set. The first of `rows` is the model itself."""
+    judgements = Judgements(data)
+    ranks: dict[str, dict[str, Any]] = {"exits": {}, "peers": {}}
+    across: dict[str, Any] = {}
+
+    for index, (encoder, names) in enumerate(rows.items()):
+        if isinstance(encoder, BM25Baseline):
+            ranks["peers"][encoder.name] = judgements.ranks(encoder.scores(data))
+            continue
+        documents, queries = embed(encoder, data, False), embed(encoder, data, True)
+        for key, row in names.items():
+            ranks["peers" if index else "exits"][row] = judgements.vector_ranks(queries[key], documents[key])
+        if not index:
+            across = across_exits(judgements, queries, documents)
+
+    return {
+        "queries": len(data.queries),
+        "documents": len(data.documents),
+        **quality_figures(judgements, ranks, certainty),
+        "across_exits": across,
+    }
 
 
 @contextmanager
 def _embedder(cache: str | Path | None, devices: Sequence[str], progress: bool) -> Iterator[Embed]:
-    """What embeds the documents or the queries of a set: in memory, or in shards where that is asked for."""
+    """Yield a function that embeds a set: in memory, or in shards for a cache or several processes."""
     if not cache and not devices:
-        yield lambda encoder, data, query: encoder.encode(*_texts(data, query), query, progress=progress)
+        yield lambda encoder, data, query: encoder.encode(*_set_texts(data, query), query, progress=progress)
         return
+
     with TemporaryDirectory(prefix="mose-eval-") as scratch:
         fingerprints: dict[Encoder, str] = {}
 
@@ -150,7 +160,8 @@ def _embedder(cache: str | Path | None, devices: Sequence[str], progress: bool) 
                 fingerprints[encoder] = encoder.fingerprint()[:12]
             name = f"{encoder.name}-{fingerprints[encoder]}"
             folder = Path(cache or scratch) / data.name / name / ("queries" if query else "documents")
-            texts, languages = _texts(data, query)
+
+            texts, languages = _set_texts(data, query)
             processes = () if query else devices  # queries are few
             store = encode_corpus(encoder, texts, folder, languages, query, processes, progress=progress)
             return {key: store[key] for key in encoder.keys}
@@ -158,26 +169,24 @@ def _embedder(cache: str | Path | None, devices: Sequence[str], progress: bool) 
         yield embed
 
 
-def _texts(data: RetrievalSet, query: bool) -> tuple[Sequence[str], Sequence[str]]:
+def _set_texts(data: RetrievalSet, query: bool) -> tuple[Sequence[str], Sequence[str]]:
     return (data.queries, data.query_languages) if query else (data.documents, data.document_languages)
 
 
-def _timed(
-    peer: Peer, key: str, data: RetrievalSet
-) -> tuple[Callable[[list[str]], Any], Callable[[list[str]], Any]]:
-    """What encodes documents and queries under one key, for the clock."""
-    if isinstance(peer, BM25Peer):
-        return peer.timed(data)
+def _speed_report(data: RetrievalSet, rows: dict[Baseline, dict[str, str]]) -> dict[str, dict[str, float]]:
+    speed = {}
+    for encoder, names in rows.items():
+        for key, row in names.items():
+            if isinstance(encoder, BM25Baseline):
+                encode_documents, encode_queries = encoder.timed(data)
+            else:
+                encode_documents, encode_queries = (_timed(encoder, key, data, query) for query in (False, True))
+            speed[row] = time_encoding(encode_documents, encode_queries, data.documents, data.queries)
+    return speed
+
+
+def _timed(encoder: Encoder, key: str, data: RetrievalSet, query: bool) -> TimedEncode:
+    """Return a function that encodes documents or queries under one key."""
     # One language for the whole sample: prompts of two languages differ by a token at most.
-    languages = data.document_languages[0], data.query_languages[0]
-
-    def of(query: bool) -> Callable[[list[str]], Any]:
-        return lambda texts: peer.encode(texts, [languages[query]] * len(texts), query, [key])
-
-    return of(False), of(True)
-
-
-def _check_distinct(what: str, names: Sequence[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"two {what} of the report would be called {name!r}")
+    language = (data.query_languages if query else data.document_languages)[0]
+    return lambda texts: encoder.encode(texts, [language] * len(texts), query, [key])

@@ -1,44 +1,49 @@
-"""How sure a figure is: bootstrap intervals of means over queries, the permutation test between two models."""
+"""Uncertainty of a report's figures: bootstrap intervals of means, and a permutation test between two models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
+Name = TypeVar("Name", bound=Hashable)
 CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 2_000
 PERMUTATION_RESAMPLES = 9_999
-BATCH_VALUES = 1 << 22  # values that resampling holds at once
+#: Number of values that resampling holds in memory at once.
+BATCH_VALUES = 1 << 22
 
 
 def intervals(
-    values: Mapping[str, np.ndarray],
+    values: Mapping[Name, np.ndarray],
     confidence: float = CONFIDENCE,
     resamples: int = BOOTSTRAP_RESAMPLES,
     seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap interval (Efron and Tibshirani, 1993, chapter 13) of each mean, over queries.
+) -> dict[Name, tuple[float, float]]:
+    """Return the percentile bootstrap interval of each mean over queries (Efron and Tibshirani, 1993, ch. 13).
 
     Args:
-        values: name → (queries,), one value per query; all of the same queries, which are resampled together.
-        confidence: how often such an interval covers the mean, were the queries drawn anew.
-        resamples: at least 1.
+        values: name -> (queries,). All arrays are of the same queries, which are resampled together.
+        confidence: share of such intervals that cover the mean if the queries were drawn again.
+        resamples: number of bootstrap samples, at least 1.
+        seed: of the random generator.
 
     Returns:
-        name → (lower, upper). Of a single query both are its value.
+        name -> (lower, upper). For a single query, both are its value.
 
     Raises:
         ValueError: no queries.
     """
-    from scipy.stats import bootstrap
+    from scipy.stats import bootstrap  # optional extra, and slow to import
 
     if not values:
         return {}
-    table = np.stack([np.asarray(of, dtype=np.float64) for of in values.values()])
+    table = np.stack([np.asarray(row, dtype=np.float64) for row in values.values()])
     if not table.shape[1]:
-        raise ValueError("no queries: a mean over none has no interval")
+        raise ValueError("no queries: a mean over none has no interval. Pass at least one.")
     if table.shape[1] == 1:
-        return {name: (float(of[0]), float(of[0])) for name, of in zip(values, table, strict=True)}
-    found = bootstrap(
+        return {name: (float(row[0]), float(row[0])) for name, row in zip(values, table, strict=True)}
+
+    result = bootstrap(
         (table,),
         np.mean,
         axis=1,
@@ -49,7 +54,8 @@ def intervals(
         batch=max(1, BATCH_VALUES // table.size),
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return {name: (float(found.low[at]), float(found.high[at])) for at, name in enumerate(values)}
+    bounds = zip(values, result.low, result.high, strict=True)
+    return {name: (float(low), float(high)) for name, low, high in bounds}
 
 
 def permutation_p_value(
@@ -58,25 +64,31 @@ def permutation_p_value(
     resamples: int = PERMUTATION_RESAMPLES,
     seed: int = 0,
 ) -> float:
-    """Two-sided paired permutation test of equal means (Fisher's; the paper compares exits so).
+    """Return the p-value of a two-sided paired permutation test of equal means (Fisher's, as in the paper).
 
-    Under the null hypothesis each query's two values could as well be swapped. Exact where there are no more than
-    `resamples` ways to swap, else by that many random ones, and then never below 1 / (1 + `resamples`).
+    Under the null hypothesis, the two values of a query can be swapped. The test is exact if there are at most
+    `resamples` ways to swap. Otherwise it draws that many at random, and p is at least 1 / (1 + `resamples`).
 
     Args:
-        first, second: (queries,), one value per query of each model, such as reciprocal ranks.
+        first: (queries,), one value per query of a model, such as reciprocal ranks.
+        second: (queries,), those of the other model.
+        resamples: maximum number of permutations.
+        seed: of the random generator.
 
     Raises:
-        ValueError: none, or not as many of one as of the other.
+        ValueError: no values, or a different number for each model.
     """
-    from scipy.stats import permutation_test
+    from scipy.stats import permutation_test  # optional extra, and slow to import
 
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     if difference.ndim != 1 or not len(difference):
-        raise ValueError(f"values of shape {difference.shape}: must be (queries,), and at least one")
-    difference = difference[difference != 0]  # swapping equal values changes nothing
-    if len(difference) < 2:  # the one difference is as large either way
+        raise ValueError(f"values must have shape (queries,) with at least one query, got {difference.shape}")
+
+    # Swapping equal values changes nothing, and a single difference is as large either way.
+    difference = difference[difference != 0]
+    if len(difference) < 2:
         return 1.0
+
     return float(
         permutation_test(
             (difference,),

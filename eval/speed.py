@@ -1,4 +1,4 @@
-"""How fast something encodes, measured so that figures of one run can be compared."""
+"""Encoding speed, measured so that the figures of one run can be compared."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,47 +7,52 @@ from typing import Any
 
 import numpy as np
 
-DOCUMENTS = 256  # sample of the corpus that is timed
-QUERIES = 100
+#: Size of the samples that are timed.
+DOCUMENTS, QUERIES = 256, 100
 PASSES = 3
-WARM_UP = 32
+#: Documents and queries that are encoded before the clock starts.
+WARM_UP, WARM_UP_QUERIES = 32, 5
 
 
 def sample(items: Sequence[str], size: int) -> list[str]:
-    """At most `size` items, evenly spaced, so that a sorted corpus gives short and long ones alike."""
-    return [items[at * len(items) // size] for at in range(size)] if len(items) > size else list(items)
+    """Return at most `size` items, evenly spaced, so that a sorted corpus yields short and long ones alike."""
+    return [items[index * len(items) // size] for index in range(size)] if len(items) > size else list(items)
 
 
-def measure(
+def measure_speed(
     encode_documents: Callable[[list[str]], Any],
     encode_queries: Callable[[list[str]], Any],
     documents: Sequence[str],
     queries: Sequence[str],
 ) -> dict[str, float]:
-    """Throughput over documents and latency of one query.
+    """Return the throughput over documents and the latency of one query.
 
-    The first calls are discarded: they allocate, compile and fill caches. Tokenizing counts, since a user
-    waits for it.
+    The first calls are discarded, because they allocate, compile and fill caches. Tokenization counts, since a
+    user waits for it.
 
     Args:
-        encode_documents: encodes a list, batching as it likes.
-        encode_queries: encodes a list of queries; it is given one at a time.
-        documents, queries: not empty; of both a sample is used, the same one for the same input.
+        encode_documents: encodes a list, in batches of its own choice.
+        encode_queries: encodes a list of queries; called with one query at a time.
+        documents: not empty. A sample is used, the same for the same input.
+        queries: alike.
 
     Returns:
-        `snippets_per_second` (median of three passes), `query_ms_p50` and `query_ms_p95` (median and 95th
-        percentile over queries).
+        `snippets_per_second` (median of three passes), and `query_ms_p50` and `query_ms_p95` in milliseconds
+        (median and 95th percentile over queries).
     """
-    texts, asked = sample(documents, DOCUMENTS), sample(queries, QUERIES)
+    texts, query_texts = sample(documents, DOCUMENTS), sample(queries, QUERIES)
+
     encode_documents(texts[:WARM_UP])
     passes = [_seconds(encode_documents, texts) for _ in range(PASSES)]
-    for query in asked[:5]:
+
+    for query in query_texts[:WARM_UP_QUERIES]:
         encode_queries([query])
-    waits = [_seconds(encode_queries, [query]) for query in asked]
+    latencies = [_seconds(encode_queries, [query]) for query in query_texts]
+
     return {
         "snippets_per_second": len(texts) / median(passes),
-        "query_ms_p50": 1000 * median(waits),
-        "query_ms_p95": 1000 * float(np.percentile(waits, 95)),
+        "query_ms_p50": 1000 * median(latencies),
+        "query_ms_p95": 1000 * float(np.percentile(latencies, 95)),
     }
 
 

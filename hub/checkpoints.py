@@ -12,7 +12,7 @@ from mose.hub.shards import INDEX, TensorSource
 from mose.hub.weights import read_weights
 
 
-def load_config(folder: Path) -> MoSEConfig:
+def read_config(folder: Path) -> MoSEConfig:
     """Load the configuration of a model's folder.
 
     Raises:
@@ -62,12 +62,15 @@ def read_checkpoint(folder: Path, config: MoSEConfig, index: str = INDEX) -> dic
     tied = set(model.all_tied_weights_keys)
     deeper = model._keys_to_ignore_on_load_unexpected or ()
 
+    # Tied tensors are stored once, under another name.
     if missing := sorted(expected.keys() - tied - stored.keys()):
         raise ValueError(f"{folder}: {len(missing)} tensors of {cls.__name__} are missing, {missing[0]} first")
+
     unknown = sorted(stored.keys() - expected.keys())
     unknown = [name for name in unknown if not any(re.search(pattern, name) for pattern in deeper)]
     if unknown:
         raise ValueError(f"{folder}: {len(unknown)} tensors have no place in {cls.__name__}, {unknown[0]} first")
+
     for name in sorted(expected.keys() & stored.keys()):
         if stored[name].shape != expected[name]:
             raise ValueError(f"{folder}: {name} must have shape {expected[name]}, got {stored[name].shape}")

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mose.hub.card import adapter_base, validate_card
-from mose.hub.checkpoints import load_config, read_checkpoint
-from mose.hub.files import forbidden_pattern
-from mose.hub.weights import WEIGHT_FILE
+from mose.hub.checkpoints import read_checkpoint, read_config
+from mose.hub.files import WEIGHT_FILE, forbidden_pattern
 
 #: Path in the repository -> file.
 Files = Mapping[str, Path]
@@ -57,7 +56,7 @@ def check_adapter_base(folder: Path, files: Files) -> None:
 def check_weights(folder: Path, files: Files) -> None:
     """Check that a model's weights are complete and have the shapes of its configuration."""
     if "adapter_config.json" not in files:
-        read_checkpoint(folder, load_config(folder))
+        read_checkpoint(folder, read_config(folder))
 
 
 def check_existing_card(folder: Path, files: Files) -> None:

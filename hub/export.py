@@ -29,20 +29,13 @@ INLINE_BYTES = 1_800_000_000
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported exit.
-
-    Args:
-        path: of the float32 file.
-        difference: largest difference to the model's embeddings, in any dimension.
-        int8_path: of the quantized file, if there is one.
-        int8_cosine: smallest cosine similarity of its embeddings to the model's.
-    """
+    """An exported exit."""
 
     exit_layer: int
-    path: Path
-    difference: float
-    int8_path: Path | None = None
-    int8_cosine: float | None = None
+    path: Path  # of the float32 file
+    difference: float  # largest one to the model's embeddings, in any dimension
+    int8_path: Path | None = None  # of the quantized file, if there is one
+    int8_cosine: float | None = None  # smallest one of its embeddings to the model's
 
 
 def export(
@@ -71,6 +64,7 @@ def export(
         for exit_layer in exit_layers:
             results.append(_export_exit(model, exit_layer, Path(temporary), output_dir, int8))
 
+        # MODEL and OUT may be the same folder.
         for name, path in _companions(source).items():
             if path.resolve() != (output_dir / name).resolve():
                 shutil.copyfile(path, output_dir / name)
@@ -91,6 +85,7 @@ def _export_exit(model: Any, exit_layer: int, staging: Path, output_dir: Path, i
     if not int8:
         return Exported(exit_layer, model_file(output_dir, exit_layer), difference)
 
+    # Rounded weights differ by more than any tolerance: the cosine is reported instead.
     quantized = model_file(staging, exit_layer, int8=True)
     _quantize(path, quantized, external=_parameter_bytes(model) // 4 > INLINE_BYTES)
     _, cosine = _compare(model, exit_layer, quantized)
@@ -124,9 +119,7 @@ def _write_onnx(model: Any, exit_layer: int, path: Path) -> None:
             self.model = model
 
         def forward(self, input_ids, attention_mask):
-            return self.model(
-                input_ids=input_ids, attention_mask=attention_mask, exit_layer=exit_layer
-            ).pooler_output
+            return self.model(input_ids, attention_mask, exit_layer=exit_layer).pooler_output
 
     mask = torch.ones(3, 7, dtype=torch.long)
     mask[0, :3] = 0
@@ -139,8 +132,8 @@ def _write_onnx(model: Any, exit_layer: int, path: Path) -> None:
             Exit().eval(),
             (mask * 5, mask),
             dynamo=True,
-            opset_version=18,
             dynamic_shapes=(dims, dims),
+            opset_version=18,
             input_names=["input_ids", "attention_mask"],
             output_names=["sentence_embedding"],
             verbose=False,
@@ -155,13 +148,8 @@ def _quantize(path: Path, quantized: Path, external: bool) -> None:
 
     # It recommends a pre-processing step that changes nothing here.
     with _quiet_logger(None):
-        quantize_dynamic(
-            path,
-            quantized,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            use_external_data_format=external,
-        )
+        options = {"weight_type": QuantType.QInt8, "per_channel": True, "use_external_data_format": external}
+        quantize_dynamic(path, quantized, **options)
 
 
 @contextlib.contextmanager
@@ -207,46 +195,27 @@ def _compare(model: Any, exit_layer: int, path: Path) -> tuple[float, float]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mose hub export`."""
     parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a MoSE")
-    parser.add_argument(
-        "--exit-layer",
-        nargs="+",
-        type=int,
-        metavar="K",
-        help="exits to export, as the number of blocks run (default: all)",
-    )
-    parser.add_argument(
-        "--output-dir",
-        required=True,
-        type=Path,
-        metavar="OUT",
-        help="receives onnx/model_exitK.onnx and the tokenizer",
-    )
-    parser.add_argument(
-        "--int8",
-        action="store_true",
-        help="also write onnx/model_exitK_int8.onnx, a quarter of the size, for CPUs",
-    )
+    exits = "exits to export, as the number of blocks run (default: all)"
+    parser.add_argument("--exit-layer", nargs="+", type=int, metavar="K", help=exits)
+    output = "receives onnx/model_exitK.onnx and the tokenizer"
+    parser.add_argument("--output-dir", required=True, type=Path, metavar="OUT", help=output)
+    int8 = "also write onnx/model_exitK_int8.onnx, a quarter of the size, for CPUs"
+    parser.add_argument("--int8", action="store_true", help=int8)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run `mose hub export`."""
-    # Of the extra [onnx], or slow to import.
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise ArgumentError("exporting needs onnxruntime and onnxscript. Run pip install 'mose[onnx]'.") from None
+    # Of the extra [onnx], whose absence is reported before the model is loaded; and slow to import.
+    import onnxruntime  # noqa: F401
+    import onnxscript  # noqa: F401
     import torch
     from transformers import AutoModel
 
     try:
         is_local_folder(options.model)
-        model = AutoModel.from_pretrained(
-            options.model,
-            trust_remote_code=True,
-            exit_layer=max(options.exit_layer) if options.exit_layer else None,
-            dtype=torch.float32,
-        ).eval()
+        deepest = max(options.exit_layer) if options.exit_layer else None
+        loading = {"trust_remote_code": True, "dtype": torch.float32, "exit_layer": deepest}
+        model = AutoModel.from_pretrained(options.model, **loading).eval()
         exit_layers = options.exit_layer or model.exit_layers
         results = export(model, options.model, options.output_dir, exit_layers, options.int8)
     except (ValueError, FileNotFoundError) as error:

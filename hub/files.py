@@ -16,50 +16,21 @@ from mose.utils.locations import package_folder
 CODE = ("configuration_mose.py", "modeling_mose.py", "handler.py")
 #: Files that are published beside the weights if they exist.
 PUBLISHED = (
-    "config.json",
-    "generation_config.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "README.md",
-    "LICENSE",
-    "CITATION.cff",
-    "training_summary.json",
-    *CODE,
-    "onnx/*.onnx",
-    "onnx/*.onnx_data",
-    "onnx/*.json",
+    *("config.json", "generation_config.json", "adapter_config.json", "adapter_model.safetensors"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "chat_template.jinja"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("README.md", "LICENSE", "CITATION.cff", "training_summary.json", *CODE),
+    *("onnx/*.onnx", "onnx/*.onnx_data", "onnx/*.json"),
 )
-#: Files that are never published: pickles, training states, caches, secrets.
+#: Files that are never published: pickles, training states, caches, hidden files.
 FORBIDDEN = (
-    "*.bin",
-    "*.pt",
-    "*.pth",
-    "*.ckpt",
-    "*.pkl",
-    "*.pickle",
-    "*.joblib",
-    "*.msgpack",
-    "*.npy",
-    "*.npz",
-    "*.pyc",
-    "optimizer*",
-    "scheduler*",
-    "rng_state*",
-    "trainer_state.json",
-    "checkpoint-*",
-    ".*",
-    "__pycache__",
+    *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.joblib", "*.msgpack", "*.npy", "*.npz"),
+    *("optimizer*", "scheduler*", "rng_state*", "trainer_state.json", "checkpoint-*"),
+    *("*.pyc", "__pycache__", ".*"),
 )
+#: Weight files and their indices in the root of a repository.
+WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index(\.exit\d+)?\.json")
 PROMPTS_FILE = "config_sentence_transformers.json"
 
 
@@ -82,6 +53,7 @@ def published_files(folder: Path, include: Iterable[str] = ()) -> dict[str, Path
         ValueError: a pattern leads out of the folder or matches no file.
     """
     files = {}
+    # A glob such as onnx/*.json also matches hidden files.
     for pattern in PUBLISHED:
         for name, path in _matching_files(folder, pattern).items():
             if forbidden_pattern(name) is None:
@@ -90,6 +62,7 @@ def published_files(folder: Path, include: Iterable[str] = ()) -> dict[str, Path
     for pattern in include:
         if ".." in re.split(r"[/\\]", pattern) or Path(pattern).is_absolute():
             raise ValueError(f"--include {pattern} leads out of {folder}. Pass a pattern relative to it.")
+
         matching = _matching_files(folder, pattern)
         if not matching:
             raise ValueError(f"--include {pattern} matches no file in {folder}")
@@ -103,13 +76,9 @@ def _matching_files(folder: Path, pattern: str) -> dict[str, Path]:
 
 
 def add_missing_files(folder: Path, sentence_transformers: bool = True) -> None:
-    """Add code, licence and sentence-transformers files to a model's folder.
+    """Add code, licence and, on request, sentence-transformers files to a model's folder.
 
     Existing files stay as they are, because code belongs to the weights that it was saved with.
-
-    Args:
-        folder: the model's.
-        sentence_transformers: also add the files that sentence-transformers needs.
     """
     for name in (*CODE, "LICENSE"):
         source = package_folder() / name
@@ -149,16 +118,12 @@ def sentence_transformers_files(
     Returns:
         File name -> content as JSON.
     """
-    modules = [
-        {
-            "idx": 0,
-            "name": "0",
-            "path": "",
-            "type": "sentence_transformers.models.Transformer",
-            "kwargs": ["exit_layer"],
-        },
+    modules: list[dict[str, Any]] = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
         {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"},
     ]
+    modules[0]["kwargs"] = ["exit_layer"]  # passed on from `encode`
+
     return {
         "modules.json": modules if normalize else modules[:1],
         "sentence_bert_config.json": {
@@ -176,11 +141,6 @@ def sentence_transformers_files(
 
 
 def write_sentence_transformers_files(folder: Path, **options: Any) -> None:
-    """Write the files that sentence-transformers needs, beside weights and tokenizer.
-
-    Args:
-        folder: the model's.
-        options: of `sentence_transformers_files`.
-    """
+    """Write `sentence_transformers_files(**options)` into a model's folder."""
     for name, content in sentence_transformers_files(**options).items():
         atomic_write_json(folder / name, content, ensure_ascii=False)

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import CommitInfo, RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from mose.eval.model_index import card_with_results
-from mose.hub.card import folder_card, read_card_report, training_summary, validate_card
+from mose.hub.card import folder_card, training_summary, validate_card
+from mose.hub.card.model import read_card_report
 from mose.hub.errors import PublishError, hub_error_message
-from mose.hub.files import add_missing_files, published_files
+from mose.hub.files import WEIGHT_FILE, add_missing_files, published_files
 from mose.utils.command_line import ArgumentError
 
 #: Report in a model's folder whose figures complete the card; the shipped model has one.
@@ -33,23 +33,14 @@ _PULL_REQUESTS = 10
 
 @dataclass(frozen=True)
 class Published:
-    """The result of `publish`.
-
-    Args:
-        repo_id: `user/name`.
-        files: path in the repository -> bytes, of everything that was published.
-        removed: weight files of an earlier layout that the commit deleted.
-        commit: id of the commit; None for a dry run.
-        url: of the repository, or of the pull request.
-        changed: False if the Hub had everything already.
-    """
+    """The result of `publish`."""
 
     repo_id: str
-    files: dict[str, int]
-    removed: tuple[str, ...] = ()
-    commit: str | None = None
-    url: str | None = None
-    changed: bool = False
+    files: dict[str, int]  # path in the repository -> bytes, of everything that was published
+    removed: tuple[str, ...] = ()  # weight files of an earlier layout that the commit deleted
+    commit: str | None = None  # its id; None for a dry run
+    url: str | None = None  # of the repository, or of the pull request
+    changed: bool = False  # False if the Hub had everything already
 
 
 @dataclass(frozen=True)
@@ -103,10 +94,7 @@ def publish(
         PublishError: the Hub refused or could not be reached.
     """
     folder = Path(folder)
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(str(error)) from error
+    validate_repo_id(repo_id)  # raises a ValueError
     if create_pr and (tag or revision not in (None, "main")):
         raise ValueError("create_pr opens a pull request to main. Pass neither tag nor revision with it.")
     if not folder.is_dir():
@@ -128,26 +116,14 @@ def publish(
 
 
 def stage(
-    folder: Path,
-    staging: Path,
-    repo_id: str,
-    include: Sequence[str] = (),
-    report: str | Path | None = None,
+    folder: Path, staging: Path, repo_id: str, include: Sequence[str] = (), report: str | Path | None = None
 ) -> dict[str, Path]:
-    """Check a folder, create what it lacks, and return all files of the complete repository.
+    """Check a folder, create in `staging` what it lacks, and return all files of the complete repository.
 
-    Args:
-        folder: a model's or a LoRA adapter's. It is not changed.
-        staging: an empty folder for shards, code, sentence-transformers files and the card.
-        repo_id: name that a generated card uses.
-        include: see `publish`.
-        report: see `publish`.
+    `folder` holds a model or a LoRA adapter and is not changed. Other arguments and errors: see `publish`.
 
     Returns:
         Path in the repository -> file, sorted.
-
-    Raises:
-        ValueError, FileNotFoundError: see `publish`.
     """
     from mose.hub.checks import check_folder  # imports torch
 
@@ -170,10 +146,10 @@ def stage(
 
 def _stage_weights(folder: Path, staging: Path) -> bool:
     """Write the shards; return whether the model gives embeddings, without the head of a task."""
-    from mose.hub.checkpoints import load_config, model_class, read_checkpoint  # these import torch
+    from mose.hub.checkpoints import model_class, read_checkpoint, read_config  # these import torch
     from mose.hub.shards import write_shards
 
-    config = load_config(folder)
+    config = read_config(folder)
     write_shards(staging, read_checkpoint(folder, config), config.built_exit_layers)
     return model_class(config).__name__ == "MoSEModel"
 
@@ -189,9 +165,10 @@ def _stage_card(folder: Path, staging: Path, repo_id: str, report: str | Path | 
         if figures is None:
             return
         text = card_with_results(text, figures)
-        card.unlink()  # it links to the folder's own, which must not change
+        card.unlink()  # a link to the folder's own, which must not change
     else:
         text = folder_card(staging, repo_id=repo_id, report=figures, summary=training_summary(folder))
+
     validate_card(text)
     card.write_bytes(text.encode())
 
@@ -205,11 +182,10 @@ def _push(api: HfApi, repo_id: str, files: Mapping[str, Path], options: CommitOp
     remote = {sibling.rfilename for sibling in before.siblings or ()}
 
     # An unsharded file, or the shards of other exits, would be loaded in place of ours.
-    outdated = tuple(sorted(name for name in remote - files.keys() if _is_weight_file(name)))
+    outdated = tuple(sorted(name for name in remote - files.keys() if WEIGHT_FILE.fullmatch(name)))
     if options.create_pr and (known := _same_pull_request(api, repo_id, files, outdated)):
-        number, commit_id = known
-        url = f"{api.endpoint}/{repo_id}/discussions/{number}"
-        return Published(repo_id, _sizes(files), (), commit_id, url)
+        url = f"{api.endpoint}/{repo_id}/discussions/{known[0]}"
+        return Published(repo_id, _sizes(files), commit=known[1], url=url)
 
     operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
     operations += map(CommitOperationDelete, outdated)
@@ -233,13 +209,8 @@ def _sizes(files: Mapping[str, Path]) -> dict[str, int]:
     return {name: path.stat().st_size for name, path in files.items()}
 
 
-def _is_weight_file(name: str) -> bool:
-    from mose.hub.weights import WEIGHT_FILE  # imports torch
-
-    return WEIGHT_FILE.fullmatch(name) is not None
-
-
 def _set_tag(api: HfApi, repo_id: str, tag: str, commit: CommitInfo) -> None:
+    # A tag is never moved: others may have pinned it.
     try:
         tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
         if tag not in tags:
@@ -288,34 +259,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mose hub publish`."""
     parser.add_argument("folder", metavar="FOLDER", help="folder of the model; it is not changed")
     parser.add_argument("repo_id", metavar="REPO_ID", help="user/name; created if it does not exist")
+    private = argparse.BooleanOptionalAction
+    parser.add_argument("--private", action=private, help="of a new repository (default: the account's setting)")
     parser.add_argument(
-        "--private",
-        action=argparse.BooleanOptionalAction,
-        help="whether a new repository is private (default: the account's setting)",
+        "--revision", "--branch", metavar="BRANCH", help="branch, created if it does not exist (default: main)"
     )
-    parser.add_argument(
-        "--revision",
-        "--branch",
-        metavar="BRANCH",
-        help="branch to commit to, created from main if it does not exist (default: main)",
-    )
+
     parser.add_argument("--tag", help="tag to set on the commit; an existing tag is not moved")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
     parser.add_argument("--commit-message", metavar="TEXT", help="first line of the commit")
     parser.add_argument("--commit-description", metavar="TEXT", help="further lines of the commit")
-    parser.add_argument(
-        "--include",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="PATTERN",
-        help="further files of FOLDER, such as report.json; pickles, training states and caches are refused",
-    )
-    parser.add_argument(
-        "--report",
-        metavar="FILE",
-        help=f"evaluation report whose figures go into the card (default: FOLDER/{REPORT} if it exists)",
-    )
+
+    include: dict[str, Any] = {"action": "extend", "nargs": "+", "default": [], "metavar": "PATTERN"}
+    parser.add_argument("--include", **include, help="further files of FOLDER, such as report.json; no pickles")
+    report = f"evaluation report whose figures go into the card (default: FOLDER/{REPORT} if it exists)"
+    parser.add_argument("--report", metavar="FILE", help=report)
+
     parser.add_argument("--dry-run", action="store_true", help="list the files and their sizes, and send nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -332,10 +291,9 @@ def run(options: argparse.Namespace) -> None:
         json.dump(asdict(result), sys.stdout, indent=2)
         print()
     elif options.dry_run:
-        width = max(map(len, result.files))
+        width, total = max(map(len, result.files)), sum(result.files.values())
         for name, size in result.files.items():
             print(f"{name:{width}}  {size:>14,} bytes")
-        total = sum(result.files.values())
         print(f"{len(result.files)} files, {total:,} bytes would go to {result.repo_id}; none was sent")
     else:
         summary = f"{len(result.files)} files, commit {result.commit}" if result.changed else "no change"

@@ -95,25 +95,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any free port (default: %(default)s)")
     parser.add_argument("--device", help="device of the model, cpu or cuda (default: a GPU if there is one)")
-    parser.add_argument(
-        "--max-texts", type=int, default=1_024, metavar="N", help="texts in a request (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--max-characters",
-        type=int,
-        default=2_000_000,
-        metavar="N",
-        help="characters of all texts in a request (default: %(default)s)",
-    )
+    for name, default in (("texts", 1_024), ("characters", 2_000_000)):
+        text = f"largest number of {name} in a request (default: %(default)s)"
+        parser.add_argument(f"--max-{name}", type=int, default=default, metavar="N", help=text)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run `mose hub serve` until it is interrupted."""
-    try:
-        import uvicorn  # of the extra [serve]
-    except ImportError:
-        raise ArgumentError("serving needs uvicorn and starlette. Run pip install 'mose[serve]'.") from None
-    from mose.handler import EndpointHandler  # imports torch
+    # Of the extra [serve], and slow to import.
+    import uvicorn
+
+    from mose.handler import EndpointHandler
 
     try:
         is_local_folder(options.model)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from mose.utils.files import atomic_write, atomic_write_json
 
@@ -73,13 +74,16 @@ def index_name(exit_layer: int) -> str:
     return INDEX.replace(".json", f".exit{exit_layer}.json")
 
 
-def write_shards(folder: Path, sources: Mapping[str, TensorSource], exits: tuple[int, ...]) -> None:
+def write_shards(
+    folder: Path, sources: Mapping[str, TensorSource], exits: tuple[int, ...], progress: bool = False
+) -> None:
     """Write the shards and their indices, with at most one tensor in memory at a time.
 
     Args:
         folder: exists; other weights in it stay.
         sources: by their names in the model.
         exits: of the model, sorted.
+        progress: show a bar on stderr.
 
     Raises:
         ValueError: see `write_safetensors`.
@@ -90,7 +94,7 @@ def write_shards(folder: Path, sources: Mapping[str, TensorSource], exits: tuple
 
     weight_map: dict[str, str] = {}
     filled = [names for names in parts.values() if names]
-    for number, names in enumerate(filled, start=1):
+    for number, names in enumerate(tqdm(filled, unit=" shards", disable=not progress), start=1):
         file = f"model-{number:05}-of-{len(filled):05}.safetensors"
         write_safetensors(folder / file, {name: sources[name] for name in names})
         weight_map |= dict.fromkeys(names, file)
@@ -113,6 +117,7 @@ def write_safetensors(path: Path, sources: Mapping[str, TensorSource]) -> None:
     Raises:
         ValueError: a tensor has another shape or type than its source says, or a type that safetensors lacks.
     """
+    # Offsets are known before anything is read.
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, source in sources.items():
@@ -124,6 +129,7 @@ def write_safetensors(path: Path, sources: Mapping[str, TensorSource]) -> None:
             "shape": list(source.shape),
             "data_offsets": [start, end],
         }
+
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)  # the format aligns the data to 8 bytes
 

@@ -13,8 +13,9 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError
 
 from mose.configuration_mose import MoSEConfig
-from mose.hub.card import Origin, card_license, write_folder_card
-from mose.hub.checkpoints import load_config, read_checkpoint
+from mose.hub.card import Origin, write_folder_card
+from mose.hub.card.metadata import source_metadata
+from mose.hub.checkpoints import read_checkpoint, read_config
 from mose.hub.files import PUBLISHED, add_missing_files, published_files
 from mose.hub.shards import INDEX, TensorSource, index_name, write_shards
 from mose.hub.weights import WEIGHTS, read_index
@@ -36,6 +37,7 @@ def sliced_config(config: MoSEConfig, exit_layer: int) -> MoSEConfig:
         ValueError: the model has no such exit, or was loaded less deep.
     """
     config.resolve_exit_layer(exit_layer)
+
     fields = config.to_dict()
     fields["exit_layers"] = [e for e in config.exit_layers if e <= exit_layer]
     fields["exit_layer"] = None
@@ -74,8 +76,9 @@ def slice_repository(
     local = is_local_folder(source)
     folder = Path(source) if local else download(str(source), exit_layer, revision, token)
 
-    config = load_config(folder)
+    config = read_config(folder)
     smaller = sliced_config(config, exit_layer)
+    # Checked as a model that was loaded at that exit: deeper tensors are not needed.
     loaded = MoSEConfig.from_dict({**config.to_dict(), "exit_layer": exit_layer})
     index = index_name(exit_layer) if (folder / index_name(exit_layer)).is_file() else INDEX
     tensors = _keep_exits(read_checkpoint(folder, loaded, index), len(smaller.exit_layers))
@@ -91,7 +94,7 @@ def slice_repository(
         write_folder_card(
             staging,
             repo_id=output_dir.absolute().name,
-            license=card_license(folder) or "apache-2.0",
+            license=source_metadata(folder).get("license", "apache-2.0"),
             origin=Origin(str(source), f"It is `{{name}}` cut at exit {exit_layer}, with the same embeddings."),
         )
     return output_dir
@@ -130,11 +133,13 @@ def download(repo_id: str, exit_layer: int, revision: str | None = None, token: 
     names = api.list_repo_files(repo_id, revision=revision)
     if outside := [name for name in names if name.startswith("/") or ".." in re.split(r"[/\\]", name)]:
         raise ValueError(f"{repo_id}: {outside[0]!r} leads out of the repository")
+
+    # The configuration first: a missing exit is reported before anything large is downloaded.
     try:
         folder = fetch("config.json").parent
     except EntryNotFoundError as error:
         raise FileNotFoundError(f"{repo_id}: no config.json") from error
-    load_config(folder).resolve_exit_layer(exit_layer)
+    read_config(folder).resolve_exit_layer(exit_layer)
 
     for name in names:
         is_published = any(fnmatch(name, pattern) for pattern in PUBLISHED)

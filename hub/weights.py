@@ -1,7 +1,6 @@
 """Reading a checkpoint from one safetensors file or from shards, never from a pickle."""
 
 import json
-import re
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +9,6 @@ from safetensors import safe_open
 from mose.hub.shards import DTYPES, INDEX, TensorSource
 
 WEIGHTS = "model.safetensors"
-#: Names of weight files and their indices in the root of a repository.
-WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index(\.exit\d+)?\.json")
 _TYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
@@ -48,6 +45,7 @@ def read_safetensors(path: Path) -> dict[str, TensorSource]:
     except Exception as error:  # the library's own exception is not documented
         raise ValueError(f"{path}: not a complete safetensors file: {error}") from error
 
+    # Only the header is read here; `TensorSource.read` reads the data.
     tensors = {}
     for name, part in slices.items():
         if part.get_dtype() not in _TYPES:
@@ -72,6 +70,7 @@ def read_weights(folder: Path, index: str = INDEX) -> dict[str, TensorSource]:
     """
     if index == INDEX and (folder / WEIGHTS).is_file():
         return read_safetensors(folder / WEIGHTS)
+
     if not (folder / index).is_file():
         pickles = sorted(path.name for end in ("bin", "pt", "pth", "ckpt") for path in folder.glob(f"*.{end}"))
         hint = f" {', '.join(pickles)} may be pickles, which are never loaded." if pickles else ""
@@ -82,6 +81,7 @@ def read_weights(folder: Path, index: str = INDEX) -> dict[str, TensorSource]:
     for shard in sorted(set(weight_map.values())):
         if not (folder / shard).is_file():
             raise FileNotFoundError(f"{folder / shard} is missing, but {index} lists it")
+
         stored = read_safetensors(folder / shard)
         listed = [name for name, file in weight_map.items() if file == shard]
         if missing := sorted(set(listed) - stored.keys()):

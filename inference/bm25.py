@@ -19,15 +19,16 @@ _BOUNDARY = re.compile(
 )
 
 
-def tokenize(text: str) -> list[str]:
-    """Words for BM25.
+def bm25_tokens(text: str) -> list[str]:
+    """Return the tokens of a text for BM25.
 
-    Identifiers are split at case, underscores and digits, lower-cased and stemmed (Porter 2, English). An
-    identifier of several words also counts as a whole, without its underscores: `parseDate` and `parse_date`
-    both give `pars`, `date`, `parsedate`. Nothing else is dropped: no stop words, no short words, no digits.
+    Identifiers are split at case changes, underscores and digits, then lower-cased and stemmed (Porter 2,
+    English). A compound identifier is also kept whole, without underscores: `parseDate` and `parse_date` both
+    give `pars`, `date`, `parsedate`. Stop words, short words and digits are kept.
     """
-    stemmer = Stemmer.Stemmer("english")  # one per call: a stemmer must not be shared between threads
+    stemmer = Stemmer.Stemmer("english")  # one per call: threads must not share a stemmer
     tokens: list[str] = []
+
     for word in _WORD.findall(text):
         parts = [part.lower() for part in _BOUNDARY.split(word) if part]
         tokens += stemmer.stemWords(parts)
@@ -37,21 +38,22 @@ def tokenize(text: str) -> list[str]:
 
 
 class BM25:
-    """Okapi BM25 in Lucene's form, k1 = 1.5 and b = 0.75 (Lù, 2024, arXiv 2407.03618).
+    """Okapi BM25 in Lucene's variant with k1 = 1.5 and b = 0.75 (Lù, 2024, arXiv 2407.03618).
 
     Args:
         documents: the corpus.
 
     Raises:
-        ValueError: an empty corpus.
+        ValueError: `documents` is empty.
     """
 
     def __init__(self, documents: Sequence[str]):
         if not len(documents):
-            raise ValueError("BM25 needs at least one document")
+            raise ValueError("BM25 needs at least one document, got none.")
         self._size = len(documents)
-        tokens = [tokenize(document) for document in documents]
-        # A corpus without a single word has nothing to index: every score is 0.
+        tokens = [bm25_tokens(document) for document in documents]
+
+        # bm25s cannot index a corpus without any token; all scores are 0 then.
         self._index: bm25s.BM25 | None = None
         if any(tokens):
             self._index = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
@@ -61,7 +63,7 @@ class BM25:
         return self._size
 
     def save(self, folder: Path) -> None:
-        """Writes the index into `folder`, which is made, for `load`."""
+        """Write the index into `folder`, which must not exist yet."""
         folder.mkdir(parents=True)
         (folder / "documents.json").write_text(json.dumps({"size": self._size, "words": self._index is not None}))
         if self._index is not None:
@@ -69,45 +71,44 @@ class BM25:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What `save` wrote; the scores are read from the disk as queries need them.
+        """Return the index that `save` wrote. Its scores are memory-mapped.
 
         Raises:
-            OSError, ValueError, KeyError: a file is missing or damaged.
+            OSError: a file is missing.
+            ValueError: a file is damaged (KeyError: it lacks a field).
         """
-        facts = json.loads((folder / "documents.json").read_text())
-        found = cls.__new__(cls)
-        found._size = int(facts["size"])
-        found._index = bm25s.BM25.load(folder, mmap=True) if facts["words"] else None
-        return found
+        description = json.loads((folder / "documents.json").read_text())
+        bm25 = cls.__new__(cls)
+        bm25._size = int(description["size"])
+        bm25._index = bm25s.BM25.load(folder, mmap=True) if description["words"] else None
+        return bm25
 
     def scores(self, query: str) -> np.ndarray:
-        """(documents,) float32: the score of every document, 0 where no word is shared."""
+        """Return the score of every document, (documents,) float32; 0 if it shares no token with `query`."""
         if self._index is None:
             return np.zeros(self._size, dtype=np.float32)
-        return self._index.get_scores_from_ids(self._index.get_tokens_ids(tokenize(query)))
+        return self._index.get_scores_from_ids(self._index.get_tokens_ids(bm25_tokens(query)))
 
     def top_k(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The best documents of each query; of equal scores, the earlier document comes first.
+        """Return the best documents of each query, best first. Equal scores keep the documents' order.
 
         Args:
             queries: any number of queries.
-            k: how many documents; no more are returned than there are.
+            k: number of documents to return for each query, at most all.
 
         Returns:
-            (scores, positions), both (queries, min(k, documents)), float32 and int64, best first.
+            (scores, positions), both (queries, min(k, documents)), float32 and int64.
 
         Raises:
-            ValueError: k < 1.
+            ValueError: `k` is below 1.
         """
         if k < 1:
-            raise ValueError(f"k={k}: must be at least 1")
+            raise ValueError(f"k must be at least 1, got {k}.")
         k = min(k, self._size)
         scores = np.empty((len(queries), k), dtype=np.float32)
         positions = np.empty((len(queries), k), dtype=np.int64)
-        for at, query in enumerate(queries):
-            every = self.scores(query)
-            threshold = np.partition(every, self._size - k)[self._size - k]
-            candidates = np.flatnonzero(every >= threshold)
-            positions[at] = candidates[np.argsort(-every[candidates], kind="stable")[:k]]
-            scores[at] = every[positions[at]]
+        for row, query in enumerate(queries):
+            all_scores = self.scores(query)
+            positions[row] = np.argsort(-all_scores, kind="stable")[:k]
+            scores[row] = all_scores[positions[row]]
         return scores, positions

@@ -1,7 +1,7 @@
-"""Encoding a corpus of any size: in shards, by several processes or GPUs, continued where a killed run stopped.
+"""Encoding a corpus of any size into a store, by one process or several, resuming after an interruption.
 
-Memory stays bounded whatever the corpus: a process holds one shard of texts and of embeddings, and the texts may
-lie on a disk (`datasets` columns do).
+A process holds one shard of texts and of embeddings in memory. The texts can be a column on disk, as those of
+`datasets` are.
 """
 
 import functools
@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,17 +18,19 @@ import torch
 from tqdm import tqdm
 
 from mose.inference.encoders import Encoder
-from mose.inference.encoding import Progress, TokenBar
-from mose.inference.store import Source, Store, fingerprint_texts, write_shard, writing
+from mose.inference.fingerprints import fingerprint_texts
+from mose.inference.progress import Progress, TokenBar
+from mose.inference.store import Store, StoreSpec, open_for_writing
 
-SHARD_ROWS = 4096  # what a killed run loses at most, per process
+#: Texts per shard. A killed run loses at most one shard for each process.
+SHARD_ROWS = 4096
 
 
-class Task(NamedTuple):
-    """One shard to be made."""
+class ShardTask(NamedTuple):
+    """One shard to encode and write."""
 
+    store: Store
     shard: int
-    file: Path
     texts: list[str]
     languages: list[str]
     query: bool
@@ -46,176 +47,174 @@ def encode_corpus(
     overwrite: bool = True,
     progress: bool = False,
 ) -> Store:
-    """The embeddings of texts under every key of an encoder, on disk.
+    """Encode texts under every key of an encoder, and return the finished store; `store[key]` has the embeddings.
 
-    What an earlier run of the same model, texts and settings has finished is kept, once its checksum has been
-    compared; other embeddings in the folder are replaced.
+    Intact shards of an earlier run with the same model, texts and settings are kept. Others are replaced.
 
     Args:
-        encoder: a `MoSEEncoder` or a `SentenceTransformerPeer`.
-        texts: at least one; only slices are taken of it.
-        folder: where the shards go; it is made.
-        languages: one per text, where the prompts depend on it.
-        query: whether the texts are queries or documents.
-        devices: one process for each, such as `["cuda:0", "cuda:1"]` or `["cpu", "cpu"]`; none: this process,
-            where the encoder is.
+        encoder: a `MoSEEncoder` or a `SentenceTransformerBaseline`.
+        texts: at least one. Read in slices.
+        folder: folder of the shards; created if missing.
+        languages: one for each text, to select its prompt; None means no language for any.
+        query: True for queries, False for documents.
+        devices: one process for each, such as `["cuda:0", "cuda:1"]`. If empty, encode in this process.
         shard_rows: texts per shard.
-        overwrite: without it, embeddings of something else in the folder are refused instead of replaced.
+        overwrite: if False, refuse to replace embeddings of something else.
         progress: show a bar on stderr.
 
-    Returns:
-        the finished store; `store[key]` are the embeddings under a key.
-
     Raises:
-        ValueError: no texts, languages that do not fit them, or a `shard_rows` below 1.
-        StoreError: the folder is something else, or another run is writing there.
-        RuntimeError: a process died, or loaded another model than this one; finished shards are kept.
+        ValueError: `texts` is empty, the number of languages differs from it, or `shard_rows` is below 1.
+        StoreError: the folder holds something else, or another run is writing to it.
+        RuntimeError: a process died, or loaded another model than `encoder`. Finished shards are kept.
     """
     if not len(texts):
-        raise ValueError("no texts to encode")
+        raise ValueError("no texts to encode. Pass at least one.")
     if languages is not None and len(languages) != len(texts):
-        raise ValueError(f"{len(languages)} languages for {len(texts)} texts")
+        raise ValueError(f"{len(languages)} languages for {len(texts)} texts. Pass one for each text.")
     if shard_rows < 1:
-        raise ValueError(f"shard_rows={shard_rows}: must be at least 1")
-    corpus, model = fingerprint_texts(texts, languages), encoder.fingerprint()
+        raise ValueError(f"shard_rows must be at least 1, got {shard_rows}.")
+
+    corpus = fingerprint_texts(texts, languages)
     settings = {**encoder.settings, "query": query}
-    source = Source(model, corpus, settings, encoder.keys, len(texts), shard_rows)
+    spec = StoreSpec(encoder.fingerprint(), corpus, settings, encoder.keys, len(texts), shard_rows)
 
-    def tasks(store: Store) -> Iterator[Task]:
-        for shard in store.unfinished:
-            span = source.span(shard)
-            chosen = list(texts[span])
-            of = [""] * len(chosen) if languages is None else list(languages[span])
-            yield Task(shard, store.file(shard), chosen, of, query)
-
-    with writing(Path(folder), source, overwrite) as (store, damaged):
+    with open_for_writing(Path(folder), spec, overwrite) as (store, damaged):
         if damaged:
-            tqdm.write(f"{folder}: {len(damaged)} damaged shards are made again", file=sys.stderr)
-        if store.unfinished:
-            spans = map(source.span, store.unfinished)
+            tqdm.write(f"{folder}: {damaged} damaged shards are encoded again", file=sys.stderr)
+
+        if shards := store.unfinished:
+            spans = map(spec.span, shards)
+            # Counting reads every text, so do it only for the bar.
             characters = sum(len(text) for span in spans for text in texts[span]) if progress else 0
+
+            tasks = _shard_tasks(store, shards, texts, languages, query)
             with TokenBar(characters, progress, f"{encoder.name}: {'queries' if query else 'documents'}") as bar:
-                work = _in_processes(encoder, model, devices, bar) if devices else _here(encoder, bar)
-                with work as run:
-                    for shard, facts in run(tasks(store)):
-                        store.add(shard, facts)
+                if devices:
+                    _encode_in_processes(encoder, tasks, devices, bar)
+                else:
+                    for task in tasks:
+                        _encode_shard(encoder, task, bar)
     return store
 
 
-Run = Callable[[Iterator[Task]], Iterator[tuple[int, dict[str, Any]]]]
+def _shard_tasks(
+    store: Store, shards: list[int], texts: Sequence[str], languages: Sequence[str] | None, query: bool
+) -> Iterator[ShardTask]:
+    for shard in shards:
+        span = store.spec.span(shard)
+        part = list(texts[span])
+        part_languages = [""] * len(part) if languages is None else list(languages[span])
+        yield ShardTask(store, shard, part, part_languages, query)
 
 
-@contextmanager
-def _here(encoder: Encoder, progress: Progress) -> Iterator[Run]:
-    def run(tasks: Iterator[Task]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for task in tasks:
-            yield task.shard, _make(encoder, task, progress)
-
-    yield run
+def _encode_shard(encoder: Encoder, task: ShardTask, progress: Progress | bool) -> None:
+    embeddings = encoder.encode(task.texts, task.languages, task.query, progress=progress)
+    task.store.write(task.shard, np.stack([embeddings[key] for key in encoder.keys]))
 
 
-@contextmanager
-def _in_processes(encoder: Encoder, model: str, devices: Sequence[str], progress: Progress) -> Iterator[Run]:
-    """One process for each device, each with its share of the threads; no more tasks wait than are worked on."""
+def _encode_in_processes(
+    encoder: Encoder, tasks: Iterator[ShardTask], devices: Sequence[str], progress: Progress
+) -> None:
+    """Run the tasks in one process for each device, with an equal share of the threads."""
     context = _start_context()
-    free, news = context.Queue(), context.Queue()
+    free_devices, messages = context.Queue(), context.Queue()
     for device in devices:
-        free.put(device)
-    threads = max(1, torch.get_num_threads() // len(devices))
-    pool = ProcessPoolExecutor(
-        len(devices), context, initializer=_start, initargs=(encoder.load, model, free, news, threads)
-    )
+        free_devices.put(device)
 
-    def run(tasks: Iterator[Task]) -> Iterator[tuple[int, dict[str, Any]]]:
-        pending: set[Future] = set()
-        while True:
-            while len(pending) < 2 * len(devices) and (task := next(tasks, None)) is not None:
-                pending.add(pool.submit(_work, task))
-            if not pending:
-                return
-            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-            while not news.empty():
-                kind, numbers = news.get()
-                getattr(progress, kind)(*numbers)
-            for future in done:
-                yield future.result()
+    threads = max(1, torch.get_num_threads() // len(devices))
+    setup = _WorkerSetup(encoder.load, free_devices, messages, threads)
+    pool = ProcessPoolExecutor(len(devices), context, initializer=_start_worker, initargs=(setup,))
+    pending: set[Future] = set()
 
     try:
-        yield run
+        while True:
+            # Submit no more than two tasks for each process: every task holds its texts in memory.
+            while len(pending) < 2 * len(devices) and (task := next(tasks, None)) is not None:
+                pending.add(pool.submit(_encode_in_worker, task))
+            if not pending:
+                break
+
+            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            while not messages.empty():
+                callback, numbers = messages.get()
+                getattr(progress, callback)(*numbers)
+
+            for future in done:
+                future.result()  # raises the worker's exception
     except BrokenProcessPool:
-        raise RuntimeError(
-            f"{encoder.name}: an encoding process died, perhaps for lack of memory; what was finished is kept"
-        ) from None
+        message = (
+            "an encoding process died, perhaps for lack of memory. Run again to resume; finished shards are kept."
+        )
+        raise RuntimeError(f"{encoder.name}: {message}") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start_context() -> Any:
-    """Processes that start clean, as CUDA needs it; where there is a server for them, it imports once for all."""
+    """Return a context that starts clean processes, as CUDA requires."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
+
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "transformers.models.auto.modeling_auto"])
+    context.set_forkserver_preload([__name__])  # the server imports torch and transformers once for all
     return context
 
 
-def _make(encoder: Encoder, task: Task, progress: Progress | bool) -> dict[str, Any]:
-    found = encoder.encode(task.texts, task.languages, task.query, progress=progress)
-    return write_shard(task.file, np.stack([found[key] for key in encoder.keys]))
+# --- In the worker processes ------------------------------------------------------------------------------
 
 
-# --- in the other processes -------------------------------------------------------------------------------
-
-
-class _Setup(NamedTuple):
-    """What a process is told when it starts."""
+class _WorkerSetup(NamedTuple):
+    """Everything that a worker receives when it starts."""
 
     load: Callable[[str], Encoder]
-    model: str  # fingerprint of the encoder that it must come to have
-    free: Any  # queue of the devices that no process has taken yet
-    news: Any  # queue to the process with the bar
+    free_devices: Any  # queue of the devices that no worker has taken yet
+    messages: Any  # queue of (callback, arguments) to the process with the progress bar
     threads: int
 
 
-_setup: _Setup
+_setup: _WorkerSetup
 
 
-class _News:
-    """Progress that is sent to the process with the bar."""
+class _ProgressSender:
+    """Progress callbacks that forward to the process with the bar."""
 
-    def __init__(self, queue: Any):
-        self._queue = queue
+    def __init__(self, messages: Any):
+        self._messages = messages
 
     def tokenized(self, characters: int, tokens: int) -> None:
-        self._queue.put(("tokenized", (characters, tokens)))
+        self._messages.put(("tokenized", (characters, tokens)))
 
     def encoded(self, tokens: int) -> None:
-        self._queue.put(("encoded", (tokens,)))
+        self._messages.put(("encoded", (tokens,)))
 
 
-def _start(*setup: Any) -> None:
+def _start_worker(setup: _WorkerSetup) -> None:
     global _setup
-    _setup = _Setup(*setup)
-    _setup.news.cancel_join_thread()  # after a failure nobody listens any more, and this process has to end
+    _setup = setup
+    # After a failure nobody reads the queue any more; the worker must not wait for that when it ends.
+    _setup.messages.cancel_join_thread()
 
 
 @functools.cache
-def _encoder() -> Encoder:
-    """Loaded with the first task and not at the start, since an error then reaches the one who waits for it."""
+def _worker_encoder(model: str) -> Encoder:
+    """Return this worker's encoder, whose fingerprint must be `model`.
+
+    It is loaded for the first task, not at the start of the process, so that an error reaches the task's caller.
+    """
     torch.set_num_threads(_setup.threads)
-    device = _setup.free.get()
+    device = _setup.free_devices.get()
+
     try:
         encoder = _setup.load(device)
-        if encoder.fingerprint() != _setup.model:
-            raise RuntimeError(
-                f"{encoder.name}: what lies on the disk is not the model in memory, so that other processes "
-                "cannot take part; save it first, or encode in one process"
-            )
+        if encoder.fingerprint() != model:
+            message = "the model on disk is not the model in memory, so other processes cannot load it"
+            raise RuntimeError(f"{encoder.name}: {message}. Save it first, or encode in one process.")
     except BaseException:
-        _setup.free.put(device)  # the next task would wait for one for ever
+        _setup.free_devices.put(device)  # otherwise the next task would wait for a device forever
         raise
     return encoder
 
 
-def _work(task: Task) -> tuple[int, dict[str, Any]]:
-    return task.shard, _make(_encoder(), task, _News(_setup.news))
+def _encode_in_worker(task: ShardTask) -> None:
+    encoder = _worker_encoder(task.store.spec.model)
+    _encode_shard(encoder, task, _ProgressSender(_setup.messages))

@@ -1,7 +1,6 @@
-"""What turns the texts of a retrieval set into embeddings: one interface for a MoSE at its exits and for peers.
+"""The `Encoder` interface, shared by a MoSE at its exits and the models it is compared with.
 
-An encoder can be loaded again by another process, and says by a fingerprint what its embeddings depend on; so
-corpora can be encoded by several processes, and kept on disk.
+Another process can load an equal encoder, and a fingerprint identifies its embeddings, so they can be stored.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,31 +11,30 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from mose.inference.encoding import Progress, encode, fingerprint, wanted_exits
+from mose.inference.encoding import encode
+from mose.inference.fingerprints import model_fingerprint
+from mose.inference.loading import load_model, resolve_exit_layers
+from mose.inference.progress import Progress
 from mose.tokenization.prompts import prompt_for
-from mose.utils.locations import is_hub_id
 
 
 class Encoder(Protocol):
-    """Gives every text one embedding under each of its keys.
+    """A model that returns one embedding of a text for each of its keys."""
 
-    Attributes:
-        name: what reports and folders call it.
-        keys: the exits, or the one model.
-        settings: what embeddings depend on beside weights and texts; ready for JSON.
-        device: where it runs.
-        load: makes the same encoder on the device named, in another process: pickle carries it there.
-    """
+    name: str  # in reports and folders
+    keys: tuple[str, ...]  # exits as strings, or the name of a model without exits
+    load: Callable[[str], "Encoder"]  # the same encoder on the named device; pickled for other processes
 
-    name: str
-    keys: tuple[str, ...]
-    settings: dict[str, Any]
-    device: torch.device
-    load: Callable[[str], "Encoder"]
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What embeddings depend on besides weights and texts, ready for JSON."""
+
+    @property
+    def device(self) -> torch.device:
+        """The model's device."""
 
     def fingerprint(self) -> str:
-        """SHA-256 of the weights, of how they are used, and of the tokenizer."""
-        ...
+        """Return the SHA-256 of the weights, the configuration and the tokenizer."""
 
     def encode(
         self,
@@ -46,95 +44,28 @@ class Encoder(Protocol):
         keys: Sequence[str] | None = None,
         progress: bool | Progress = False,
     ) -> dict[str, np.ndarray]:
-        """Key → (texts, dim) float32, unit rows, under the keys wanted (None: all).
+        """Return key -> (texts, dim) float32, rows of unit norm.
 
         Args:
-            texts, languages: equally many; the languages choose the prompts where the model has such.
-            query: whether the texts are queries or documents.
+            texts: at least one.
+            languages: one for each text, to select its prompt if the model has any.
+            query: True for queries, False for documents.
+            keys: subset of the encoder's keys; None means all.
+            progress: True for a bar on stderr, or callbacks.
         """
-        ...
-
-
-def load_model(
-    source: str,
-    exit_layers: Sequence[int] | None = None,
-    device: str | None = None,
-    trust_remote_code: bool = True,
-) -> tuple[Any, Any, tuple[int, ...]]:
-    """A MoSE in float32, as deep as the wanted exits need, and its tokenizer.
-
-    Args:
-        source: a folder or a Hub id.
-        exit_layers: the wanted exits; None means all.
-        device: where to put it; None means a GPU where there is one.
-        trust_remote_code: run the code that lies beside the weights; without it, the installed `mose` must do.
-
-    Returns:
-        model, tokenizer, the wanted exits.
-
-    Raises:
-        ValueError: no MoSE, or an exit that it does not have; found before any weights are read.
-        OSError: nothing to load there.
-    """
-    from transformers import AutoModel, AutoTokenizer
-
-    config = _config(source, trust_remote_code)
-    wanted = wanted_exits(config, exit_layers)
-    options = {"trust_remote_code": True} if trust_remote_code else {}
-    model_class: Any = AutoModel
-    if not trust_remote_code:
-        from mose.modeling_mose import MoSEModel
-
-        model_class = MoSEModel
-    model = model_class.from_pretrained(source, exit_layer=wanted[-1], dtype=torch.float32, **options)
-    tokenizer = AutoTokenizer.from_pretrained(source, config=config, **options)
-    return model.to(device or default_device()).eval(), tokenizer, wanted
-
-
-def find_exits(source: str, exit_layers: Sequence[int] | None) -> tuple[int, ...]:
-    """The wanted exits of the MoSE at `source`, from its configuration alone.
-
-    Raises:
-        ValueError: no MoSE, or an exit that it does not have.
-        OSError: nothing to load there.
-    """
-    return wanted_exits(_config(source, True), exit_layers)
-
-
-def _config(source: str, trust_remote_code: bool) -> Any:
-    from transformers import AutoConfig
-
-    if not Path(source).is_dir() and not is_hub_id(source):
-        raise FileNotFoundError("no such folder, and not the id of a Hub model (owner/name)")
-    if trust_remote_code:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=True)
-    else:
-        from mose.configuration_mose import MoSEConfig
-
-        config = MoSEConfig.from_pretrained(source)
-    if not getattr(config, "exit_layers", None):
-        raise ValueError(f"a {config.model_type!r} model has no exits; it can only be a peer")
-    return config
-
-
-def default_device() -> str:
-    """A GPU where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class MoSEEncoder:
-    """A MoSE at some of its exits, all of them from one pass; keys are exits as strings.
+    """An `Encoder` for a MoSE: all of its exits from one pass, with exits as strings for keys.
 
     Args:
-        model, tokenizer: as `load_model` gives them.
-        exit_layers: None means all that the model has built.
-        max_length: tokens after which a text is cut off; None means what the model allows.
+        model: from `load_model`.
+        tokenizer: from `load_model`.
+        exit_layers: exits to use; None means all that are built.
+        max_length: maximum number of tokens of a text; None means the limits of model and tokenizer.
         dtype: compute type, by autocast; None means the type of the weights.
-        source: from where another process can load the model.
+        source: folder or Hub id from which another process can load the model.
         trust_remote_code: as for `load_model`.
-
-    Raises:
-        ValueError: an exit that the model does not have.
     """
 
     def __init__(
@@ -148,23 +79,26 @@ class MoSEEncoder:
         trust_remote_code: bool = True,
     ):
         self.model, self.tokenizer = model, tokenizer
-        self.exits = wanted_exits(model.config, exit_layers)
+        self.exits = resolve_exit_layers(model.config, exit_layers)
         self.keys = tuple(map(str, self.exits))
         self.max_length, self.dtype = max_length, dtype
+        self.settings = {"max_length": max_length, "dtype": str(dtype)}
+
+        # Another process loads the encoder by its source, since weights are too large to be sent.
         source = source or model.name_or_path
         self.name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
-        self.load = partial(_load_mose, source, self.exits, max_length, dtype, trust_remote_code)
+        self.load: Callable[[str], Encoder] = partial(
+            _load_encoder, source, self.exits, max_length, dtype, trust_remote_code
+        )
 
     @property
     def device(self) -> torch.device:
+        """The model's device."""
         return self.model.device
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"max_length": self.max_length, "dtype": str(self.dtype)}
-
     def fingerprint(self) -> str:
-        return fingerprint(self.model, self.tokenizer, self.exits[-1])
+        """Return the fingerprint of the model up to its deepest exit."""
+        return model_fingerprint(self.model, self.tokenizer, self.exits[-1])
 
     def encode(
         self,
@@ -174,22 +108,15 @@ class MoSEEncoder:
         keys: Sequence[str] | None = None,
         progress: bool | Progress = False,
     ) -> dict[str, np.ndarray]:
+        """Return exit as a string -> (texts, dim) float32, see `Encoder.encode`."""
         exits = self.exits if keys is None else [int(key) for key in keys]
         prompts = [prompt_for(language, query) for language in languages]
-        found = encode(
-            self.model,
-            self.tokenizer,
-            texts,
-            exits,
-            prompts,
-            self.max_length,
-            dtype=self.dtype,
-            progress=progress,
-        )
-        return {str(exit_layer): embeddings for exit_layer, embeddings in found.items()}
+        options: dict[str, Any] = {"max_length": self.max_length, "dtype": self.dtype, "progress": progress}
+        embeddings = encode(self.model, self.tokenizer, texts, exits, prompts, **options)
+        return {str(exit_layer): vectors for exit_layer, vectors in embeddings.items()}
 
 
-def _load_mose(
+def _load_encoder(
     source: str,
     exits: Sequence[int],
     max_length: int | None,

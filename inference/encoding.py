@@ -1,65 +1,19 @@
-"""Turning texts into embeddings: sorted by length, in batches of bounded size, all wanted exits in one pass."""
+"""Encoding texts at several exits in one pass, in length-sorted batches of bounded size."""
 
-import copy
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
-#: Tokens of a batch: on a CPU, whose caches should hold the activations; on an accelerator, which wants filling.
-TOKEN_BUDGETS = (2_048, 65_536)
-WINDOW = 16_384  # texts that are tokenized and sorted together; bounds the memory that token ids take
+from mose.inference.loading import resolve_exit_layers
+from mose.inference.progress import Progress, TokenBar
 
-#: Fields of a configuration that change embeddings and that no weight's name or shape tells.
-USES = (
-    *("hidden_act", "norm_epsilon", "num_attention_heads", "rope_parameters", "pooling", "gate_kernel_size"),
-    *("projection_act", "truncate_dim", "max_position_embeddings"),
-)
-
-
-class Progress(Protocol):
-    """Hears how far an encoding has come."""
-
-    def tokenized(self, characters: int, tokens: int) -> None:
-        """Texts of so many characters turned out to be so many tokens."""
-
-    def encoded(self, tokens: int) -> None:
-        """So many tokens more are done."""
-
-
-class TokenBar(tqdm):
-    """A bar on stderr that counts tokens.
-
-    Batches go from long texts to short ones, so that the share of texts done says little of the time left; tokens
-    cost about the same each. What has been tokenized counts exactly, the rest by its characters, at the tokens
-    per character so far.
-
-    Args:
-        characters: of all texts.
-        shown: without it, the bar counts and prints nothing.
-        description: what stands in front of it.
-    """
-
-    def __init__(self, characters: int, shown: bool, description: str | None = None):
-        super().__init__(desc=description, unit=" tokens", unit_scale=True, smoothing=0.05, disable=not shown)
-        self._characters = characters
-        self._seen = self._known = 0
-
-    def tokenized(self, characters: int, tokens: int) -> None:
-        self._seen += characters
-        self._known += tokens
-        left = max(0, self._characters - self._seen)
-        self.total = self._known + round(left * self._known / max(1, self._seen))
-
-    def encoded(self, tokens: int) -> None:
-        self.update(tokens)
+#: Texts that are tokenized and sorted together. Bounds the memory of their token ids.
+WINDOW = 16_384
 
 
 def encode(
@@ -73,124 +27,98 @@ def encode(
     dtype: torch.dtype | None = None,
     progress: bool | Progress = False,
 ) -> dict[int, np.ndarray]:
-    """Embeddings of texts at one or more exits.
+    """Return the embeddings of texts at one or more exits.
 
     Args:
-        model: a `MoSEModel`, on whatever device it is; its training mode is left as found.
-        tokenizer: the model's.
+        model: a `MoSEModel` on any device. Its training mode is restored afterwards.
+        tokenizer: the model's tokenizer.
         texts: at least one. An empty text is encoded as its prompt and special tokens.
-        exit_layers: which of the exits that the model has built; None means all of them.
-        prompts: what stands in front of every text, or one string per text.
-        max_length: tokens, prompt and special tokens included, after which a text is cut off; None means as
-            many as model and tokenizer allow, and more than that is never used.
-        token_budget: tokens of one batch, padding included; a longer text is a batch of its own. None means
-            `TOKEN_BUDGETS` for the model's device.
+        exit_layers: exits to return; None means all that are built.
+        prompts: prefix of every text, or one prefix for each text.
+        max_length: maximum number of tokens, prompt and special tokens included. Longer texts are truncated.
+            The limits of model and tokenizer apply as well; None means these alone.
+        token_budget: maximum number of tokens in a batch, padding included; a longer text is a batch of its own.
+            None means `default_token_budget`.
         dtype: compute type, by autocast; None means the type of the weights.
-        progress: show a bar on stderr; or who else is to hear of it.
+        progress: True for a bar on stderr, or callbacks.
 
     Returns:
-        exit → float32 array (texts, dim) of unit rows, in the order of `texts`.
+        exit -> (texts, dim) float32, rows of unit norm in the order of `texts`.
 
     Raises:
-        ValueError: no texts, an exit that the model does not have, as many prompts as do not fit the texts,
-            a `token_budget` below 1, a `max_length` without room for the special tokens, or a `dtype` wider
-            than the weights.
-        FloatingPointError: an embedding is NaN or infinite: the weights are broken.
+        ValueError: no texts, or prompts, exits, `max_length`, `token_budget` or `dtype` that do not fit.
+        FloatingPointError: an embedding is NaN or infinite, because the weights are broken.
     """
-    if isinstance(texts, str):
-        raise ValueError("texts must be a sequence of strings, not one string")
-    if not len(texts):
-        raise ValueError("no texts to encode")
-    if not isinstance(prompts, str) and len(prompts) != len(texts):
-        raise ValueError(f"{len(prompts)} prompts for {len(texts)} texts: give one for all, or one each")
-    token_budget = TOKEN_BUDGETS[model.device.type != "cpu"] if token_budget is None else token_budget
+    _check_texts(texts, prompts)
+    token_budget = default_token_budget(model.device) if token_budget is None else token_budget
     if token_budget < 1:
-        raise ValueError(f"token_budget={token_budget}: must be at least 1")
-    exits = wanted_exits(model.config, exit_layers)
+        raise ValueError(f"token_budget must be at least 1, got {token_budget}.")
+
+    exits = resolve_exit_layers(model.config, exit_layers)
     limit = token_limit(model, tokenizer, max_length)
     result: dict[int, np.ndarray] = {}
-    with inference(model, dtype), _hearing(texts, progress) as listener:
-        for rows, batch in _batches(tokenizer, texts, prompts, limit, token_budget, listener):
-            tokens = int(batch["attention_mask"].sum())
+
+    characters = sum(map(len, texts)) if progress is True else 0
+    bar = TokenBar(characters, progress) if isinstance(progress, bool) else nullcontext(progress)
+    with inference_context(model, dtype), bar as callbacks:
+        for rows, batch in _batches(tokenizer, texts, prompts, limit, token_budget, callbacks):
+            tokens = int(batch["attention_mask"].sum())  # before the copy to a GPU, which would wait for it
             batch = {key: tensor.to(model.device, non_blocking=True) for key, tensor in batch.items()}
-            for exit_layer, embeddings in _forward(model, batch, exits).items():
+
+            for exit_layer, embeddings in _exit_embeddings(model, batch, exits).items():
                 if exit_layer not in result:
                     result[exit_layer] = np.empty((len(texts), embeddings.shape[-1]), dtype=np.float32)
                 result[exit_layer][rows] = normalize(embeddings.float(), dim=-1).cpu().numpy()
-            listener.encoded(tokens)
-    for exit_layer, vectors in result.items():
-        finite = np.isfinite(vectors).all(axis=1)
-        if not finite.all():
-            raise FloatingPointError(
-                f"{model.name_or_path}: the embedding of {texts[int(finite.argmin())][:60]!r} at exit "
-                f"{exit_layer} is not finite; the model's weights are broken"
-            )
+            callbacks.encoded(tokens)
+
+    _check_finite(result, texts, model)
     return result
 
 
-def fingerprint(model: Any, tokenizer: Any, exit_layer: int) -> str:
-    """SHA-256 of what an embedding at `exit_layer` depends on: the weights up to it, how they are used (`USES`),
-    and the tokenizer.
-
-    It is the same whether the model was loaded up to that exit or deeper, and whatever its weights' precision
-    in memory, as long as that is at least the stored one.
-    """
-    config = copy.deepcopy(model.config)
-    config.exit_layer = exit_layer
-    with torch.device("meta"):
-        names = sorted(type(model)(config).state_dict())
-    digest = hashlib.sha256()
-    weights = model.state_dict()
-    for name in names:
-        array = weights[name].detach().to("cpu", torch.float32).contiguous().numpy()
-        digest.update(f"{name} {array.shape}".encode())
-        digest.update(array.data)
-    digest.update(json.dumps({name: getattr(config, name) for name in USES}, sort_keys=True).encode())
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    del rules["truncation"], rules["padding"]  # set anew by every call
-    digest.update(json.dumps(rules, sort_keys=True).encode())
-    return digest.hexdigest()
+def default_token_budget(device: torch.device) -> int:
+    """Return the number of tokens in a batch that suits the device."""
+    # A CPU is fastest if the activations fit its caches; an accelerator needs enough work to fill it.
+    return 2_048 if device.type == "cpu" else 65_536
 
 
-def wanted_exits(config: Any, exit_layers: Sequence[int] | None) -> tuple[int, ...]:
-    """The wanted exits, sorted and each once; None means all that a model of this configuration has.
-
-    Raises:
-        ValueError: none, or one that is not built.
-    """
-    if exit_layers is None:
-        return config.built_exit_layers
-    if not len(exit_layers):
-        raise ValueError("exit_layers is empty: name at least one, or None for all")
-    return tuple(sorted({config.resolve_exit_layer(exit_layer) for exit_layer in exit_layers}))
+def fast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return bf16 if the device computes it natively, or None for the type of the weights."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # Absent in some builds of torch. Other devices than CPUs are not known to gain.
+        features: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+        native = any(features.get(f"{unit}bf16") for unit in ("avx512_", "amx_", ""))
+    return torch.bfloat16 if native else None
 
 
 def token_limit(model: Any, tokenizer: Any, max_length: int | None) -> int:
-    special = tokenizer.num_special_tokens_to_add()  # below that, tokenizers would not truncate at all
+    """Return the smallest of `max_length` and the limits of tokenizer and model, in tokens.
+
+    Raises:
+        ValueError: `max_length` is below the number of special tokens.
+    """
+    special = tokenizer.num_special_tokens_to_add()  # tokenizers do not truncate at all below that
     if max_length is not None and max_length < special:
-        raise ValueError(f"max_length={max_length}: must be at least {special}, the special tokens")
+        raise ValueError(f"max_length must be at least {special} (special tokens), got {max_length}.")
+
     limits = (max_length, tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
     return min(limit for limit in limits if limit)
 
 
 @contextmanager
-def _hearing(texts: Sequence[str], progress: bool | Progress) -> Iterator[Progress]:
-    if isinstance(progress, bool):
-        with TokenBar(sum(map(len, texts)) if progress else 0, progress) as bar:
-            yield bar
-    else:
-        yield progress
+def inference_context(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
+    """Put the model in evaluation mode without autograd, under autocast to `dtype` if that differs.
 
+    Use one context for all batches: autocast caches converted weights until it ends.
 
-@contextmanager
-def inference(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
-    """Evaluation mode, no autograd and, where asked for, autocast.
-
-    One autocast region for all batches, because weights that it has cast are kept until it ends.
+    Raises:
+        ValueError: `dtype` is wider than the weights.
     """
     weights = next(model.parameters()).dtype
     if dtype is not None and dtype.itemsize > weights.itemsize:
-        raise ValueError(f"dtype={dtype}: the weights are {weights}; load the model in the wider type")
+        raise ValueError(f"dtype must not be wider than the weights ({weights}), got {dtype}.")
+
     cast = dtype is not None and dtype != weights
     training = model.training
     model.eval()
@@ -201,6 +129,24 @@ def inference(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
         model.train(training)
 
 
+def _check_texts(texts: Sequence[str], prompts: str | Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise ValueError("texts must be a sequence of strings, not one string. Pass [text].")
+    if not len(texts):
+        raise ValueError("no texts to encode. Pass at least one.")
+    if not isinstance(prompts, str) and len(prompts) != len(texts):
+        raise ValueError(f"{len(prompts)} prompts for {len(texts)} texts. Pass one string, or one for each text.")
+
+
+def _check_finite(result: dict[int, np.ndarray], texts: Sequence[str], model: Any) -> None:
+    for exit_layer, embeddings in result.items():
+        finite = np.isfinite(embeddings).all(axis=1)
+        if not finite.all():
+            # argmin returns the first text that is not finite.
+            place = f"the embedding of {texts[int(finite.argmin())][:60]!r} at exit {exit_layer}"
+            raise FloatingPointError(f"{model.name_or_path}: {place} is not finite. Load intact weights.")
+
+
 def _batches(
     tokenizer: Any,
     texts: Sequence[str],
@@ -209,30 +155,37 @@ def _batches(
     token_budget: int,
     progress: Progress,
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """(positions in `texts`, padded batch), longest first within a window."""
+    """Yield (positions in `texts`, padded batch), longest texts first within a window."""
     padding = tokenizer.pad_token_id or 0
+
     for start in range(0, len(texts), WINDOW):
         window = range(start, min(start + WINDOW, len(texts)))
-        full = [(prompts if isinstance(prompts, str) else prompts[at]) + texts[at] for at in window]
-        ids = tokenizer(full, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
-        progress.tokenized(sum(len(texts[at]) for at in window), sum(map(len, ids)))
-        order = sorted(range(len(ids)), key=lambda at: -len(ids[at]))
+        prompted = [(prompts if isinstance(prompts, str) else prompts[row]) + texts[row] for row in window]
+        ids = tokenizer(prompted, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
+        progress.tokenized(sum(len(texts[row]) for row in window), sum(map(len, ids)))
+
+        order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
         while order:
+            # The first text is the longest of the rest, so it determines the padded length.
             size = max(1, token_budget // len(ids[order[0]]))
             chosen, order = order[:size], order[size:]
-            rows = [torch.tensor(ids[at]) for at in chosen]
-            yield (
-                [start + at for at in chosen],
-                {
-                    "input_ids": pad_sequence(rows, batch_first=True, padding_value=padding),
-                    "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
-                },
-            )
+            rows = [torch.tensor(ids[row]) for row in chosen]
+            batch = {
+                "input_ids": pad_sequence(rows, batch_first=True, padding_value=padding),
+                "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+            }
+
+            yield [start + row for row in chosen], batch
 
 
-def _forward(model: Any, batch: dict[str, torch.Tensor], exits: tuple[int, ...]) -> dict[int, torch.Tensor]:
+def _exit_embeddings(
+    model: Any, batch: dict[str, torch.Tensor], exits: tuple[int, ...]
+) -> dict[int, torch.Tensor]:
+    """Return exit -> (batch, dim) from one forward pass that stops at the deepest of `exits`."""
+    deepest = exits[-1]
     if len(exits) == 1:
-        return {exits[0]: model(**batch, exit_layer=exits[0]).pooler_output}
-    every = model(**batch, exit_layer=exits[-1], output_all_exits=True).exit_embeddings
-    reached = [exit_layer for exit_layer in model.exit_layers if exit_layer <= exits[-1]]
-    return {k: embeddings for k, embeddings in zip(reached, every, strict=True) if k in exits}
+        return {deepest: model(**batch, exit_layer=deepest).pooler_output}
+
+    embeddings = model(**batch, exit_layer=deepest, output_all_exits=True).exit_embeddings
+    reached = [exit_layer for exit_layer in model.exit_layers if exit_layer <= deepest]
+    return {exit_layer: part for exit_layer, part in zip(reached, embeddings, strict=True) if exit_layer in exits}

@@ -1,275 +1,223 @@
-"""Embeddings of a corpus on disk, in shards: each written whole, checked when it is read again.
+"""Embeddings of a corpus on disk, in checksummed shards that an interrupted run can resume.
 
     DIR/
-      manifest.json       what the embeddings were made from; rows, bytes and SHA-256 of every finished shard
-      shard-000000.npy    (keys, rows, dim) float32: rows 0 … shard_rows - 1 under every key (an exit, a model)
-      lock                held by the one run that may write
+      manifest.json                 the `StoreSpec`: model, texts and settings that the embeddings depend on
+      HASH-shard-000000.chunk       a .npy file with a checksum behind it: (keys, rows, dim) float32
+      lock                          held by the one run that may write
 
-A shard counts once the manifest names it, and the manifest is replaced in one step. Readers map one shard into
-memory at a time, so that reading takes as much memory as one shard, however many there are.
+The shards are chunks of a `mose.utils.journal.Journal`, whose fingerprint is the spec. Readers map one shard into
+memory at a time, so reading takes the memory of one shard, however many there are.
 """
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from mose.utils.files import PARTIAL_SUFFIX, atomic_write
+from mose.utils.files import atomic_write_json
+from mose.utils.journal import SUFFIX, Journal, JournalLockedError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 
 class StoreError(RuntimeError):
-    """Embeddings on disk that are missing, unfinished, damaged, locked, or made from something else."""
+    """Embeddings on disk are missing, unfinished, damaged, locked, or made from something else."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """What embeddings depend on. Runs whose sources are equal give equal embeddings.
+class StoreSpec:
+    """Everything that stored embeddings depend on. Equal specs give equal embeddings."""
 
-    Attributes:
-        model: fingerprint of weights and tokenizer.
-        corpus: fingerprint of the texts, in order, with what the prompts depend on.
-        settings: everything else, such as the token limit and the compute type; ready for JSON.
-        keys: under which names each text has an embedding: exits, or one model.
-        rows: number of texts.
-        shard_rows: texts per shard; the last one may hold fewer.
-    """
-
-    model: str
-    corpus: str
-    settings: dict[str, Any]
-    keys: tuple[str, ...]
-    rows: int
-    shard_rows: int
+    model: str  # fingerprint of weights and tokenizer
+    corpus: str  # fingerprint of the texts in order, languages included
+    settings: dict[str, Any]  # everything else, such as token limit and compute type; JSON-serializable
+    keys: tuple[str, ...]  # names of the embeddings of each text: exits, or one model
+    rows: int  # number of texts
+    shard_rows: int  # texts per shard; the last shard may have fewer
 
     @property
     def shards(self) -> range:
+        """Numbers of all shards."""
         return range(-(-self.rows // self.shard_rows))
 
     def span(self, shard: int) -> slice:
-        """The rows of a shard."""
+        """Return the rows of a shard."""
         return slice(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows))
 
 
 class Store:
-    """The shards of one corpus. Obtained from `writing`, or from `open_store` for reading."""
+    """The shards of one corpus, from `open_store` for reading or `open_for_writing`. Can be pickled."""
 
-    def __init__(self, folder: Path, source: Source, shards: dict[int, dict[str, Any]]):
-        self.folder = folder
-        self.source = source
-        self._shards = shards
+    def __init__(self, folder: Path, spec: StoreSpec):
+        self.folder, self.spec = folder, spec
+        self.journal = Journal(folder, json.dumps(dataclasses.asdict(spec), sort_keys=True))
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """What the manifest says, shards unchecked.
+        """Return the store that the manifest of `folder` describes, without checking its shards.
 
         Raises:
             FileNotFoundError: there is no manifest.
-            StoreError: it cannot be read.
+            StoreError: the manifest cannot be read.
         """
         file = folder / MANIFEST
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
             if manifest["format"] != FORMAT:
-                raise StoreError(f"{file}: format {manifest['format']}; this version reads {FORMAT}")
-            source = Source(**{**manifest["source"], "keys": tuple(manifest["source"]["keys"])})
-            return cls(folder, source, {int(shard): facts for shard, facts in manifest["shards"].items()})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StoreError(f"{file}: damaged: {error}") from error
+                raise StoreError(f"{file}: format must be {FORMAT}, got {manifest['format']}. Encode again.")
+            return cls(folder, StoreSpec(**{**manifest["source"], "keys": tuple(manifest["source"]["keys"])}))
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"{file} is damaged: {error}. Encode again.") from error
 
     @property
     def unfinished(self) -> list[int]:
-        """The shards that are still to be made."""
-        return [shard for shard in self.source.shards if shard not in self._shards]
+        """Shards that have not been written."""
+        return [shard for shard in self.spec.shards if not self.file(shard).exists()]
 
     def file(self, shard: int) -> Path:
-        return self.folder / f"shard-{shard:06d}.npy"
+        """Return the path of a shard."""
+        return self.journal.path(_shard_key(shard))
 
-    def drop_damaged(self) -> list[int]:
-        """Forgets the shards whose file is missing, cut short or not what was written; returns them."""
-        damaged = [shard for shard, facts in self._shards.items() if not _intact(self.file(shard), facts)]
-        for shard in damaged:
-            del self._shards[shard]
-        return damaged
+    def write(self, shard: int, embeddings: np.ndarray) -> None:
+        """Write the embeddings of a shard, (keys, rows, dim) float32, completely or not at all."""
+        with self.journal.write(_shard_key(shard)) as stream:
+            np.save(stream, np.ascontiguousarray(embeddings, dtype=np.float32), allow_pickle=False)
 
-    def add(self, shard: int, facts: dict[str, Any]) -> None:
-        """Counts a shard as finished; `facts` are what `write_shard` returned for it."""
-        self._shards[shard] = facts
-        self._write_manifest()
+    def damaged(self) -> list[int]:
+        """Return the shards whose content does not match their checksum. Reads every shard."""
+        # A file that the journal does not list as intact is damaged.
+        intact = set(self.journal.keys())
+        written = set(self.spec.shards) - set(self.unfinished)
+        return sorted(shard for shard in written if _shard_key(shard) not in intact)
 
-    def clear(self) -> None:
-        """Forgets every shard and removes their files."""
-        self._shards = {}
-        self._write_manifest()
-        for file in [*self.folder.glob("shard-*.npy"), *self.folder.glob(f"*{PARTIAL_SUFFIX}")]:
+    def restart(self) -> None:
+        """Delete every shard of the folder, and make it a store of this spec."""
+        self.journal.clear()
+        for file in self.folder.glob("shard-*.npy"):  # written by format 1
             file.unlink()
+        # Written last: until then the folder is a store of the old spec without shards.
+        manifest = {"format": FORMAT, "source": dataclasses.asdict(self.spec)}
+        atomic_write_json(self.folder / MANIFEST, manifest)
 
     def __getitem__(self, key: str) -> "Vectors":
-        """The embeddings under a key.
+        """Return the embeddings under a key.
 
         Raises:
             KeyError: there is no such key.
             StoreError: not all shards are finished.
         """
-        if key not in self.source.keys:
-            raise KeyError(f"{self.folder}: no embeddings {key!r}; there are {', '.join(self.source.keys)}")
-        if self.unfinished:
-            left = f"{len(self.unfinished)} of {len(self.source.shards)} shards"
-            raise StoreError(f"{self.folder}: unfinished: {left} are missing; run the same command again")
-        return Vectors(tuple(map(self.file, self.source.shards)), self.source.keys.index(key), self.source.rows)
-
-    def _write_manifest(self) -> None:
-        manifest = {
-            "format": FORMAT,
-            "source": dataclasses.asdict(self.source),
-            "shards": {str(shard): self._shards[shard] for shard in sorted(self._shards)},
-        }
-        with atomic_write(self.folder / MANIFEST) as file:
-            file.write((json.dumps(manifest, indent=1) + "\n").encode())
+        if key not in self.spec.keys:
+            raise KeyError(f"{self.folder} has no embeddings {key!r}. Use one of {', '.join(self.spec.keys)}.")
+        if unfinished := self.unfinished:
+            missing = f"{len(unfinished)} of {len(self.spec.shards)} shards are missing"
+            raise StoreError(f"{self.folder}: {missing}. Run the same command again to resume.")
+        return Vectors(tuple(map(self.file, self.spec.shards)), self.spec.keys.index(key), self.spec.rows)
 
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
-    """(rows, dim) float32 spread over shards, of which one is mapped into memory at a time."""
+    """(rows, dim) float32 embeddings in shards that are memory-mapped one at a time."""
 
     files: tuple[Path, ...]
-    index: int  # which key of every shard
+    index: int  # position of the key in every shard
     rows: int
 
     def __len__(self) -> int:
         return self.rows
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """The rows of one shard after the other."""
+        """Yield the rows of one shard after the other."""
         for file in self.files:
             yield np.load(file, mmap_mode="r")[self.index]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All rows in memory."""
+        """Return all rows in memory."""
         return np.concatenate(list(self.blocks())).astype(dtype or np.float32, copy=False)
 
 
-def write_shard(file: Path, embeddings: np.ndarray) -> dict[str, Any]:
-    """Writes a shard whole or not at all, and returns the facts by which it can be checked.
-
-    Args:
-        embeddings: (keys, rows, dim) float32.
-    """
-    with atomic_write(file) as stream:
-        np.save(stream, np.ascontiguousarray(embeddings, dtype=np.float32), allow_pickle=False)
-    return {"rows": embeddings.shape[1], "bytes": file.stat().st_size, "sha256": _digest(file)}
-
-
 def open_store(folder: str | Path) -> Store:
-    """Finished embeddings for reading, every shard checked.
+    """Return finished embeddings for reading, after checking every shard.
 
     Raises:
-        StoreError: there are none, they are not finished, or a shard is damaged.
+        StoreError: there are none, they are unfinished, or a shard is damaged.
     """
     folder = Path(folder)
     try:
         store = Store.read(folder)
     except FileNotFoundError:
-        raise StoreError(f"{folder}: there are no embeddings here") from None
-    damaged = store.drop_damaged()
-    if damaged:
-        named = ", ".join(store.file(shard).name for shard in damaged[:3])
-        raise StoreError(f"{folder}: {len(damaged)} damaged shards ({named}); encode again to redo them")
-    if store.unfinished:
-        store[store.source.keys[0]]  # says so
+        raise StoreError(f"{folder}: there are no embeddings here. Run `mose eval encode`.") from None
+
+    if damaged := store.damaged():
+        count = f"{len(damaged)} damaged shards ({', '.join(map(_shard_key, damaged[:3]))})"
+        raise StoreError(f"{folder}: {count}. Run the same command again to replace them.")
+
+    store[store.spec.keys[0]]  # raises if shards are missing
     return store
 
 
 @contextmanager
-def writing(folder: Path, source: Source, overwrite: bool = True) -> Iterator[tuple[Store, list[int]]]:
-    """The right to fill `folder` with the embeddings of `source`, for one process at a time.
+def open_for_writing(folder: Path, spec: StoreSpec, overwrite: bool = True) -> Iterator[tuple[Store, int]]:
+    """Lock `folder` and yield its store, with the number of damaged shards that were deleted.
 
-    Finished shards of the same source stay, if they are intact; those of another source are removed.
+    Intact shards with the same spec are kept; those with another one are deleted.
 
     Args:
-        overwrite: without it, embeddings of another source are refused instead of removed.
-
-    Yields:
-        the store and the shards that were damaged.
+        folder: created if missing.
+        spec: what the embeddings will depend on.
+        overwrite: if False, refuse to delete embeddings with another spec.
 
     Raises:
-        StoreError: another run is writing there, or holds something that would have to be overwritten.
+        StoreError: another run is writing to the folder, or it holds something that must not be deleted.
     """
-    import filelock
-
     if folder.exists() and not folder.is_dir():
-        raise StoreError(f"{folder}: is a file; name a folder for the embeddings")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise StoreError(f"{folder}: another run is writing these embeddings; wait until it has ended") from None
-    try:
-        store, old, damaged = Store(folder, source, {}), _old_store(folder, overwrite), []
-        if old is not None and old.source == source:
-            store, damaged = old, old.drop_damaged()
-        elif old is not None and not overwrite:
-            raise StoreError(f"{folder}: holds embeddings of another {_difference(old.source, source)}")
+        raise StoreError(f"{folder} is a file. Name a folder for the embeddings.")
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(Journal(folder).lock())
+        except JournalLockedError:
+            raise StoreError(f"{folder}: another run is writing here. Wait until it has ended.") from None
+
+        store, damaged = Store(folder, spec), 0
+        previous = _previous_store(folder, overwrite)
+
+        if previous is not None and previous.spec == spec:
+            damaged = len(store.journal.drop_damaged())
+        elif previous is not None and not overwrite:
+            difference = _first_difference(previous.spec, spec)
+            raise StoreError(f"{folder} holds embeddings of another {difference}. Allow overwriting them.")
         else:
-            store.clear()
+            store.restart()
         yield store, damaged
-    finally:
-        lock.release()
 
 
-def _old_store(folder: Path, overwrite: bool) -> Store | None:
-    """What lies in a folder that is to be written; None: nothing, or a store that nobody can read.
+def _shard_key(shard: int) -> str:
+    return f"shard-{shard:06d}"
 
-    Another program's files are never taken for a store, whatever they are called.
-    """
+
+def _previous_store(folder: Path, overwrite: bool) -> Store | None:
+    """Return the store in a folder that is about to be written, or None if it has none that can be read."""
     try:
         return Store.read(folder)
     except (FileNotFoundError, StoreError) as error:
-        for file in sorted(folder.iterdir()):
-            if file.name != "lock" and not file.name.startswith(("shard-", MANIFEST)):
-                raise StoreError(f"{folder}: holds {file.name}, no embeddings; name an empty folder") from None
+        # Never take another program's files for a damaged store, whatever the name of its manifest.
+        for name in sorted(file.name for file in folder.iterdir()):
+            if name != "lock" and not name.startswith(("shard-", MANIFEST)) and SUFFIX not in name:
+                message = f"{folder} holds {name}, which is no embeddings file. Name an empty folder."
+                raise StoreError(message) from None
         if isinstance(error, StoreError) and not overwrite:
             raise
     return None
 
 
-def fingerprint_texts(texts: Sequence[str], languages: Sequence[str] | None = None) -> str:
-    """SHA-256 of texts in their order, with their languages. Takes slices: the texts may lie on a disk."""
-    digest = hashlib.sha256()
-    for start in range(0, len(texts), 4096):
-        part = texts[start : start + 4096]
-        of = languages[start : start + 4096] if languages is not None else [""] * len(part)
-        for text, language in zip(part, of, strict=True):
-            raw = text.encode("utf-8", "surrogatepass")
-            digest.update(f"{len(raw)} {language}\0".encode())
-            digest.update(raw)
-    return digest.hexdigest()
-
-
-def _intact(file: Path, facts: dict[str, Any]) -> bool:
-    try:
-        return file.stat().st_size == facts["bytes"] and _digest(file) == facts["sha256"]
-    except OSError:
-        return False
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _difference(old: Source, new: Source) -> str:
-    fields = [field.name for field in dataclasses.fields(Source)]
-    changed = [name for name in fields if getattr(old, name) != getattr(new, name)]
-    named = changed[0]
-    if named in ("model", "corpus"):
-        return named
-    return f"{named} ({getattr(old, named)!r}, now {getattr(new, named)!r})"
+def _first_difference(old: StoreSpec, new: StoreSpec) -> str:
+    names = (field.name for field in dataclasses.fields(StoreSpec))
+    name = next(name for name in names if getattr(old, name) != getattr(new, name))
+    if name in ("model", "corpus"):
+        return name  # the fingerprints would say nothing to a reader
+    return f"{name} ({getattr(old, name)!r}, now {getattr(new, name)!r})"

@@ -1,4 +1,4 @@
-"""Semantic code search: index the functions of a source tree, find them by what they do.
+"""Semantic code search: index the functions of a source tree, then find them by what they do.
 
 The names below are loaded on first use, so that `--help` needs no torch.
 """
@@ -10,9 +10,9 @@ _HOMES = {
     "Hit": "index",
     "Index": "index",
     "SearchIndexError": "store",
-    "fuse": "index",
+    "fuse": "ranking",
     "main": "__main__",
-    "render": "__main__",
+    "render": "rendering",
 }
 __all__ = sorted(_HOMES)
 

@@ -1,181 +1,96 @@
-"""Making a search index from a source tree, and searching it."""
+"""Building a search index from a source tree, and searching it."""
 
 import dataclasses
-import functools
-import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from mose.search.store import (
-    FORMAT,
-    Entry,
-    Generation,
-    Meta,
-    SearchIndexError,
-    Writer,
-    read,
-    space_of,
-    writing,
-)
-from mose.tokenization.prompts import code_prompt, text_prompt
+from mose.inference.encoders import MoSEEncoder
+from mose.inference.encoding import fast_dtype
+from mose.inference.fingerprints import model_fingerprint
+from mose.search import store
+from mose.search.ranking import DEFAULT_HYBRID, best_rows, fuse
+from mose.search.store import SearchIndexError
+from mose.search.tree import read_tree
 
-MAX_LENGTH = 512  # tokens of a function that are read
-CHUNK = 512  # functions that are journalled at once: what a killed build loses at most
-DEFAULT_HYBRID = True
-DENSE_WEIGHT = 0.8
+#: Functions that are embedded and journalled at a time. A killed build loses at most one chunk.
+CHUNK = 512
 
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """One answer; `path` is relative to the indexed tree, lines are 1-based, `score` is what the answers are
-    ordered by: the cosine similarity, or where BM25 is fused with it, the fused score in [0, 1]."""
+    """One search result."""
 
-    score: float
-    path: str
+    score: float  # cosine similarity, or with hybrid search the fused score in [0, 1]
+    path: str  # relative to the indexed tree, with forward slashes
     name: str
     language: str
-    start_line: int
+    start_line: int  # 1-based; the last line is part of the function
     end_line: int
     source: str
 
 
 @dataclasses.dataclass(frozen=True)
 class BuildReport:
-    """What a build found, and what it had to do: files parsed, files gone, functions embedded."""
+    """Counts of a build."""
 
-    files: int
-    changed: int
-    removed: int
-    skipped: int
+    files: int  # source files in the tree
+    changed: int  # files that had to be parsed
+    removed: int  # files of the previous index that are gone
+    skipped: int  # files that could not be parsed
     functions: int
-    embedded: int
-
-
-def fuse(dense: np.ndarray, lexical: np.ndarray, dense_weight: float = DENSE_WEIGHT) -> np.ndarray:
-    """Convex combination of a query's scaled scores (Bruch, Gai and Ingber, "An Analysis of Fusion Functions for
-    Hybrid Retrieval", 2023, arXiv 2210.11934): cosine similarities from the lowest to the highest, since models
-    differ in how far they spread them; BM25 from 0 to the highest.
-
-    Args:
-        dense: (…, documents) cosine similarities.
-        lexical: (…, documents) BM25 scores, at least 0.
-        dense_weight: share of the dense score, in [0, 1].
-
-    Returns:
-        (…, documents) fused scores in [0, 1].
-    """
-    lowest = dense.min(axis=-1, keepdims=True)
-    spread = dense.max(axis=-1, keepdims=True) - lowest
-    best = lexical.max(axis=-1, keepdims=True)
-    dense = (dense - lowest) / np.where(spread > 0, spread, 1)
-    lexical = lexical / np.where(best > 0, best, 1)
-    return dense_weight * dense + (1 - dense_weight) * lexical
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoder:
-    """A model with its tokenizer at one exit. `max_length` counts tokens, the prompt's included."""
-
-    model: Any
-    tokenizer: Any
-    exit_layer: int
-    max_length: int
-
-    @property
-    def name(self) -> str:
-        """The model's folder or Hub id."""
-        name = self.model.name_or_path
-        return str(Path(name).resolve()) if Path(name).is_dir() else name
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        from mose.inference.encoding import fingerprint
-
-        return fingerprint(self.model, self.tokenizer, self.exit_layer)
-
-    def query(self, text: str) -> np.ndarray:
-        """(1, dim) float32, unit norm."""
-        return self._encode([text], [text_prompt()], None)
-
-    def functions(self, entries: Sequence[Entry]) -> np.ndarray:
-        """(entries, dim) float32, unit norm; computed in bf16 where the hardware is quick at it."""
-        prompts = [code_prompt(entry.language) for entry in entries]
-        return self._encode([entry.source for entry in entries], prompts, _quick_dtype(self.model.device.type))
-
-    def _encode(self, texts: list[str], prompts: list[str], dtype: Any) -> np.ndarray:
-        from mose.inference.encoding import encode
-
-        at = self.exit_layer
-        try:
-            return encode(self.model, self.tokenizer, texts, [at], prompts, self.max_length, dtype=dtype)[at]
-        except FloatingPointError as error:
-            raise SearchIndexError(str(error)) from error
-
-
-def _quick_dtype(device: str) -> Any:
-    import torch
-
-    if device == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    features: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device == "cpu" else {}
-    return torch.bfloat16 if any(features.get(f"{unit}bf16") for unit in ("avx512_", "amx_", "")) else None
+    embedded: int  # functions that had to be embedded
 
 
 class Index:
-    """The functions of a source tree, ready to be searched. Made by `Index.build` or `Index.load`."""
+    """The functions of a source tree, ready to be searched. Created by `Index.build` or `Index.load`."""
 
-    def __init__(
-        self,
-        generation: Generation,
-        encoder: Encoder,
-        report: BuildReport | None = None,
-        query_exit_layer: int | None = None,
-    ):
+    def __init__(self, generation: store.Generation, encoder: MoSEEncoder, report: BuildReport | None = None):
         self.meta = generation.meta
-        self.functions = generation.functions  #: `datasets.Dataset`, a FAISS index attached to `embedding`
-        self.report = report  #: what `build` had to do; None where the index was loaded
-        self.query_exit_layer = encoder.exit_layer if query_exit_layer is None else query_exit_layer
-        self._generation = generation
-        self._encoder = dataclasses.replace(encoder, exit_layer=self.query_exit_layer)  # of queries
+        self.functions = generation.functions  #: `datasets.Dataset` with a FAISS index on `embedding`
+        self.report = report  #: counts of the build; None for a loaded index
+        (self.query_exit_layer,) = encoder.exits
+        self._generation, self._query_encoder = generation, encoder
 
     def __len__(self) -> int:
         return len(self.functions)
 
     @classmethod
     def load(cls, path: str | Path, model: Any, tokenizer: Any, exit_layer: int | None = None) -> "Index":
-        """Opens the index at `path`, which must have been made by this very model.
+        """Open the index at `path`, which the same model must have created.
 
         Args:
             path: the index's folder.
-            model, tokenizer: as for `build`; the model built as deep as the index was made at, or deeper.
-            exit_layer: the exit to embed queries at. None means the index's; another one needs a model whose
-                exits share one space (`config.aligned_exits`).
+            model: a `MoSEModel`, loaded at least up to the exit of the index.
+            tokenizer: the model's tokenizer.
+            exit_layer: exit to embed queries at. None means the exit of the index. Another exit needs a model
+                whose exits share one embedding space (`config.aligned_exits`).
 
         Raises:
-            ValueError: the model has no such exit as the index was made at, was not loaded so deep, or its exits
-                cannot be compared with each other.
-            SearchIndexError: there is no whole index, or other weights or another tokenizer made it.
+            ValueError: the model lacks the exit of the index, was not loaded that deep, or its exits are not
+                comparable.
+            SearchIndexError: there is no complete index, or other weights or another tokenizer created it.
         """
-        generation = read(Path(path))
+        generation = store.read_generation(Path(path))
         meta = generation.meta
-        encoder = Encoder(model, tokenizer, model.config.resolve_exit_layer(meta.exit_layer), meta.max_length)
-        if encoder.fingerprint != meta.fingerprint:
-            raise SearchIndexError(
-                f"{path}: the index was made with other weights or another tokenizer ({meta.model}, as it was "
-                f"then) than those loaded ({encoder.name}); load those, or index {meta.root} again"
-            )
-        if exit_layer is None or model.config.resolve_exit_layer(exit_layer) == meta.exit_layer:
-            return cls(generation, encoder)
-        if not getattr(model.config, "aligned_exits", False):
+        index_exit = model.config.resolve_exit_layer(meta.exit_layer)
+        query_exit = index_exit if exit_layer is None else model.config.resolve_exit_layer(exit_layer)
+
+        if model_fingerprint(model, tokenizer, index_exit) != meta.fingerprint:
+            source = f"{meta.model} as it was then, not {_full_name(model)}"
+            message = f"{path}: other weights or another tokenizer created this index ({source})"
+            raise SearchIndexError(f"{message}. Load those, or index {meta.root} again.")
+        if query_exit != index_exit and not getattr(model.config, "aligned_exits", False):
+            reason = "the exits of a model trained without --align-exits are not comparable"
             raise ValueError(
-                f"exit_layer={exit_layer}: this index was made at exit {meta.exit_layer}, and two exits of this "
-                "model cannot be compared, as it was not trained with --align-exits; ask at exit "
-                f"{meta.exit_layer}, or index {meta.root} at exit {exit_layer} too, at another path"
+                f"exit_layer must be {index_exit}, the exit of this index, got {exit_layer}: {reason}. "
+                f"Query at exit {index_exit}, or index {meta.root} at exit {exit_layer} in another folder."
             )
-        return cls(generation, encoder, query_exit_layer=exit_layer)
+        return cls(generation, MoSEEncoder(model, tokenizer, [query_exit], meta.max_length))
 
     @classmethod
     def build(
@@ -188,173 +103,147 @@ class Index:
         *,
         languages: Sequence[str] | None = None,
         exclude: Iterable[str] = (),
-        max_length: int = MAX_LENGTH,
+        max_length: int = store.MAX_LENGTH,
         progress: bool = True,
     ) -> "Index":
-        """Makes the index at `index_path` hold exactly the functions that `source_tree` has now.
+        """Create the index at `index_path`, or update it to the functions that `source_tree` has now.
 
-        Only files whose content has changed are parsed, and only functions whose text is new are embedded. The
-        old index stays usable until the new one is whole; the next build continues a killed one.
+        Only changed files are parsed, and only new function texts are embedded. The old index stays usable until
+        the new one is complete. The next build resumes a killed one.
 
         Args:
-            source_tree: the folder to index; ignored, binary, generated and over-large files are left out.
-            model: a `MoSEModel`; `tokenizer` is its tokenizer.
-            index_path: the index's own folder; made if it is missing.
-            exit_layer: the exit to embed at, one of `model.exit_layers`; None means the deepest.
-            languages: some of `mose.data.source.languages.supported_languages()`; None means all.
-            exclude: patterns of paths to leave out, as in a `.gitignore` at the top of the tree.
-            max_length: tokens of a function that the model reads, prompt included.
-            progress: whether to show progress bars on stderr.
+            source_tree: folder to index. Ignored, binary, generated and very large files are left out.
+            model: a `MoSEModel`.
+            tokenizer: the model's tokenizer.
+            index_path: the index's own folder; created if missing.
+            exit_layer: exit to embed at, one of `model.exit_layers`; None means the deepest.
+            languages: subset of `mose.data.source.languages.supported_languages()`; None means all.
+            exclude: patterns of paths to leave out, as in a `.gitignore` at the root of the tree.
+            max_length: maximum number of tokens of a function that the model reads, prompt included.
+            progress: show progress bars on stderr.
 
         Raises:
-            ValueError: no such folder, exit or language, or something else than an index is at `index_path`.
-            SearchIndexError: no functions found, another build is running, or the model yields NaN.
+            ValueError: no such folder, exit or language, or `index_path` is something else than an index.
+            SearchIndexError: no functions found, another build is running, or the model returns NaN.
         """
         tree, path = Path(source_tree), Path(index_path)
         if not tree.is_dir():
             raise ValueError(f"{tree}: no such folder")
-        encoder = Encoder(model, tokenizer, model.config.resolve_exit_layer(exit_layer), max_length)
-        with writing(path) as writer:
-            try:
-                old = read(path)
-            except SearchIndexError:  # none yet, or none that is of use: start afresh
-                old = None
-            content = _read_tree(tree, old, languages, exclude, progress)
-            if not content.entries:
-                raise SearchIndexError(f"{tree}: no functions found in its {len(content.files)} source files")
-            embeddings, embedded = _embed(content.entries, encoder, old, writer, progress)
-            meta = Meta(
-                format=FORMAT,
-                model=encoder.name,
-                fingerprint=encoder.fingerprint,
-                exit_layer=encoder.exit_layer,
+        exit_layer = model.config.resolve_exit_layer(exit_layer)
+
+        with store.index_writer(path) as writer:
+            previous = None
+            with suppress(SearchIndexError):  # a missing or unusable index is built from scratch
+                previous = store.read_generation(path)
+
+            contents = read_tree(tree, previous, languages, exclude, progress)
+            if not contents.entries:
+                raise SearchIndexError(f"{tree}: no functions found in its {len(contents.files)} source files")
+
+            meta = store.Meta(
+                format=store.FORMAT,
+                model=_full_name(model),
+                fingerprint=model_fingerprint(model, tokenizer, exit_layer),
+                exit_layer=exit_layer,
                 max_length=max_length,
-                functions=len(embeddings),
-                dim=embeddings.shape[1],
+                functions=len(contents.entries),
+                dim=model.config.resolve_truncate_dim(),
                 root=str(tree.resolve()),
-                files=content.files,
-                skipped=content.skipped,
+                files=contents.files,
+                skipped=contents.skipped,
             )
-            if old and old.meta == meta:
+            # Functions are embedded in bf16 if that is fast, queries always in the type of the weights.
+            encoder = MoSEEncoder(model, tokenizer, [exit_layer], max_length, fast_dtype(model.device))
+            embeddings, embedded = _embed(contents.entries, encoder, meta.space, previous, writer, progress)
+            if previous and previous.meta == meta:
                 writer.tidy()
             else:
-                writer.commit(meta, content.entries, embeddings)
-            removed = len(old.meta.files.keys() - content.files.keys()) if old else 0
-            counts = (
-                len(content.files),
-                content.changed,
-                removed,
-                len(content.skipped),
-                len(embeddings),
-                embedded,
-            )
-            return cls(read(path), encoder, BuildReport(*counts))
+                writer.commit(meta, contents.entries, embeddings)
+
+            removed = len(previous.meta.files.keys() - contents.files.keys()) if previous else 0
+            files, skipped = len(contents.files), len(contents.skipped)
+            report = BuildReport(files, contents.parsed, removed, skipped, len(embeddings), embedded)
+            encoder = MoSEEncoder(model, tokenizer, [exit_layer], max_length)
+            return cls(store.read_generation(path), encoder, report)
 
     def search(self, query: str, top_k: int = 5, hybrid: bool | None = None) -> list[Hit]:
-        """The functions that fit a description best, best first.
+        """Return the functions that fit a description best, best first.
 
         Args:
-            query: what the function does, in words.
-            top_k: how many to return at most.
-            hybrid: fuse BM25 over identifiers with the embeddings' ranking; None means `DEFAULT_HYBRID`.
+            query: description of what the function does.
+            top_k: maximum number of hits.
+            hybrid: fuse BM25 over identifiers with the cosine similarities; None means `DEFAULT_HYBRID`.
 
         Raises:
-            ValueError: an empty query, or `top_k` below 1.
-            SearchIndexError: the model yields NaN, or the index names a file outside its tree.
+            ValueError: the query is empty, or `top_k` is below 1.
+            SearchIndexError: the model returns NaN, or the index names a file outside its tree.
         """
         if not query.strip():
-            raise ValueError("the query is empty: say in words what the function does")
+            raise ValueError("the query is empty. Describe what the function does.")
         if top_k < 1:
-            raise ValueError(f"top_k={top_k}: must be at least 1")
-        vectors, vector = self._generation.vectors, self._encoder.query(query)
+            raise ValueError(f"top_k must be at least 1, got {top_k}.")
+        vectors = self._generation.vectors
+        vector = _encode_texts(self._query_encoder, [query], [""], is_query=True)
+
         if DEFAULT_HYBRID if hybrid is None else hybrid:
-            _, similarities, rows = vectors.range_search(vector, -2.0)  # every cosine is above -2
+            # The range search returns all functions, since every cosine is above -2.
+            _, similarities, rows = vectors.range_search(vector, -2.0)
             dense = np.empty(len(self), np.float32)
             dense[rows] = similarities
+
             scores = fuse(dense, self._generation.bm25.scores(query))
-            rows = np.argsort(-scores, kind="stable")[:top_k]
+            rows = best_rows(scores, top_k)
             scores = scores[rows]
         else:
             (scores,), (rows,) = vectors.search(vector, min(top_k, len(self)))
+
         return [self._hit(score, row) for score, row in zip(scores.tolist(), rows.tolist(), strict=True)]
 
     def _hit(self, score: float, row: int) -> Hit:
         fields = self.functions[row]
         path = PurePosixPath(fields["path"])
         if path.is_absolute() or ".." in path.parts:
-            raise SearchIndexError(f"the index is damaged: it places function {row} outside its tree, in {path}")
-        return Hit(score, **{name: fields[name] for name in Entry._fields})
+            raise SearchIndexError(f"the index is damaged: function {row} is outside its tree, in {path}")
+        return Hit(score, **{name: fields[name] for name in store.Entry._fields})
 
 
-class _Content(NamedTuple):
-    """What a source tree holds."""
-
-    entries: list[Entry]
-    files: dict[str, str]
-    skipped: list[str]
-    changed: int  # how many files had to be parsed
+def _full_name(model: Any) -> str:
+    """Return the model's folder as an absolute path, or its Hub id."""
+    name = model.name_or_path
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def _read_tree(
-    tree: Path, old: Generation | None, languages: Sequence[str] | None, exclude: Iterable[str], progress: bool
-) -> _Content:
-    """The functions of a source tree; those of files that are as they were in `old` are taken from there."""
-    import pathspec
-    from tqdm import tqdm
-
-    from mose.data.source.definitions import ParseError, extract_functions
-    from mose.data.source.files import iter_source_files
-    from mose.data.source.languages import language_of
-
-    known: dict[str, list[Entry]] = {}
-    for entry in old.entries() if old else ():
-        known.setdefault(entry.path, []).append(entry)
-    unwanted = pathspec.GitIgnoreSpec.from_lines(exclude)
-    files = (
-        file for file in iter_source_files(tree, languages) if not unwanted.match_file(file.relative_to(tree))
-    )
-    content = _Content([], {}, [], 0)
-    changed = 0
-    for file in tqdm(files, "Reading", unit=" files", disable=not progress):
-        path = file.relative_to(tree).as_posix()
-        path = path.encode(errors="surrogateescape").decode(errors="backslashreplace")  # a name in no encoding
-        data = file.read_bytes()
-        language = language_of(file, data)
-        if language is None or (languages and language not in languages):  # a C header may turn out to be C++
-            continue
-        content.files[path] = hashlib.sha256(data).hexdigest()
-        if old and old.meta.files.get(path) == content.files[path]:
-            content.entries.extend(known.get(path, ()))
-            content.skipped.extend([path] if path in old.meta.skipped else [])
-            continue
-        changed += 1
-        try:
-            functions = extract_functions(data, language)
-        except ParseError:
-            content.skipped.append(path)
-        else:
-            content.entries.extend(
-                Entry(path, *(getattr(f, name) for name in Entry._fields[1:])) for f in functions
-            )
-    return content._replace(changed=changed)
+def _encode_texts(encoder: MoSEEncoder, texts: list[str], languages: list[str], is_query: bool) -> np.ndarray:
+    """Return (texts, dim) float32, rows of unit norm."""
+    try:
+        (embeddings,) = encoder.encode(texts, languages, is_query).values()
+    except FloatingPointError as error:
+        raise SearchIndexError(str(error)) from error
+    return embeddings
 
 
 def _embed(
-    entries: list[Entry], encoder: Encoder, old: Generation | None, writer: Writer, progress: bool
+    entries: list[store.Entry],
+    encoder: MoSEEncoder,
+    space: str,
+    previous: store.Generation | None,
+    writer: store.IndexWriter,
+    progress: bool,
 ) -> tuple[np.ndarray, int]:
-    """(entries, dim) embeddings, and how many had to be computed; each chunk is journalled once it is there."""
-    from tqdm import tqdm
-
-    space = space_of(encoder.fingerprint, encoder.exit_layer, encoder.max_length)
+    """Return (entries, dim) embeddings, and the number that had to be computed. Every chunk is journalled."""
     known = writer.journalled(space)
-    if old and old.meta.space == space:
-        known.update(old.embeddings())
-    todo = list({entry.key: entry for entry in entries if entry.key not in known}.values())
-    with tqdm(total=len(todo), desc="Embedding", unit=" functions", disable=not (progress and todo)) as bar:
-        for start in range(0, len(todo), CHUNK):
-            chunk = todo[start : start + CHUNK]
-            keys, vectors = [entry.key for entry in chunk], encoder.functions(chunk)
+    if previous and previous.meta.space == space:
+        known.update(previous.embeddings())
+
+    # Equal functions share a key, so each text is embedded once.
+    new = list({entry.key: entry for entry in entries if entry.key not in known}.values())
+    with tqdm(total=len(new), desc="Embedding", unit=" functions", disable=not (progress and new)) as bar:
+        for start in range(0, len(new), CHUNK):
+            chunk = new[start : start + CHUNK]
+            sources, languages = [entry.source for entry in chunk], [entry.language for entry in chunk]
+            keys, vectors = [entry.key for entry in chunk], _encode_texts(encoder, sources, languages, False)
             writer.journal(space, keys, vectors)
             known.update(zip(keys, vectors, strict=True))
             bar.update(len(chunk))
-    return np.stack([known[entry.key] for entry in entries]), len(todo)
+
+    return np.stack([known[entry.key] for entry in entries]), len(new)

@@ -1,31 +1,32 @@
-"""How a search index lies on disk: whole generations behind one pointer, and a journal of finished work.
+"""A search index on disk: complete generations behind one pointer, and a journal of finished embeddings.
 
     PATH/
-      CURRENT              the name of the generation that readers open, replaced in one step
+      CURRENT              name of the generation that readers open, replaced in one step
       generation-000002/   functions/ (a `datasets` dataset), vectors.faiss, bm25/, meta.json
-      journal/             embeddings of a build that has not ended yet
+      journal/             embeddings of a build that has not finished
       lock                 held by the one build that may write
 
-A build writes a new generation beside the old one, flushes it to the disk and only then moves the pointer: a
-reader sees the old index or the new one, never a mixture, whatever kills the build. What the killed build had
-embedded stays in the journal, and the next build takes it from there. This module knows nothing of how a
-query is answered; heavy libraries are imported where they are used, so that a missing index is reported at once.
+A build writes a new generation beside the old one, flushes it to disk, and only then moves the pointer. Readers
+see the old index or the new one, never a mixture, even if the build is killed. Embeddings of a killed build stay
+in the journal, and the next build reuses them. Heavy libraries are imported inside the functions that need them,
+so that a missing index is reported at once.
 """
 
 import dataclasses
 import hashlib
+import io
 import json
 import re
 import shutil
-import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mose.utils.files import PARTIAL_SUFFIX, atomic_write, fsync
+from mose.utils.files import PARTIAL_SUFFIX, atomic_folder, atomic_write_text
+from mose.utils.journal import Journal, JournalLockedError
 
 if TYPE_CHECKING:
     import datasets
@@ -33,39 +34,42 @@ if TYPE_CHECKING:
     from mose.inference.bm25 import BM25
 
 FORMAT = 1
+#: Default of `Meta.max_length`.
+MAX_LENGTH = 512
+_POINTER = "CURRENT"
 _GENERATION = re.compile(r"generation-\d+")
-_OURS = {"CURRENT", f"CURRENT{PARTIAL_SUFFIX}", "journal", "lock"}
+_OWN_NAMES = re.compile(rf"(?:{_POINTER}|generation-\d+)(?:{re.escape(PARTIAL_SUFFIX)})?|journal|lock")
 
 
 class SearchIndexError(RuntimeError):
-    """The index is missing, damaged, locked, or made by another model or exit than the one at hand."""
+    """An index is missing, damaged or locked, or another model or exit created it."""
 
 
 class Entry(NamedTuple):
-    """One indexed function; the fields are the dataset's columns, beside `embedding`."""
+    """One indexed function. The fields are columns of the dataset, which has `embedding` besides."""
 
     path: str  # relative to the indexed tree, with forward slashes
     name: str
     language: str
-    start_line: int  # 1-based; both ends are part of the function
+    start_line: int  # 1-based; the last line is part of the function
     end_line: int
     source: str
 
     @property
     def key(self) -> str:
-        """What the embedding depends on, within one space."""
+        """Hash of the text that the embedding depends on, within one embedding space."""
         return hashlib.sha256(f"{self.language}\0{self.source}".encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
 class Meta:
-    """What an index was made from, as `meta.json` keeps it."""
+    """The description of an index, stored as `meta.json`."""
 
     format: int
-    model: str  # folder or Hub id, as information only: `fingerprint` is what decides
+    model: str  # folder or Hub id, for messages only; `fingerprint` identifies the weights
     fingerprint: str
     exit_layer: int
-    max_length: int
+    max_length: int  # tokens of a function that the model reads, prompt included
     functions: int
     dim: int
     root: str
@@ -74,21 +78,17 @@ class Meta:
 
     @property
     def space(self) -> str:
-        return space_of(self.fingerprint, self.exit_layer, self.max_length)
-
-
-def space_of(model_fingerprint: str, exit_layer: int, max_length: int) -> str:
-    """Names a space of embeddings: within it, equal functions have equal embeddings."""
-    parts = (FORMAT, model_fingerprint, exit_layer, max_length)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        """Name of the index's embedding space. Within one space, equal functions have equal embeddings."""
+        parts = (FORMAT, self.fingerprint, self.exit_layer, self.max_length)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """An index read from the disk. Row i of everything is function i."""
+    """An index read from disk. Row i of every part belongs to function i."""
 
     meta: Meta
-    functions: "datasets.Dataset"  # memory-mapped; its FAISS index is attached to the column `embedding`
+    functions: "datasets.Dataset"  # memory-mapped, with a FAISS index attached to the column `embedding`
     bm25: "BM25"
 
     @property
@@ -97,78 +97,88 @@ class Generation:
         return self.functions.get_index("embedding").faiss_index
 
     def entries(self) -> list[Entry]:
+        """Return all functions."""
         columns = self.functions.select_columns(list(Entry._fields))[:]
         return [Entry(*row) for row in zip(*(columns[name] for name in Entry._fields), strict=True)]
 
     def embeddings(self) -> dict[str, np.ndarray]:
-        """Key -> embedding (dim,) of every function."""
+        """Return key -> embedding (dim,) of every function."""
         vectors = self.vectors.reconstruct_n(0, len(self.functions))
         return {entry.key: vector for entry, vector in zip(self.entries(), vectors, strict=True)}
 
 
 def read_meta(path: Path) -> tuple[Path, Meta]:
-    """The folder of the current generation and its meta data, without importing anything heavy.
+    """Return the folder and the description of the current generation, without heavy imports.
 
-    Raises `SearchIndexError` where there is no finished index, or none that can be read.
+    Raises:
+        SearchIndexError: there is no finished index, or it cannot be read.
     """
-    folder = _current(path)
-    return folder, _meta(path, folder)
+    folder = _current_folder(path)
+    return folder, _parse_meta(path, folder)
 
 
-def _meta(path: Path, folder: Path) -> Meta:
+def read_generation(path: Path) -> Generation:
+    """Return the current generation of the index at `path`.
+
+    Raises:
+        SearchIndexError: there is none, or its parts are missing, truncated or inconsistent.
+    """
+    folder = _current_folder(path)
     try:
-        fields = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if fields["format"] != FORMAT:
-            found = f"the index has format {fields['format']}, this version reads {FORMAT}"
-            raise SearchIndexError(f"{path}: {found}; run: {_remedy(path)}")
-        return Meta(**fields)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise _damaged(path, f"meta.json: {error}") from error
+        return _read_parts(path, folder)
+    except SearchIndexError:
+        if _current_folder(path) == folder:
+            raise
+        return read_generation(path)  # a build that has just finished replaced this generation
 
 
-def read(path: Path) -> Generation:
-    """Opens the current generation of the index at `path`.
-
-    Raises `SearchIndexError` where there is none, or where its parts are missing, cut off or do not agree.
-    """
+def _read_parts(path: Path, folder: Path) -> Generation:
     import datasets
     import pyarrow
 
     from mose.inference.bm25 import BM25
 
-    folder = _current(path)
+    meta = _parse_meta(path, folder)
     try:
-        meta = _meta(path, folder)
-        try:
-            functions = datasets.load_from_disk(str(folder / "functions"))
-            functions.load_faiss_index("embedding", str(folder / "vectors.faiss"))
-            generation = Generation(meta, functions, BM25.load(folder / "bm25"))
-            rows, dim = generation.vectors.ntotal, generation.vectors.d
-        except (OSError, ValueError, KeyError, RuntimeError, pyarrow.ArrowException) as error:
-            raise _damaged(path, str(error)) from error
-        if not meta.functions == len(functions) == len(generation.bm25) == rows or meta.dim != dim:
-            raise _damaged(path, f"{meta.functions} functions, {len(functions)} rows, {rows} × {dim} vectors")
-        return generation
-    except SearchIndexError:
-        if _current(path) != folder:  # a build that ended meanwhile has taken it away and left a newer one
-            return read(path)
-        raise
+        functions = datasets.load_from_disk(str(folder / "functions"))
+        functions.load_faiss_index("embedding", str(folder / "vectors.faiss"))
+        generation = Generation(meta, functions, BM25.load(folder / "bm25"))
+        rows, dim = generation.vectors.ntotal, generation.vectors.d
+    except (OSError, ValueError, KeyError, RuntimeError, pyarrow.ArrowException) as error:
+        raise _damaged(path, str(error)) from error
+
+    if not meta.functions == len(functions) == len(generation.bm25) == rows or meta.dim != dim:
+        raise _damaged(path, f"{meta.functions} functions, {len(functions)} rows, {rows} × {dim} vectors")
+    return generation
 
 
-def _current(path: Path) -> Path:
+def _parse_meta(path: Path, folder: Path) -> Meta:
     try:
-        name = (path / "CURRENT").read_text(encoding="utf-8").strip()
+        fields = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        if fields["format"] != FORMAT:
+            message = f"the format of the index must be {FORMAT}, got {fields['format']}"
+            raise SearchIndexError(f"{path}: {message}; run: {_remedy(path)}")
+        return Meta(**fields)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _damaged(path, f"meta.json: {error}") from error
+
+
+def _current_folder(path: Path) -> Path:
+    try:
+        name = (path / _POINTER).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         raise SearchIndexError(f"{path}: there is no finished index here; run: {_remedy(path)}") from None
     except (OSError, ValueError) as error:
-        raise _damaged(path, f"CURRENT: {error}") from error
+        raise _damaged(path, f"{_POINTER}: {error}") from error
+
+    # Never follow a pointer out of the index.
     if not _GENERATION.fullmatch(name):
-        raise _damaged(path, f"CURRENT names {name!r}")
+        raise _damaged(path, f"{_POINTER} names {name!r}")
     return path / name
 
 
-def _damaged(path: Path, why: str) -> SearchIndexError:
-    return SearchIndexError(f"{path}: the index is damaged ({why}); to build it again, run: {_remedy(path)}")
+def _damaged(path: Path, reason: str) -> SearchIndexError:
+    return SearchIndexError(f"{path}: the index is damaged ({reason}); to rebuild it, run: {_remedy(path)}")
 
 
 def _remedy(path: Path) -> str:
@@ -176,62 +186,57 @@ def _remedy(path: Path) -> str:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator["Writer"]:
-    """The right to replace the index at `path`, for one process at a time; it ends with the process.
+def index_writer(path: Path) -> Iterator["IndexWriter"]:
+    """Lock the index at `path`, which is created if missing, and yield its writer.
 
-    Raises ValueError where `path` is something else than an index, `SearchIndexError` where a build is running.
+    Raises:
+        ValueError: `path` exists and is not an index.
+        SearchIndexError: another build holds the lock.
     """
-    import filelock
-
     if path.exists() and not path.is_dir():
-        raise ValueError(f"index path {path}: is a file; give a folder")
+        raise ValueError(f"index path {path} is a file. Name a folder.")
     for name in sorted(file.name for file in path.iterdir()) if path.exists() else ():
-        if name not in _OURS and not _GENERATION.fullmatch(name):
-            raise ValueError(f"index path {path}: is no index, it holds {name}; give an empty or a new folder")
-    path.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise SearchIndexError(f"{path}: another build is writing this index; wait until it has ended") from None
-    try:
-        yield Writer(path)
-    finally:
-        lock.release()
+        if not _OWN_NAMES.fullmatch(name):
+            raise ValueError(f"index path {path} is no index: it contains {name}. Name an empty or new folder.")
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(Journal(path).lock())
+        except JournalLockedError:
+            raise SearchIndexError(f"{path}: another build is writing this index. Wait until it ends.") from None
+        yield IndexWriter(path)
 
 
-class Writer:
-    """Writes generations and the journal; obtained from `writing`, which holds the lock."""
+class IndexWriter:
+    """A writer of generations and of the journal, from `index_writer`, which holds the lock."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._journal = path / "journal"
 
     def journalled(self, space: str) -> dict[str, np.ndarray]:
-        """Text key -> embedding (dim,), as far as a build that was killed had come in this space."""
-        found: dict[str, np.ndarray] = {}
-        for file in sorted(self._journal.glob(f"{space}-*.npz")):
-            try:
-                with np.load(file, allow_pickle=False) as chunk:
-                    found.update(zip(chunk["keys"].astype(str).tolist(), chunk["embeddings"], strict=True))
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-                file.unlink()  # the disk lost it; it is computed again
-        return found
+        """Return key -> embedding (dim,) of the functions that killed builds have embedded in a space."""
+        journal = Journal(self._path / "journal", space)
+        embeddings: dict[str, np.ndarray] = {}
+        chunks = journal.keys()  # a damaged chunk is missing, so it is computed again
+
+        for chunk in chunks:
+            with np.load(io.BytesIO(journal.read(chunk)), allow_pickle=False) as arrays:
+                embeddings.update(zip(arrays["keys"].astype(str).tolist(), arrays["embeddings"], strict=True))
+        return embeddings
 
     def journal(self, space: str, keys: Sequence[str], embeddings: np.ndarray) -> None:
-        """Keeps one chunk of finished work: on the disk as a whole, or not at all."""
-        self._journal.mkdir(exist_ok=True)
-        name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
-        with atomic_write(self._journal / f"{space}-{name}.npz") as file:
-            np.savez(file, keys=np.array(keys, dtype="S"), embeddings=embeddings)
+        """Keep one chunk of finished embeddings, (keys, dim) float32: completely or not at all."""
+        chunk = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
+        with Journal(self._path / "journal", space).write(chunk) as stream:
+            np.savez(stream, keys=np.array(keys, dtype="S"), embeddings=embeddings)
 
     def commit(self, meta: Meta, entries: Sequence[Entry], embeddings: np.ndarray) -> None:
-        """Writes a new generation, makes it the current one, and clears away what it replaces.
+        """Write a new generation, make it the current one, and delete the generation it replaces.
 
         Args:
             meta: `meta.functions` and `meta.dim` are the shape of `embeddings`.
             entries: the functions, in the order of the rows.
-            embeddings: (functions, dim) float32, unit norm.
+            embeddings: (functions, dim) float32, rows of unit norm.
         """
         import datasets
         import faiss
@@ -239,30 +244,30 @@ class Writer:
 
         from mose.inference.bm25 import BM25
 
-        numbers = [int(old.name.rpartition("-")[2]) for old in self._generations()]
-        folder = self._path / f"generation-{max(numbers, default=0) + 1:06d}"
-        folder.mkdir()
         columns = dict(zip(Entry._fields, map(list, zip(*entries, strict=True)), strict=True))
         vectors = pyarrow.FixedSizeListArray.from_arrays(embeddings.reshape(-1), embeddings.shape[1])
         functions = datasets.Dataset(pyarrow.table({**columns, "embedding": vectors}))
-        functions.save_to_disk(str(folder / "functions"))
-        functions.add_faiss_index("embedding", custom_index=faiss.IndexFlatIP(embeddings.shape[1]))
-        functions.save_faiss_index("embedding", str(folder / "vectors.faiss"))
-        BM25([entry.source for entry in entries]).save(folder / "bm25")
-        (folder / "meta.json").write_text(json.dumps(dataclasses.asdict(meta), indent=1), encoding="utf-8")
-        for part in [*folder.rglob("*"), folder, self._path]:
-            fsync(part)
-        with atomic_write(self._path / "CURRENT") as file:
-            file.write(folder.name.encode())
+
+        # A killed build may have left a later generation than the current one.
+        numbers = [int(old.name.rpartition("-")[2]) for old in self._generations()]
+        target = self._path / f"generation-{max(numbers, default=0) + 1:06d}"
+        with atomic_folder(target) as folder:
+            functions.save_to_disk(str(folder / "functions"))
+            functions.add_faiss_index("embedding", custom_index=faiss.IndexFlatIP(embeddings.shape[1]))
+            functions.save_faiss_index("embedding", str(folder / "vectors.faiss"))
+            BM25([entry.source for entry in entries]).save(folder / "bm25")
+            (folder / "meta.json").write_text(json.dumps(dataclasses.asdict(meta), indent=1), encoding="utf-8")
+
+        # Readers see the new generation from here on.
+        atomic_write_text(self._path / _POINTER, target.name)
         self.tidy()
 
     def tidy(self) -> None:
-        """Clears away what finished and killed builds leave behind: other generations and the journal."""
+        """Delete everything that finished and killed builds leave behind: other generations and the journal."""
         current, _ = read_meta(self._path)
-        for old in self._generations():
-            if old != current:
-                shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(self._journal, ignore_errors=True)
+        old = [generation for generation in self._generations() if generation != current]
+        for folder in [*old, *self._path.glob(f"generation-*{PARTIAL_SUFFIX}"), self._path / "journal"]:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _generations(self) -> list[Path]:
         return [folder for folder in self._path.iterdir() if _GENERATION.fullmatch(folder.name)]

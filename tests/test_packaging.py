@@ -33,8 +33,8 @@ DATA_FILES = {
     "mose/tokenizer.json",
     "mose/tokenizer_config.json",
     "mose/docs/report/report.json",
-    "mose/hub/adapter_template.md",
-    "mose/hub/card_template.md",
+    "mose/hub/card/adapter.md",
+    "mose/hub/card/model.md",
 }
 
 
@@ -153,7 +153,7 @@ def test_the_model_needs_no_extra():
     done = run_python(code, *map(Path, sys.path))
     assert done.returncode == 1, done.stderr
     message = done.stderr.splitlines()[-1]
-    assert re.fullmatch(r"mose train needs \w+: pip install 'mose\[train\]'", message)
+    assert re.fullmatch(r"(mose train|train_hf.py finetune) needs \w+: pip install 'mose\[train\]'", message)
 
 
 def third_party_modules() -> set[str]:

@@ -17,9 +17,8 @@ from transformers import PreTrainedTokenizerFast, TrainingArguments
 from mose import train_hf
 from mose.modeling_mose import MoSEModel
 from mose.train_hf import main
-from mose.training.arguments import DataArguments, ModelArguments
 from mose.training.checkpoints import last_whole_checkpoint
-from mose.training.finetuning.arguments import FineTuningArguments
+from mose.training.finetuning.arguments import DataArguments, FineTuningArguments, ModelArguments
 from mose.training.finetuning.trainer import FineTuningTrainer
 
 SCRIPT = train_hf.__file__
@@ -215,7 +214,7 @@ def test_a_run_killed_and_resumed_ends_as_an_unbroken_one(
 
     # Without --resume nothing is touched.
     status, _, err = finetune("--output-dir", killed)
-    assert status == 2 and f"{killed} holds {last.name}: add --resume, or choose another --output-dir" in err
+    assert status == 2 and f"{killed} has {last.name}. Pass --resume, or choose another --output-dir." in err
     batches = []
     training_step = FineTuningTrainer.training_step
 
@@ -261,35 +260,44 @@ def test_resume_begins_where_there_is_nothing_to_resume(finetune):
     [
         (["--bogus", "3"], "--bogus"),
         (["--exit-layer", "2"], "exit_layer must be one of 0, 1, 3, got 2"),
-        (["--grow-to", "3"], "exit_layer=3: the model already reaches exit 3"),
-        (["--preset", "mose-nano"], "give either --model or --preset"),
+        (["--grow-to", "3"], "exit_layer must be above the model's exit 3, got 3"),
+        (["--preset", "mose-nano"], "must specify at most one of --model and --preset"),
         (["--dataset", "no/such.jsonl"], "no/such.jsonl"),
         (["--source-tree", "no/such/tree"], "no/such/tree"),
-        (["--column-mapping", "text"], "column_mapping=text: not JSON"),
-        (["--column-mapping", '["text"]'], r'column_mapping=\["text"\]: must be a JSON object'),
+        (["--column-mapping", "text"], "column_mapping must be JSON, got text"),
+        (["--column-mapping", '["text"]'], r'column_mapping must be a JSON object, got \["text"\]'),
         (["--column-mapping", '{"nope": "text"}'], "nope"),
-        (["--learning-rate-multipliers", "{gate: 2}"], "learning_rate_multipliers={gate: 2}: not JSON"),
-        (["--learning-rate-multipliers", '{"gait": 2}'], "no parameter's name holds 'gait'"),
-        (["--max-steps", "0"], "max_steps=0: must be at least 1"),
-        (["--mini-batch-size", "0"], "mini_batch_size=0"),
-        (["--per-device-train-batch-size", "1"], "per_device_train_batch_size=1: a contrastive loss needs"),
+        (["--learning-rate-multipliers", "{gate: 2}"], "learning_rate_multipliers must be JSON, got {gate: 2}"),
+        (["--learning-rate-multipliers", '{"gait": 2}'], "'gait' must be part of a parameter's name"),
+        (["--max-steps", "0"], "max_steps must be at least 1, got 0"),
+        (["--mini-batch-size", "0"], "mini_batch_size must be at least 1, got 0"),
+        (
+            ["--per-device-train-batch-size", "1"],
+            "per_device_train_batch_size must be at least 2 .*, got 1. A contrastive loss needs",
+        ),
         (
             ["--per-device-train-batch-size", "22"],
-            "21 pairs do not fill one batch: lower --per-device-train-batch-size 22, or add pairs",
+            "--per-device-train-batch-size must be at most the 21 pairs, got 22. Lower it, or add pairs",
         ),
         (
             ["--validation-dataset", "{pairs}", "--per-device-eval-batch-size", "30"],
-            "21 pairs do not fill one batch: lower --per-device-eval-batch-size 30",
+            "--per-device-eval-batch-size must be at most the 21 pairs, got 30",
         ),
-        (["--max-query-length", "5"], "max_query_length=5: the instruction alone takes"),
-        (["--token-dropout", "1.5"], "token_dropout=1.5"),
-        (["--teacher-temperature", "0"], "teacher_temperature=0.0: must be positive"),
-        (["--contrastive-weight", "0"], "contrastive_weight=0: without a teacher"),
-        (["--exit-layer", "0", "--align-exits"], "align_exits=True, .*: the model has one exit only"),
+        (
+            ["--max-query-length", "5"],
+            "max_query_length must be above .* longest instruction; got 5",
+        ),
+        (["--token-dropout", "1.5"], r"token_dropout must be in \[0, 1\], got 1.5"),
+        (["--teacher-temperature", "0"], "teacher_temperature must be positive, got 0.0"),
+        (["--contrastive-weight", "0"], "All loss weights are 0"),
+        (["--exit-layer", "0", "--align-exits"], "align_exits=True .*the model has only exit 0"),
         (["--matryoshka-dims", "16", "64"], r"truncate_dim must be an integer in \[1, 32\], got 64"),
-        (["--word-replacement", "2"], "word_replacement=2.0: a probability is between 0 and 1"),
-        (["--tokenizer", "{bare}"], "tokenizer .*bare: it has no .*cls and no mask token"),
-        (["--model", "{bert}"], "its model_type is 'bert', not 'mose'"),
+        (["--word-replacement", "2"], r"word_replacement must be in \[0, 1\], got 2.0"),
+        (
+            ["--tokenizer", "{bare}"],
+            "tokenizer .*bare must have special tokens, it has no .*cls and no mask token",
+        ),
+        (["--model", "{bert}"], "must have model_type 'mose', got 'bert'"),
         (["--eval-strategy", "steps"], "eval_dataset"),
     ],
 )
@@ -313,14 +321,14 @@ def test_data_that_is_empty_or_not_named(finetune, tiny_model_folder, tmp_path):
     assert status == 2 and f"no pairs in {path}" in err
     path.write_text('{"text": "one", "code": "pair"}\n')
     status, _, err = finetune(defaults=("--model", tiny_model_folder, "--dataset", str(path)))
-    assert status == 2 and "1 pair to train on: a contrastive loss needs at least 2 pairs" in err
+    assert status == 2 and "A contrastive loss needs at least 2 pairs, got 1 pair to train on" in err
     path.write_text('{"text": "", "code": ""}\n')
     status, _, err = finetune(defaults=("--model", tiny_model_folder))
-    assert status == 2 and "nothing to train on: give --source-tree, --dataset or both" in err
+    assert status == 2 and "No data to train on. Pass --source-tree, --dataset or both." in err
     status, _, err = finetune(defaults=("--dataset", str(path)))  # of the shipped model
     assert status == 2 and f"no pairs in {path}" in err
     status, _, err = finetune(defaults=("--preset", "mose-nano", "--dataset", str(path)))
-    assert status == 2 and "--preset mose-nano: an untrained model needs --tokenizer" in err
+    assert status == 2 and "--preset mose-nano is an untrained model. Pass a --tokenizer for it." in err
 
 
 def test_a_word_that_is_no_number_is_argparses_business(finetune):
@@ -332,10 +340,10 @@ def test_a_word_that_is_no_number_is_argparses_business(finetune):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--model", "no/such-model"], "OSError: --model no/such-model: "),
-        (["--teacher", "no/such-teacher"], "OSError: teacher no/such-teacher: "),
+        (["--model", "no/such-model"], "train_hf.py finetune: --model no/such-model: "),
+        (["--teacher", "no/such-teacher"], "train_hf.py finetune: teacher no/such-teacher: "),
         (["--report-to", "wandb"], "wandb"),
-        (["--no-dataloader-drop-last", "--num-train-epochs", "1"], "RuntimeError: batch of 1"),
+        (["--no-dataloader-drop-last", "--num-train-epochs", "1"], "needs a batch of at least 2 pairs, got 1."),
     ],
 )
 def test_failures_end_with_1_and_a_line(finetune, flags, message):
@@ -350,7 +358,7 @@ def test_an_interrupted_run_says_how_to_go_on(finetune, monkeypatch):
 
     monkeypatch.setattr(FineTuningTrainer, "train", interrupt)
     status, _, err = finetune()
-    assert status == 130 and "--resume goes on from the last checkpoint" in err
+    assert status == 130 and "Pass --resume to continue from the last checkpoint." in err
 
 
 # --- help --------------------------------------------------------------------------------------------------
@@ -369,7 +377,7 @@ def test_help_explains_every_flag_of_ours(capsys, monkeypatch):
             if ours is not None and ours.metadata == field.metadata and ours.default == field.default:
                 continue
             flag = f"--{field.name.replace('_', '-')}"
-            at = next(i for i, line in enumerate(lines) if re.match(rf"  (--.* )?{flag}( |,|$)", line))
+            at = next(i for i, line in enumerate(lines) if re.match(rf"  (--\w+[^a-z]*, )?{flag}( |,|$)", line))
             text = " ".join(" ".join(lines[at : at + 4]).split())
             assert field.metadata["help"] in text, flag
 

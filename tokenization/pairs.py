@@ -1,28 +1,30 @@
-"""Two snippets as one input, for classification: `<sep>{first}<sep>{second}<cls>`, without instructions."""
+"""Join two snippets to one input for classification: `<sep>{first}<sep>{second}<cls>`, without instructions."""
 
 from typing import Any
 
-SPECIAL_TOKENS = 3
+_SPECIAL_TOKENS = 3
 
 
 def join_pair(tokenizer: Any, first: list[int], second: list[int], max_length: int) -> list[int]:
-    """The ids of a pair, in which `<cls>` always stands last.
+    """Return the ids of a pair, always with `<cls>` at the end.
 
-    A pair that is too long loses the ends of its longer side first, then of both alike.
+    If the pair is too long, the end of its longer side is cut first, then the ends of both alike.
 
     Args:
-        tokenizer: knows `sep_token_id` and `cls_token_id`.
-        first, second: ids without special tokens.
-        max_length: ids of the result, at most.
+        tokenizer: provides `sep_token_id` and `cls_token_id`.
+        first: ids of the first snippet, without special tokens.
+        second: ids of the second snippet, alike.
+        max_length: most ids of the result.
 
     Raises:
-        ValueError: `max_length` leaves no room for a token of each side.
+        ValueError: `max_length` has no space for one token of each side.
     """
-    room = max_length - SPECIAL_TOKENS
-    if room < 2:
-        raise ValueError(f"max_length={max_length}: a pair needs at least {SPECIAL_TOKENS + 2}")
-    kept = max(room - len(second), (room + 1) // 2)  # what the second side leaves, or half
-    first = first[:kept]
-    second = second[: room - len(first)]
+    space = max_length - _SPECIAL_TOKENS
+    if space < 2:
+        raise ValueError(f"max_length must be at least {_SPECIAL_TOKENS + 2} for a pair, got {max_length}.")
+
+    first_length = max(space - len(second), (space + 1) // 2)  # the space that the second leaves, or half
+    first = first[:first_length]
+    second = second[: space - len(first)]
     separator = tokenizer.sep_token_id
     return [separator, *first, separator, *second, tokenizer.cls_token_id]

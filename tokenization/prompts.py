@@ -1,12 +1,12 @@
 """Special tokens and the paper's two instructions (input format: `<sep>{instruction}<sep>{snippet}<cls>`).
 
-The tokenizer's post-processor writes the outer `<sep> … <cls>`; a prompt below is what stands between: the
-instruction and the inner `<sep>`. Put it in front of the snippet before tokenizing.
+The tokenizer's post-processor writes the outer `<sep> … <cls>`. A prompt is the instruction with the inner
+`<sep>`: prepend it to the snippet before tokenizing.
 """
 
 SEP, CLS, MASK, PAD = "<sep>", "<cls>", "<mask>", "<pad>"
 
-#: Display names, as they stand in the instruction; keys are what datasets carry in their `language` column.
+#: Keys in the `language` column of datasets -> display names in the instruction.
 LANGUAGES = {
     "python": "Python",
     "java": "Java",
@@ -20,20 +20,20 @@ LANGUAGES = {
 }
 #: The language of code in an unknown programming language. Queries without a language are natural language.
 UNKNOWN_LANGUAGE = "code"
-#: What a dataset's `language` column calls natural language.
+#: Names of natural language in a dataset's `language` column.
 NATURAL_LANGUAGES = frozenset({"en", "english", "text", "nl", "natural language"})
 _ALIASES = {"c++": "cpp", "c#": "csharp", "cs": "csharp", "js": "javascript", "py": "python", "golang": "go"}
 
 
 def text_prompt() -> str:
-    """The prompt of a natural-language query."""
+    """Return the prompt of a natural-language query."""
     return f"Represent this code description for retrieving supporting snippets of code:{SEP}"
 
 
 def code_prompt(language: str | None = None) -> str:
-    """The prompt of a code snippet; without a language (None or "") the language word is left out.
+    """Return the prompt of a code snippet. Without a language (None or ""), the prompt names none.
 
-    A language that the table above does not name is written as it stands.
+    A language that is not in `LANGUAGES` is inserted verbatim.
     """
     key = (language or "").strip()
     key = _ALIASES.get(key.lower(), key.lower() if key.lower() in LANGUAGES else key)

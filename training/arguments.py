@@ -1,159 +1,187 @@
-"""What can be set about a run, as dataclasses that `HfArgumentParser` turns into flags: model and data.
+"""Arguments that several training commands share: dataclass mixins that `HfArgumentParser` turns into flags.
 
-What is of one command alone stands in a file of that command.
+Arguments of one command alone are in its own `arguments.py`.
 """
 
+import dataclasses
+import functools
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from transformers import TrainingArguments
 
+#: Default of a field that the command line must set.
+REQUIRED = dataclasses.MISSING
+
+Values = dict[str, Any]
+Arguments = TypeVar("Arguments", bound=type)
+
+
+def flag(help: str, default: Any = None, **metadata: Any) -> Any:
+    """Return a dataclass field that `HfArgumentParser` turns into a flag.
+
+    Args:
+        help: line of `--help`.
+        default: a list is copied for every instance.
+        metadata: further keywords for `ArgumentParser.add_argument`.
+    """
+    metadata["help"] = help
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def resolve_with(resolve: Callable[[Values], Values]) -> Callable[[Arguments], Arguments]:
+    """Return a class decorator that applies `resolve` to the arguments of a dataclass before it is built.
+
+    Presets are resolved this way, so that `TrainingArguments` only ever sees final values.
+
+    Args:
+        resolve: maps given values to final ones. An entry that is missing or None was not given.
+    """
+
+    def decorate(cls: Arguments) -> Arguments:
+        generated = cls.__init__  # type: ignore[misc]
+
+        @functools.wraps(generated)
+        def __init__(self, output_dir: str | None = None, **values: Any) -> None:
+            generated(self, **resolve({"output_dir": output_dir, **values}))
+
+        cls.__init__ = __init__  # type: ignore[misc]
+        return cls
+
+    return decorate
+
+
+def fill_unset(values: Values, defaults: Mapping[str, Any]) -> Values:
+    """Return `values`, with entries that are missing or None taken from `defaults`."""
+    return values | {name: default for name, default in defaults.items() if values.get(name) is None}
+
+
+def select_fields(arguments: Any, names: Iterable[str]) -> Values:
+    """Return some fields of a dataclass by name."""
+    return {name: getattr(arguments, name) for name in names}
+
+
+def check_fields(
+    arguments: Any, names: Iterable[str], is_valid: Callable[[Any], bool], requirement: str, remedy: str = ""
+) -> None:
+    """Raise ValueError for the first of the fields that is not valid: "NAME must be REQUIREMENT, got VALUE."."""
+    for name in names:
+        if not is_valid(value := getattr(arguments, name)):
+            raise ValueError(f"{name} must be {requirement}, got {value!r}. {remedy}".rstrip())
+
 
 def json_object(name: str, value: Mapping | str | None) -> dict:
-    """What the flag `name` holds: a JSON object, or a mapping where Python code gives one.
+    """Return the value of the flag `name` as a dict: parsed from JSON, or copied from a mapping.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither a JSON object nor a mapping.
     """
     try:
-        content = json.loads(value) if isinstance(value, str) else {} if value is None else value
+        content = json.loads(value) if isinstance(value, str) else value or {}
     except json.JSONDecodeError as error:
-        raise ValueError(f"{name}={value}: not JSON ({error})") from error
+        raise ValueError(f"{name} must be JSON, got {value} ({error}). Quote it for the shell.") from error
+
     if not isinstance(content, Mapping):
-        raise ValueError(f"{name}={value}: must be a JSON object, {{…}}")
+        raise ValueError(f"{name} must be a JSON object, got {value}. Pass '{{\"key\": …}}'.")
     return dict(content)
 
 
 @dataclass
-class RunArguments(TrainingArguments):
-    """TrainingArguments that mean the CPU where there is nothing else.
+class ModelSource:
+    """Source of the model and its tokenizer."""
 
-    transformers refuses `bf16` on a CPU that was not asked for.
-    """
-
-    def __post_init__(self):
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        super().__post_init__()
+    model: str | None = flag("Folder or Hub id of the MoSE to start from. finetune and classify have a default.")
+    tokenizer: str | None = flag("Folder or Hub id of the tokenizer. Default: the model's own.")
+    exit_layer: int | None = flag("Build and train up to this exit only. Default: the deepest.")
 
 
 @dataclass
-class ModelArguments:
-    """Parameters that control where the model comes from."""
+class PresetSource:
+    """An untrained model as the alternative to `ModelSource.model`."""
 
-    model: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder or Hub id of the MoSE to start from; by default the shipped one. Or give --preset."
-        },
-    )
-    preset: str | None = field(
-        default=None, metadata={"help": "Start untrained, with the sizes of mose-1b or mose-nano."}
-    )
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of the tokenizer; by default the model's own."}
-    )
-    exit_layer: int | None = field(
-        default=None,
-        metadata={"help": "Build and train up to this exit only; by default the deepest that there is."},
-    )
-    grow_to: int | None = field(
-        default=None,
-        metadata={
-            "help": "Deepen the model to this exit before training: new blocks begin as the identity, new "
-            "exits as copies of the deepest one."
-        },
-    )
-    start_exits_alike: bool = field(
-        default=False,
-        metadata={
-            "help": "Start all exits with the projection of the deepest, for a model whose projections are "
-            "untrained: with --align-exits they need not find to each other first."
-        },
-    )
-    init_embeddings_from: str | None = field(
-        default=None,
-        metadata={
-            "help": "Start the token embeddings from what this sentence-transformers model takes each token's "
-            "string to mean."
-        },
-    )
+    preset: str | None = flag("Start untrained, with the sizes of mose-1b or mose-nano, instead of --model.")
 
 
 @dataclass
-class DataArguments:
-    """Parameters that control the training pairs."""
+class DatasetColumns:
+    """Columns of the data sets; `columns` is the parsed `column_mapping`."""
 
-    source_tree: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Folders of source code to mine for documented functions; may be given several times.",
-            "action": "extend",
-        },
-    )
-    dataset: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Hub ids, folders, or .jsonl, .json and .parquet files with columns text and code, code_a "
-            "and code_b, or all of text, code_a and code_b; may be given several times.",
-            "action": "extend",
-        },
-    )
-    train_split: str = field(
-        default="train", metadata={"help": "What to read of a --dataset that has several splits."}
-    )
-    column_mapping: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": 'JSON object from a dataset\'s column names to those above: \'{"docstring": "text"}\'.'
-        },
-    )
-    validation_dataset: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "As --dataset, with the same column mapping; pairs to measure every exit's loss on.",
-            "action": "extend",
-        },
-    )
-    validation_split: str = field(
-        default="validation",
-        metadata={"help": "What to read of a --validation-dataset that has several splits."},
-    )
-    held_out_share: float | None = field(
-        default=None,
-        metadata={
-            "help": "Share of the source trees' functions that is not trained on but searched for among all, "
-            "before and after; MRR at every exit goes to held_out.json. By default none, with --lora a tenth."
-        },
-    )
-    max_query_length: int = field(
-        default=128, metadata={"help": "Tokens after which a query is cut, instruction and <cls> included."}
-    )
-    max_document_length: int = field(
-        default=256, metadata={"help": "Tokens after which a document is cut, instruction and <cls> included."}
-    )
-    instruction_dropout: float = field(
-        default=0.0,
-        metadata={
-            "help": "Share of texts whose instruction is left out or names no language, so that the model also "
-            "serves those who give none."
-        },
-    )
-    token_dropout: float = field(default=0.0, metadata={"help": "Share of each text's tokens to leave out."})
-    word_replacement: float = field(
-        default=0.3,
-        metadata={
-            "help": "Probability with which each word that a snippet has twice or more is replaced in it by "
-            "another; never a keyword of its language."
-        },
+    train_split: str = flag("Split to train on, if the data has several.", "train")
+    column_mapping: dict | str | None = flag(
+        'JSON object that renames columns: \'{"docstring": "text"}\'. finetune reads text and code, code_a and '
+        "code_b, or all of text, code_a and code_b. pretrain reads text, repository, language, path and files. "
+        "classify reads label with code_a and code_b, with text and code, or with one of text and code."
     )
 
     def __post_init__(self):
         self.columns: dict[str, str] = json_object("column_mapping", self.column_mapping)
+
+
+@dataclass
+class ValidationColumns(DatasetColumns):
+    """Columns and splits of the data sets for training and validation."""
+
+    validation_split: str = flag("Split to validate on, if the validation data has several.", "validation")
+
+
+@dataclass
+class CodeSources(DatasetColumns):
+    """Source trees and data sets to train on."""
+
+    source_tree: list[str] = flag(
+        "Folders of source code; may be given several times. finetune mines documented functions. For pretrain, "
+        "each is a repository, or a folder of packages that are one repository each.",
+        [],
+        action="extend",
+    )
+    dataset: list[str] = flag(
+        "Hub ids, folders, .jsonl, .json or .parquet files; may be given several times. See --column-mapping.",
+        [],
+        action="extend",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
         if not self.source_tree and not self.dataset:
-            raise ValueError("nothing to train on: give --source-tree, --dataset or both")
-        if self.held_out_share is not None and not 0 <= self.held_out_share < 1:
-            raise ValueError(f"held_out_share={self.held_out_share}: a share below 1, from 0 on")
-        if self.held_out_share and not self.source_tree:
-            raise ValueError("--held-out-share holds out functions of a --source-tree, and there is none")
+            raise ValueError("No data to train on. Pass --source-tree, --dataset or both.")
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """`TrainingArguments` of all commands. Subclasses fill in the fields that are None (`resolve_with`)."""
+
+    output_dir: str = flag(
+        "Folder for checkpoints and the result. Default: runs/finetune, runs/lora, runs/classify."
+    )
+    learning_rate: float = flag(
+        "Peak learning rate. Default: 1e-5 for finetune (--lora: 1e-3), 1e-4 for classify (--bigclonebench: "
+        "1e-5), 6e-4 for pretrain (mose-nano: 1e-3)."
+    )
+    max_steps: int = flag(
+        "Optimizer steps. Default: 20,000 for finetune, 245,000 for pretrain (mose-nano: 5,000). classify and "
+        "finetune --lora count epochs instead."
+    )
+    num_train_epochs: float = flag(
+        "Passes over the data. finetune prefers it to --max-steps, classify prefers --max-steps. Default: 3 for "
+        "classify, 8 for finetune --lora."
+    )
+    warmup_steps: float = flag(
+        "Warm-up steps; below 1, their share of all steps. Default: 0 for finetune (--lora: 0.05), 0.05 for "
+        "classify (--bigclonebench: 2,000), 4,000 for pretrain (mose-nano: 0.05)."
+    )
+    per_device_train_batch_size: int = flag(
+        "Examples in a batch of one device. Default: 32 for classify (--bigclonebench: 64), 4 for pretrain "
+        "(mose-nano: 16)."
+    )
+    logging_steps: float = flag("Steps between two log lines.", 50)
+    resume: bool = flag("Resume from the last complete checkpoint in the output folder.", False)
+
+    def __post_init__(self):
+        # transformers refuses `bf16` on a CPU unless `use_cpu` is set.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        super().__post_init__()

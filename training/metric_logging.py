@@ -1,35 +1,52 @@
-"""What every Trainer here logs beside the loss: a figure for each part and exit, averaged between two lines."""
+"""Averages of per-exit metrics between two log lines."""
 
-from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from mose.training.hub import HubTrainer
 
+class MetricAverages:
+    """Weighted means of metrics since the last log line; training and evaluation are kept apart.
 
-class FigureTrainer(HubTrainer):
-    """A `Trainer` whose log takes up what was noted since its last line, those of an evaluation with `eval_`."""
+    Sums stay on the device: reading a value in every step would wait for the step to finish.
+    """
 
-    model: torch.nn.Module
+    def __init__(self):
+        self._sums: dict[bool, dict[tuple[str, ...], Tensor]] = {True: {}, False: {}}
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._parts: dict[bool, dict[str, list[Tensor]]] = {True: defaultdict(list), False: defaultdict(list)}
+    def add(self, training: bool, names: Sequence[str], values: Tensor, weight: Tensor | float = 1.0) -> None:
+        """Add one value per name.
 
-    def _note(self, name: str, value: Tensor) -> None:
-        """Keeps a figure for the next line of the log, on the device: reading it would wait for the step."""
-        self._parts[self.model.training][name].append(value.detach())
+        Args:
+            training: False for an evaluation.
+            names: n metric names, always in the same groups.
+            values: (n,), detached here.
+            weight: scalar weight of these values in the mean.
+        """
+        values = values.detach()
+        # MPS has no float64.
+        values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+        if not isinstance(weight, Tensor):
+            weight = values.new_full((), weight)
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        # "loss" while training, "eval_loss" after an evaluation; "train_loss" ends the run and is none of these.
-        losses = [key for key in logs if key.endswith("loss") and key != "train_loss"]
-        if losses:
-            prefix = losses[0].removesuffix("loss")
-            parts = self._parts[not prefix]
-            if parts:
-                means = torch.stack([torch.stack(values).mean() for values in parts.values()])
-                means = self.accelerator.reduce(means, "mean")
-                logs |= {prefix + name: mean for name, mean in zip(parts, means.tolist(), strict=True)}
-            parts.clear()
-        super().log(logs, start_time)
+        weight = weight.to(values)
+        entry = torch.cat((values * weight, weight[None]))
+
+        sums, key = self._sums[training], tuple(names)
+        sums[key] = sums[key] + entry if key in sums else entry
+
+    def pop(self, training: bool, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Return the mean of every metric and start anew; `reduce` sums a tensor over all processes."""
+        sums, self._sums[training] = self._sums[training], {}
+        if not sums:
+            return {}
+
+        # One collective and one read for all groups.
+        totals = iter(reduce(torch.cat(list(sums.values()))).tolist())
+        means: dict[str, float] = {}
+        for names in sums:
+            values = [next(totals) for _ in names]
+            weight = next(totals)
+            means |= {name: value / (weight or 1) for name, value in zip(names, values, strict=True)}
+        return means

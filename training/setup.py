@@ -1,118 +1,128 @@
-"""What every training command begins with: the tokenizer, the model, the checkpoint to go on from."""
+"""Steps that all training commands share: tokenizer, checks, checkpoint to resume, and the run itself."""
 
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.trainer_utils import TrainOutput
 
-import mose
 from mose.configuration_mose import MoSEConfig
-from mose.modeling_mose import MoSEModel
-from mose.training.arguments import ModelArguments
 from mose.training.checkpoints import last_whole_checkpoint
-from mose.training.finetuning.initialization import grow, start_embeddings_from, start_exits_alike, token_strings
-from mose.training.finetuning.lora import adapter_base, is_adapter
-from mose.training.finetuning.teacher import teacher_embeddings
+from mose.training.trainer import MoSETrainer
+
+logger = logging.getLogger("mose.train")
 
 SPECIAL_TOKENS = ("pad", "sep", "cls", "mask")
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
-    """The tokenizer in a folder or Hub repository, as a stock fast tokenizer.
-
-    Not through `AutoTokenizer`: that would ask whether to run the code that lies beside a model's weights.
+    """Load the tokenizer of a folder or Hub repository as a stock fast tokenizer.
 
     Raises:
-        ValueError: there is none, or it lacks a token that training needs.
+        ValueError: it lacks a token that training needs.
+        OSError: there is no tokenizer.
     """
+    # `AutoTokenizer` would ask on stdin whether to run the code beside a model's weights.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(name_or_path)
-    if missing := [name for name in SPECIAL_TOKENS if getattr(tokenizer, f"{name}_token_id") is None]:
-        raise ValueError(f"tokenizer {name_or_path}: it has no {' and no '.join(missing)} token")
+    missing = [name for name in SPECIAL_TOKENS if getattr(tokenizer, f"{name}_token_id") is None]
+    if missing:
+        names = " and no ".join(missing)
+        raise ValueError(f"tokenizer {name_or_path} must have special tokens, it has no {names} token.")
     return tokenizer
 
 
-def shipped_model() -> str:
-    """The folder of the model that ships with this code.
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return the ids of the special tokens by their configuration fields, such as `pad_token_id`."""
+    return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in SPECIAL_TOKENS}
 
-    Raises:
-        ValueError: it is not there, as where only the package was installed.
-    """
-    folder = Path(mose.__file__).parent
+
+def shipped_model() -> str:
+    """Return the folder of the model that ships with this code; ValueError if only the package is installed."""
+    folder = Path(__file__).parents[1]
     if not (folder / "model.safetensors").is_file():
-        raise ValueError(f"give either --model or --preset: no model lies in {folder}")
+        raise ValueError(f"No model was installed in {folder}. Pass either --model or --preset.")
     return str(folder)
 
 
+def is_adapter(folder: str | Path) -> bool:
+    """Return whether a folder holds an adapter instead of a model."""
+    return (Path(folder) / ADAPTER_CONFIG).is_file()
+
+
+def recorded_base(folder: str | Path) -> str:
+    """Return the folder or Hub id that an adapter names as its base; ValueError if there is no adapter."""
+    if not is_adapter(folder):
+        raise ValueError(f"{folder} has no LoRA adapter ({ADAPTER_CONFIG}). Pass the folder of one.")
+    return str(json.loads((Path(folder) / ADAPTER_CONFIG).read_text())["base_model_name_or_path"])
+
+
 def check_model(name: str) -> dict:
-    """The configuration of the MoSE in a folder or Hub repository, as stored.
+    """Return the stored configuration of the MoSE in a folder or Hub repository.
 
     Raises:
-        ValueError: it is no MoSE, or an adapter without its base.
-        OSError: it cannot be found or reached.
+        ValueError: it is not a MoSE, or an adapter without its base.
+        OSError: it is missing or cannot be reached.
     """
     if is_adapter(name):
         raise ValueError(
-            f"--model {name} is a LoRA adapter of {adapter_base(name)}: merge it first, or give that"
+            f"--model {name} is a LoRA adapter of {recorded_base(name)}. Merge it first, or pass the base."
         )
     try:
         config = PreTrainedConfig.get_config_dict(name)[0]
     except OSError as error:
         raise OSError(f"--model {name}: {error}") from error
-    if (kind := config.get("model_type")) != MoSEConfig.model_type:
-        raise ValueError(f"--model {name}: its model_type is {kind!r}, not {MoSEConfig.model_type!r}")
+
+    if (model_type := config.get("model_type")) != MoSEConfig.model_type:
+        raise ValueError(
+            f"--model {name} must have model_type {MoSEConfig.model_type!r}, got {model_type!r}. Pass a MoSE."
+        )
     return config
 
 
-def load_model(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTrainedTokenizerBase]:
-    """The model, in float32, and the tokenizer that the arguments ask for.
-
-    Raises:
-        ValueError: neither or both of `model` and `preset` are given, a preset comes without a tokenizer, the
-            model is no MoSE or an adapter, or the tokenizer has more tokens than the model.
-        OSError: the model cannot be found or reached.
-    """
-    if (args.model is None) == (args.preset is None):
-        raise ValueError("give either --model or --preset")
-    if args.preset:
-        if not args.tokenizer:
-            raise ValueError(f"--preset {args.preset}: an untrained model needs --tokenizer")
-        tokenizer = load_tokenizer(args.tokenizer)
-        ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in SPECIAL_TOKENS}
-        model = MoSEModel(MoSEConfig.from_preset(args.preset, exit_layer=args.exit_layer, **ids))
-    else:
-        name = str(args.model)
-        check_model(name)
-        tokenizer = load_tokenizer(args.tokenizer or name)
-        options = {} if args.exit_layer is None else {"exit_layer": args.exit_layer}
-        # Trained in float32, whatever the checkpoint is stored in: autocast does the rest.
-        model = MoSEModel.from_pretrained(name, dtype="float32", **options)
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model's vocab_size={model.config.vocab_size}"
-        )
-    if args.init_embeddings_from:
-        strings = token_strings(tokenizer)
-        start_embeddings_from(model, tokenizer, teacher_embeddings(strings, args.init_embeddings_from, cache_dir))
-    if args.grow_to is not None:
-        model = grow(model, args.grow_to)
-    if args.start_exits_alike:
-        start_exits_alike(model)
-    return model, tokenizer
-
-
-def check_size(pairs: Dataset, batch_size: int, flag: str) -> None:
-    """Raises ValueError where there is not even one batch of `batch_size`, over all processes."""
-    if len(pairs) < batch_size:
-        raise ValueError(f"{len(pairs)} pairs do not fill one batch: lower {flag} {batch_size}, or add pairs")
-
-
 def checkpoint_to_resume(output_dir: Path, resume: bool) -> Path | None:
-    """The last whole checkpoint in a run's folder; None for a run that begins.
+    """Return the last complete checkpoint in a run's folder; None for a new run.
 
     Raises:
-        ValueError: there is one, and `resume` does not say to go on from it.
+        ValueError: there is a checkpoint, but `resume` is False.
     """
     checkpoint = last_whole_checkpoint(output_dir)
     if checkpoint is not None and not resume:
-        raise ValueError(f"{output_dir} holds {checkpoint.name}: add --resume, or choose another --output-dir")
+        raise ValueError(f"{output_dir} has {checkpoint.name}. Pass --resume, or choose another --output-dir.")
     return checkpoint
+
+
+@contextmanager
+def after_argument_checks() -> Iterator[None]:
+    """Raise a `ValueError` of the block as a `RuntimeError`: once training runs, arguments are not at fault."""
+    try:
+        yield
+    except ValueError as error:
+        raise RuntimeError(str(error)) from error
+
+
+def train_and_save(
+    trainer: MoSETrainer, checkpoint: Path | None, extra_results: Mapping[str, Any] | None = None
+) -> tuple[TrainOutput | None, dict[str, Any]]:
+    """Train, save the model, evaluate if there is validation data, and save results and state.
+
+    Returns:
+        Output of `Trainer.train` (None if the run had already finished), and the evaluation's results with
+        `extra_results`.
+    """
+    if checkpoint is not None:
+        logger.info("resuming from %s", checkpoint)
+    output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model()
+
+    results: dict[str, Any] = {}
+    if trainer.eval_dataset is not None:
+        results = trainer.evaluate() | dict(extra_results or {})
+        trainer.save_metrics("eval", results)
+
+    trainer.save_state()
+    return output, results

@@ -76,12 +76,14 @@ def missing_extra(program: str, error: Exception) -> str | None:
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return None
 
+    # Grammars are packages of their own, but one extra brings them all.
     module = error.name.split(".")[0]
     group = "tree_sitter" if module.startswith("tree_sitter_") else module
     extras = [extra for extra, modules in EXTRAS.items() if group in modules]
     if not extras:
         return None
 
+    # Several extras may bring the module: prefer the one of the command, such as "eval" in "mose eval run".
     words = program.replace("train_hf.py", "train").replace("synthconl", "train").split()
     extra = next((word for word in words if word in ("train", *extras)), extras[0])
     return f"{program} needs {module}: pip install 'mose[{extra}]'"
@@ -124,6 +126,7 @@ def run_subcommand(
     for name, command in commands.items():
         text = command.help
         subparser = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        # Modules of the other commands stay unloaded, so that --help answers at once.
         if words and words[0] == name:
             module = import_command(f"{program} {name}", command.module)
             module.add_arguments(subparser)

@@ -24,6 +24,8 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     try:
         with partial.open("wb") as stream:
             yield stream
+
+        # Without the flush, a power cut after the rename could leave an empty file.
         fsync(partial)
         partial.replace(path)
     finally:
@@ -55,6 +57,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     check_new_folder(path)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    # A killed process may have left its unfinished folder.
     shutil.rmtree(partial, ignore_errors=True)
 
     try:
@@ -62,8 +65,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         yield partial
         for part in [*partial.rglob("*"), partial]:
             fsync(part)
+
+        # An empty folder is in the way of a rename on Windows.
         if path.exists():
-            path.rmdir()  # it is empty
+            path.rmdir()
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -79,6 +84,7 @@ def check_new_folder(path: str | Path) -> None:
             folder would leave the calling shell in a deleted one.
     """
     path = Path(path)
+
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is not an empty folder. Choose another.")
     if path.resolve() == Path.cwd():

@@ -1,11 +1,9 @@
 """A resumable store of finished work: one checksummed file for each chunk, written completely or not at all.
 
-    journal = Journal(folder, fingerprint="model, texts and settings, as any text")
-    for key, work in chunks.items():
-        if key not in done:                       # done = set(journal.keys())
-            with journal.write(key) as stream:
-                np.save(stream, compute(work))
-    array = np.load(io.BytesIO(journal.read(key)))
+    journal = Journal(folder, fingerprint)   # fingerprint: everything the chunks depend on, as text
+    for key in sorted(work.keys() - set(journal.keys())):
+        with journal.write(key) as stream:
+            np.save(stream, compute(work[key]))
 
 A chunk is its content followed by the 32 bytes of its SHA-256. Formats that ignore trailing bytes, such as .npy,
 can therefore be memory-mapped from `journal.path(key)`.
@@ -82,7 +80,7 @@ class Journal:
 
     def drop_damaged(self) -> list[str]:
         """Delete the damaged chunks and return their keys."""
-        damaged = [key for key in self._stored_keys() if not self._is_intact(key)]
+        damaged = sorted(set(self._stored_keys()).difference(self.keys()))
         for key in damaged:
             self.path(key).unlink()
         return damaged

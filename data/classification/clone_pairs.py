@@ -1,12 +1,12 @@
-"""Labelled pairs for clone detection, out of pairs that are known to do the same.
+"""Labelled pairs for clone detection, built from pairs of code that do the same.
 
-Positive is each pair (code A, code B); to each belongs one negative, its code A with the code B of another task
-in the same language, so that neither the language nor the text of one side tells the label.
+Each pair (code A, code B) is a positive. Its negative is its code A with the code B of another task in the same
+language, so that neither the language nor the text of one side reveals the label.
 
     python -m mose.data.classification.clone_pairs SOURCE --output-file FILE
 
-`SOURCE` is a dataset with `code_a` and `code_b`, and `text` and `language_b` where it knows them, or a retrieval
-set in the BEIR layout whose queries are code.
+`SOURCE` is a dataset with `code_a` and `code_b`, and optionally `text` and `language_b`, or a retrieval set in
+the BEIR layout whose queries are code.
 """
 
 import argparse
@@ -18,13 +18,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mose.data.tables import load_table
-from mose.utils.files import atomic_write
+from mose.data.retrieval.retrieval_set import load_retrieval_set
+from mose.data.tables import load_table, match_columns
+from mose.utils.command_line import exit_status
+from mose.utils.files import atomic_write_text
 
 
 @dataclass(frozen=True)
 class CodePair:
-    """Two codes that do the same; `task` is what they do: codes of one task are never made a negative."""
+    """Two snippets that do the same; snippets with the same `task` never become a negative."""
 
     code_a: str
     code_b: str
@@ -33,16 +35,16 @@ class CodePair:
 
 
 def read_code_pairs(source: str | Path, split: str = "train") -> list[CodePair]:
-    """The pairs of a dataset or a retrieval set.
+    """Read the pairs of a dataset or a retrieval set.
 
     Raises:
         ValueError: it cannot be read, or has other columns.
     """
     if (Path(source) / "qrels.tsv").is_file():
-        return list(_of_retrieval_set(Path(source)))
+        return list(_pairs_of_retrieval_set(Path(source)))
+
     table = load_table(source, split)
-    if missing := {"code_a", "code_b"} - set(table.column_names):
-        raise ValueError(f"{source} has the columns {', '.join(table.column_names)}; it lacks {sorted(missing)}")
+    match_columns(str(source), table, ("code_a", "code_b"))
     return [
         CodePair(row["code_a"], row["code_b"], row.get("language_b") or "", row.get("text") or row["code_a"])
         for row in table
@@ -50,21 +52,19 @@ def read_code_pairs(source: str | Path, split: str = "train") -> list[CodePair]:
     ]
 
 
-def _of_retrieval_set(folder: Path) -> Iterator[CodePair]:
-    from mose.data.retrieval.retrieval_set import load_retrieval_set
-
+def _pairs_of_retrieval_set(folder: Path) -> Iterator[CodePair]:
     data = load_retrieval_set(folder)
-    place = {key: at for at, key in enumerate(data.document_ids)}
+    index_of = {key: index for index, key in enumerate(data.document_ids)}
     for key, query in zip(data.query_ids, data.queries, strict=True):
         for document in data.qrels[key]:
-            at = place[document]
-            yield CodePair(query, data.documents[at], data.document_languages[at], key)
+            index = index_of[document]
+            yield CodePair(query, data.documents[index], data.document_languages[index], key)
 
 
 def labelled(pairs: Sequence[CodePair], seed: int = 0) -> Iterator[dict[str, str | int]]:
-    """Rows of `code_a`, `code_b`, `label`: 1 for each pair, followed by 0 for its negative.
+    """Yield rows of `code_a`, `code_b` and `label`: each pair with label 1, then its negative with label 0.
 
-    A pair without another task in its language has no negative, and is left out with it.
+    A pair without another task in its language has no negative, and is dropped.
     """
     draw = random.Random(seed)
     by_language: dict[str, list[CodePair]] = defaultdict(list)
@@ -72,45 +72,44 @@ def labelled(pairs: Sequence[CodePair], seed: int = 0) -> Iterator[dict[str, str
     for pair in pairs:
         by_language[pair.language_b].append(pair)
         answers[pair.task].add(pair.code_b)
+
     for pair in pairs:
         others = by_language[pair.language_b]
         start = draw.randrange(len(others))
         for other in (others[(start + step) % len(others)] for step in range(len(others))):
+            # Two tasks can have the same answer, which is then no negative.
             if other.task != pair.task and other.code_b not in answers[pair.task]:
                 yield {"code_a": pair.code_a, "code_b": pair.code_b, "label": 1}
                 yield {"code_a": pair.code_a, "code_b": other.code_b, "label": 0}
                 break
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Writes the pairs; returns the exit status: 0 done, 1 failed, 2 bad arguments, 130 interrupted."""
+def write_clone_pairs(source: str, output_file: Path, split: str, seed: int) -> None:
+    """Write the labelled pairs of `source` as JSON lines.
+
+    Raises:
+        ValueError: the source cannot be read, or no pair has a negative.
+    """
+    rows = list(labelled(read_code_pairs(source, split), seed))
+    if not rows:
+        raise ValueError(f"{source}: no pair has another task in its language")
+    output_file.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(output_file, "".join(json.dumps(row) + "\n" for row in rows))
+    print(f"{len(rows)} pairs in {output_file}, half of them clones")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the pairs, and return the exit code: 0 on success, 1 failed, 2 bad arguments, 130 interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m mose.data.classification.clone_pairs", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("source", help="dataset (Hub id, file, folder) or folder in the BEIR layout")
-    parser.add_argument("--output-file", required=True, help="a .jsonl file to write")
-    parser.add_argument("--split", default="train", help="what to read of a dataset that has several splits")
-    parser.add_argument("--seed", type=int, default=0, help="of the negatives")
-    args = parser.parse_args(argv)
-    try:
-        rows = list(labelled(read_code_pairs(args.source, args.split), args.seed))
-        if not rows:
-            raise ValueError(f"{args.source}: no pair has another task in its language")
-        output = Path(args.output_file)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(output) as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
-    except ValueError as error:
-        print(f"clone_pairs: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"clone_pairs: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("clone_pairs: interrupted", file=sys.stderr)
-        return 130
-    print(f"{len(rows)} pairs in {args.output_file}, half of them clones")
-    return 0
+    parser.add_argument("--output-file", type=Path, required=True, help="a .jsonl file to write")
+    parser.add_argument("--split", default="train", help="split to read of a dataset that has several")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the negatives")
+    options = parser.parse_args(arguments)
+
+    return exit_status("clone_pairs", lambda: write_clone_pairs(**vars(options)), bad_arguments=(ValueError,))
 
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ class ContextBuilder:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective!r}.")
         if not self.tokenizer.is_fast:
             raise ValueError(f"tokenizer must be a fast tokenizer, got {type(self.tokenizer).__name__}.")
+
         check_special_tokens(self.tokenizer)
         snippets = 1 if self.objective == "none" else 2
         shortest = 2 * snippets + 1  # snippets of one token, each behind a <sep>, and <cls>
@@ -115,6 +116,7 @@ class ContextBuilder:
             raise ValueError(
                 f"min_snippet must be in [1, {self.longest}], the longest snippet; got {self.min_snippet}."
             )
+
         if self.file_tokens is None:
             self.file_tokens = 4 * self.max_length
         elif self.file_tokens < self.max_length:
@@ -152,13 +154,16 @@ class ContextBuilder:
                 for file, ids in enumerate(tokens)
                 for snippet in self._cut_file(file, len(ids), self.longest)
             ]
+
         layout_rng.shuffle(layouts)
 
         labels: list[int | None] = [None] * len(layouts)
         if self.objective != "none":
             layouts, labels = self._draw_labels(layouts, label_rng)
+
         self.counts["examples"] += len(layouts)
-        return BlockExamples(self.tokenizer, rows, tokens, layouts, labels)
+        origins = [(row["language"], row["repository"]) for row in rows]
+        return BlockExamples(self.tokenizer, origins, tokens, layouts, labels)
 
     def _cut_file(self, file: int, tokens: int, size: int) -> Iterator[Snippet]:
         """Yield snippets of `size` tokens, and the rest, cut to one of `sizes` unless the objective is "none"."""
@@ -190,11 +195,13 @@ class ContextBuilder:
         longest = {repository: max(len(tokens[file]) for file in own) for repository, own in files.items()}
         ranked = sorted(longest, key=lambda repository: -longest[repository])
         layouts = []
+
         for repository, own in files.items():
             others = [longest[other] for other in ranked[:2] if other != repository]
             if not others:
                 self.counts["layouts without intruder"] += 1
                 continue
+
             limit = min(self.longest, others[0])
             snippets = [
                 snippet
@@ -202,6 +209,7 @@ class ContextBuilder:
                 for snippet in self._cut_file(file, len(tokens[file]), self._draw_size(rng, limit))
             ]
             layouts += [Layout(own[0], packed, list(range(len(packed)))) for packed in self._pack(snippets, rng)]
+
         return layouts
 
     def _pack(self, snippets: list[Snippet], rng: np.random.Generator) -> list[list[Snippet]]:
@@ -209,6 +217,7 @@ class ContextBuilder:
         rng.shuffle(snippets)
         contexts: list[list[Snippet]] = []
         space: list[int] = []
+
         for snippet in snippets:
             cost = snippet[2] + 1  # with its <sep>
             first_open = max(0, len(contexts) - _OPEN_CONTEXTS)
@@ -233,6 +242,7 @@ class ContextBuilder:
 
         for context in contexts:
             rng.shuffle(context)
+
         return contexts
 
     def _continuation_layouts(self, tokens: Sequence[np.ndarray], rng: np.random.Generator) -> list[Layout]:
@@ -254,6 +264,7 @@ class ContextBuilder:
         pool = _IntruderPool(layouts)
         labelled: list[Layout] = []
         labels: list[int | None] = []
+
         for layout in layouts:
             lengths = [layout.snippets[place][2] for place in layout.candidates]
             if not all(pool.has(length, layout.group) for length in lengths):
@@ -269,8 +280,10 @@ class ContextBuilder:
                 for place in places:
                     snippets[place] = pool.draw(snippets[place][2], layout.group, rng)
                 layout = Layout(layout.group, snippets, layout.candidates)
+
             labelled.append(layout)
             labels.append(int(same))
+
         return labelled, labels
 
 
@@ -315,9 +328,11 @@ class _IntruderPool:
         else:  # nearly all are of this group
             others = [snippet for other, snippet in snippets if other != group]
             snippet = others[rng.integers(len(others))]
+
         return snippet[0], snippet[1], length
 
 
+@dataclass(eq=False)
 class BlockExamples(Sequence[dict]):
     """The examples of a block, each built on access.
 
@@ -325,33 +340,27 @@ class BlockExamples(Sequence[dict]):
     not; absent without a context objective), `language` and `repository` (not those of intruders).
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: Sequence[Mapping[str, str]],
-        tokens: Sequence[np.ndarray],
-        layouts: Sequence[Layout],
-        labels: Sequence[int | None],
-    ):
-        self._sep, self._cls = tokenizer.sep_token_id, tokenizer.cls_token_id
-        self._origins = [(row["language"], row["repository"]) for row in rows]
-        self._tokens, self._layouts, self._labels = tokens, layouts, labels
+    tokenizer: PreTrainedTokenizerBase
+    origins: Sequence[tuple[str, str]]  # language and repository of each file
+    tokens: Sequence[np.ndarray]
+    layouts: Sequence[Layout]
+    labels: Sequence[int | None]
 
     def __len__(self) -> int:
-        return len(self._layouts)
+        return len(self.layouts)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
 
-        layout, label = self._layouts[index], self._labels[index]
+        layout, label = self.layouts[index], self.labels[index]
         ids: list[int] = []
         for file, start, length in layout.snippets:
-            ids.append(self._sep)
-            ids += self._tokens[file][start : start + length].tolist()
-        ids.append(self._cls)
+            ids.append(self.tokenizer.sep_token_id)
+            ids += self.tokens[file][start : start + length].tolist()
 
-        language, repository = self._origins[layout.group]
+        ids.append(self.tokenizer.cls_token_id)
+        language, repository = self.origins[layout.group]
         example = {"input_ids": ids, "language": language, "repository": repository}
         return example if label is None else {**example, "context_label": label}
 
@@ -379,4 +388,5 @@ def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
             verbose=False,
         )
         tokens += [np.array(ids, dtype=np.uint32) for ids in encoded["input_ids"]]
+
     return tokens

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from mose.data.pretraining.sources import CorpusRow, CorpusSource, DatasetSource, LaneReader, TreeSource
+from mose.data.pretraining.sources import CorpusRow, CorpusSource, DatasetSource, ReadStep, TreeSource
 from mose.data.source.near_duplicates import NearDuplicates
 from mose.data.tables import check_column_mapping
 from mose.utils.hashing import digest
@@ -43,29 +43,28 @@ def load_corpus(
 
     Args:
         source_trees: folders, each a repository or a folder of packages (then each package is one), or files.
-        datasets: Hub ids, local `.jsonl`, `.json` or `.parquet` files, folders that `datasets` can read or has
-            saved, or datasets; all are streamed. A row is a file (`text` or `content`, `repository` or
-            `repo_name`, and optionally `language` and `path`), or a repository with `files`, a list of such
-            files, as in The Stack v2.
+        datasets: what `mose.data.tables.load_table` takes, streamed. A row is a file (`text` or `content`,
+            `repository` or `repo_name`, and optionally `language` and `path`), or a repository with `files`, a
+            list of such files, as in The Stack v2.
         column_mapping: names in the datasets -> `text`, `repository`, `language`, `path` and `files`. Names that
-            a dataset lacks are ignored there.
+            a dataset lacks are ignored.
         split: the split to read of datasets that have several.
-        shuffle_buffer: number of files in memory. Among them, files are grouped by repository and examples are
+        shuffle_buffer: number of files in memory, which are grouped by repository and whose examples are
             shuffled.
         seed: seed of every order.
-        near_duplicates: drop near-duplicates (`mose.data.source.near_duplicates`): of source trees everywhere,
-            which reads them once in advance; of datasets, which can be endless, within the buffer.
-        held_out: share of the repositories to hold out, in [0, 1), chosen by a hash of their names: a repository
-            is in the same part in every run and source. Or the names of the repositories to hold out.
-        part: "train", or "held_out" for those held out.
+        near_duplicates: drop near-duplicates (`mose.data.source.near_duplicates`): of all source trees, which are
+            read in advance; of datasets, which can be endless, within the buffer.
+        held_out: share of the repositories to hold out, in [0, 1), or their names. A share is chosen by a hash of
+            the names: a repository is in the same part in every run and source.
+        part: "train" or "held_out".
         languages: languages of source trees to include; None for all that can be read.
         files_per_repository: most files of each repository of the source trees, chosen by a hash of their paths,
             so that a few large repositories do not dominate; None for all.
         progress: show a progress bar on stderr if reading takes long.
 
     Raises:
-        ValueError: an argument is out of its range, there is nothing to read, a source cannot be read, a dataset
-            has no column for text or repository, or no file is left.
+        ValueError: an argument is out of its range, a source cannot be read or lacks a column, or no file is
+            left.
     """
     if not source_trees and not datasets:
         raise ValueError("There is nothing to read. Pass source_trees, datasets, or both.")
@@ -77,6 +76,7 @@ def load_corpus(
         raise ValueError(
             f"files_per_repository must be at least 1, got {files_per_repository}. Pass None for all."
         )
+
     check_column_mapping(column_mapping or {}, (*ROW_COLUMNS, "files"))
     if not isinstance(held_out, str | int | float):
         held_out = sorted(held_out)  # the order of a set differs between processes; a fingerprint must not
@@ -94,6 +94,7 @@ def load_corpus(
             dropped = trees.drop_near_duplicates(seed, progress)
             logger.info("%s: %d near-duplicates left out", trees.name, dropped)
         sources.append(trees)
+
     sources += [DatasetSource(data, column_mapping or {}, split, includes, seed) for data in datasets]
 
     corpus = Corpus(sources, shuffle_buffer, seed, near_duplicates=near_duplicates, held_out=held_out, part=part)
@@ -161,47 +162,57 @@ class Corpus:
         Yields:
             The files of a block, grouped by repository, and the state after it, ready for JSON.
         """
-        states = state["sources"] if state else [None] * len(self.sources)
+        positions = list(state["sources"]) if state else [None] * len(self.sources)
         characters = list(state["given"]) if state else [0] * len(self.sources)
         readers = {
-            index: source.reader(epoch, lane, lanes, states[index], self.counts)
+            index: source.read(epoch, lane, lanes, positions[index], self.counts)
             for index, source in enumerate(self.sources)
-            if states[index] is not False
+            if positions[index] is not False
         }
 
         while readers:
-            rows = self._read_block(readers, characters)
+            rows = self._read_block(readers, characters, positions)
             self.counts["files"] += len(rows)
-            positions = [readers[i].state() if i in readers else False for i in range(len(self.sources))]
             if rows:
-                yield self._group(rows), {"given": list(characters), "sources": positions}
+                yield self._group(rows), {"given": list(characters), "sources": list(positions)}
 
+        # Later passes skip the same files, which is no news.
         skipped = {reason: n for reason, n in sorted(self.counts.items()) if reason != "files"}
         if skipped:
             level = logging.WARNING if epoch == 0 else logging.INFO
             logger.log(level, "%d files read so far; skipped: %s", self.counts["files"], skipped)
 
-    def _read_block(self, readers: dict[int, LaneReader], characters: list[int]) -> list[CorpusRow]:
-        """Read one block. Removes readers at their end, and adds to the `characters` read from each source."""
+    def _read_block(
+        self, readers: dict[int, Iterator[ReadStep]], characters: list[int], positions: list[Any]
+    ) -> list[CorpusRow]:
+        """Read one block, and update the characters read from each source and its position (False at its end)."""
         rows: list[CorpusRow] = []
         repositories: set[str] = set()
+        new_positions: dict[int, Callable[[], Any] | None] = {}
         size = 0
+
         while readers and size < MAX_BLOCK_CHARACTERS:
             full = len(rows) >= self.shuffle_buffer
             # In-Context Classification needs intruders from a second repository.
             if full and (len(repositories) > 1 or len(rows) >= MAX_BUFFERS * self.shuffle_buffer):
                 break
 
+            # The source with the fewest characters is next, so that sources mix evenly.
             index = min(readers, key=lambda index: (characters[index], index))
-            new = readers[index].read()
-            if new is None:
+            new_rows, new_positions[index] = next(readers[index], ([], None))
+            if new_positions[index] is None:
                 del readers[index]
                 continue
-            new_size = sum(len(row["text"]) for row in new)
+
+            new_size = sum(len(row["text"]) for row in new_rows)
             characters[index] += new_size
             size += new_size
-            rows += new
-            repositories.update(row["repository"] for row in new)
+            rows += new_rows
+            repositories.update(row["repository"] for row in new_rows)
+
+        for index, position in new_positions.items():
+            positions[index] = position() if position else False
+
         return rows
 
     def check(self, repositories: int = 1) -> None:
@@ -210,6 +221,7 @@ class Corpus:
         Raises:
             ValueError: there are fewer than `repositories` in the corpus, or in the first block.
         """
+        # The files of this block are read again later, and must not be counted twice.
         counts, self.counts = self.counts, Counter()
         try:
             rows, _ = next(self.blocks(), ([], None))
@@ -221,6 +233,7 @@ class Corpus:
         part = f"the part {self.settings.get('part', 'train')!r} of {', '.join(s.name for s in self.sources)}"
         if not names:
             raise ValueError(f"no file is left in {part}{'; skipped: ' if skipped else ''}{', '.join(skipped)}")
+
         if len(names) < repositories:
             raise ValueError(
                 f"The first {len(rows)} files of {part} must be from {repositories} repositories or more; all "

@@ -68,6 +68,7 @@ class MLMCollator:
         """
         if not examples:
             raise ValueError("The batch is empty. Pass at least one example.")
+
         labelled = sum("context_label" in example for example in examples)
         if labelled not in (0, len(examples)):
             raise ValueError(
@@ -77,6 +78,7 @@ class MLMCollator:
         length = max(len(example["input_ids"]) for example in examples)  # type: ignore[arg-type]
         if self.pad_to_multiple_of:
             length += -length % self.pad_to_multiple_of
+
         shape = len(examples), length
         batch = {
             "input_ids": np.full(shape, self.tokenizer.pad_token_id),
@@ -89,8 +91,10 @@ class MLMCollator:
             real = slice(length - len(ids), None) if self.tokenizer.padding_side == "left" else slice(len(ids))
             batch["input_ids"][row, real], batch["labels"][row, real] = ids, labels
             batch["attention_mask"][row, real] = 1
+
         if labelled:
             batch["context_labels"] = np.array([example["context_label"] for example in examples])
+
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
     def _mask(self, ids: np.ndarray, index: object) -> tuple[np.ndarray, np.ndarray]:
@@ -100,11 +104,13 @@ class MLMCollator:
                 f"token ids must be in [0, {len(self._special)}), got ids from {ids.min()} to {ids.max()}."
             )
 
+        # Seeding by the tokens as well separates examples without an index.
         rng = np.random.default_rng([self.seed, zlib.crc32(ids.tobytes()), int(str(index))])
         chosen, kind = rng.random((2, len(ids)))
         chosen = (chosen < self.mlm_probability) & ~self._special[ids]
         labels = np.where(chosen, ids, IGNORED)
 
+        # 80 % <mask>, 10 % random, and the remaining 10 % unchanged.
         masked = np.where(chosen & (kind < 0.8), self.tokenizer.mask_token_id, ids)
         random = chosen & (kind >= 0.8) & (kind < 0.9)
         masked[random] = self._ordinary[rng.integers(len(self._ordinary), size=int(random.sum()))]

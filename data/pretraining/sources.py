@@ -3,6 +3,7 @@
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,39 +38,28 @@ _ALIASES = {
     "path": ("max_stars_repo_path", "file_path", "func_path_in_repository"),
     "files": (),
 }
-
-
-class LaneReader(Protocol):
-    """Reads one lane of a source for one pass."""
-
-    def read(self) -> list[CorpusRow] | None:
-        """Return the next files that belong together; [] if none of them is readable, None at the end."""
-
-    def state(self) -> Any:
-        """Return the position after the last `read`, ready for JSON."""
+#: Files that belong together, [] if none of them is readable; and a function that returns the position after
+#: them, ready for JSON. Call it before the next step.
+ReadStep = tuple[list[CorpusRow], Callable[[], Any]]
 
 
 class CorpusSource(Protocol):
-    """A part of a corpus. A pass over it can be split into lanes, which are read independently of each other."""
+    """A part of a corpus. A pass over it is read in independent lanes, which together hold every file once."""
 
     name: str
 
     def fingerprint(self) -> int:
         """Return 64 bits that differ if other files would be read."""
 
-    def reader(self, epoch: int, lane: int, lanes: int, state: Any, counts: Counter[str]) -> LaneReader:
-        """Start reading a lane of a pass, or resume it at `state` (None for the start)."""
+    def read(self, epoch: int, lane: int, lanes: int, state: Any, counts: Counter[str]) -> Iterator[ReadStep]:
+        """Yield the files of a lane of a pass, from the position `state` (None for the start)."""
 
 
 class TreeSource:
     """Local source trees, in which each project, or package of a folder of packages, is a repository.
 
-    Args:
-        trees: folders or files.
-        includes: returns True for the name of a repository that is to be read.
-        seed: seed of the order, which differs in each epoch.
-        languages: the languages to include; None for all that can be read.
-        files_per_repository: most files of each repository, chosen by a hash of their paths; None for all.
+    The arguments are those of `load_corpus`; `includes` returns True for the name of a repository to read. The
+    order of the files differs in each epoch.
 
     Raises:
         ValueError: a tree does not exist, or has no source file.
@@ -85,6 +75,7 @@ class TreeSource:
     ):
         self.name, self.seed = ", ".join(map(str, trees)), seed
         repositories: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
+
         for root in map(Path, trees):
             paths = list(candidate_files(root, languages))
             if not paths:
@@ -92,6 +83,7 @@ class TreeSource:
             for path in paths:
                 repositories[repository_of(root, path)].append((root, path))
 
+        # By hash, not by a seed: the same files are chosen whatever else the corpus has.
         if files_per_repository is not None:
             for repository, files in repositories.items():
                 drawn = sorted(files, key=lambda file: digest("file", path_below(*file)))[:files_per_repository]
@@ -120,12 +112,13 @@ class TreeSource:
         unique = NearDuplicates(seed=seed)
         total = sum(len(files) for _, files in self._parcels)
         parcels = []
+
         with tqdm(total=total, desc="near-duplicates", unit="file", disable=not progress) as bar:
             for repository, files in self._parcels:
                 remaining = []
                 for root, path in files:
                     bar.update()
-                    row = self.read_file(repository, root, path, Counter())
+                    row = self._read_file(repository, root, path, Counter())
                     # An unreadable file stays: it is counted when it is read for the corpus.
                     if row is None or unique.add(row["text"]):
                         remaining.append((root, path))
@@ -134,12 +127,16 @@ class TreeSource:
         self._parcels = [parcel for parcel in parcels if parcel[1]]
         return total - sum(len(files) for _, files in self._parcels)
 
-    def reader(self, epoch: int, lane: int, lanes: int, state: Any, counts: Counter[str]) -> "_TreeReader":
-        """Start reading a lane of a pass, or resume it at `state`, the number of parcels read."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self._parcels))
-        return _TreeReader(self, [self._parcels[index] for index in order[lane::lanes]], state or 0, counts)
+    def read(self, epoch: int, lane: int, lanes: int, state: Any, counts: Counter[str]) -> Iterator[ReadStep]:
+        """Yield the files of a lane of a pass; `state` is the number of parcels that were read."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self._parcels))[lane::lanes]
+        start = state or 0
+        for position, index in enumerate(order[start:], start + 1):
+            repository, files = self._parcels[index]
+            rows = [self._read_file(repository, root, path, counts) for root, path in files]
+            yield [row for row in rows if row is not None], partial(int, position)
 
-    def read_file(self, repository: str, root: Path, path: Path, counts: Counter[str]) -> CorpusRow | None:
+    def _read_file(self, repository: str, root: Path, path: Path, counts: Counter[str]) -> CorpusRow | None:
         """Return a file as a row, or None if it is skipped, which is counted."""
         try:
             data = read_source_file(path)
@@ -157,35 +154,12 @@ class TreeSource:
         return {"text": text, "repository": repository, "language": language, "path": path_below(root, path)}
 
 
-class _TreeReader:
-    def __init__(self, source: TreeSource, parcels: list, position: int, counts: Counter[str]):
-        self._source, self._parcels, self._position, self._counts = source, parcels, position, counts
-
-    def read(self) -> list[CorpusRow] | None:
-        if self._position >= len(self._parcels):
-            return None
-        repository, files = self._parcels[self._position]
-        self._position += 1
-        rows = (self._source.read_file(repository, root, path, self._counts) for root, path in files)
-        return [row for row in rows if row is not None]
-
-    def state(self) -> int:
-        return self._position
-
-
 class DatasetSource:
     """A streamed dataset whose rows are files, or repositories with their `files`.
 
     Its shards (usually files) come in a new order in each epoch; the rows of a shard stay in order. If `lanes`
     divides the number of shards, each lane reads its own shards. Otherwise each lane reads all rows, and yields
-    the repositories whose hashed names fall to it.
-
-    Args:
-        data: Hub id, local file or folder, or a dataset.
-        column_mapping: its names -> `text`, `repository`, `language`, `path` and `files`.
-        split: the split to read.
-        includes: returns True for the name of a repository that is to be read.
-        seed: seed of the order of shards.
+    the repositories whose hashed names fall to it. Arguments as in `TreeSource`.
 
     Raises:
         ValueError: the dataset cannot be read or is empty, or no column holds the text or the repository.
@@ -206,12 +180,14 @@ class DatasetSource:
             first = next(iter(self.table), None)
         except Exception as error:  # readers raise many classes; name the dataset
             raise ValueError(f"dataset {self.name!r}: {error}") from error
+
         if first is None:
             raise ValueError(f"dataset {self.name!r} has no rows")
 
         self.columns = list(first)
         self._check_columns(first)
         names = self._names_in(self.columns)
+        # Columns that are not read, such as licences and star counts, are not decoded.
         if self.table.column_names:
             self.table = self.table.select_columns(sorted(set(names.values())))
 
@@ -253,14 +229,33 @@ class DatasetSource:
         """Return 64 bits that differ if the name, the number of shards or the columns do."""
         return digest(self.name, self.table.num_shards, *self.columns)
 
-    def reader(self, epoch: int, lane: int, lanes: int, state: Any, counts: Counter[str]) -> "_DatasetReader":
-        """Start reading a lane of a pass, or resume it at `state`."""
+    def read(self, epoch: int, lane: int, lanes: int, state: Any, counts: Counter[str]) -> Iterator[ReadStep]:
+        """Yield the files of a lane of a pass; `state` has the index of the shard, and the position in it."""
+        # A lane with its own shards never reads the rows of another lane.
         shards = np.random.default_rng([self.seed, epoch]).permutation(self.table.num_shards).tolist()
-        if len(shards) % lanes == 0:
-            return _DatasetReader(self, shards[lane::lanes], (0, 1), state, counts)
-        return _DatasetReader(self, shards, (lane, lanes), state, counts)
+        own_shards = len(shards) % lanes == 0
+        if own_shards:
+            shards = shards[lane::lanes]
 
-    def rows_of(
+        def includes(repository: str) -> bool:
+            in_lane = own_shards or digest("lane", repository) % lanes == lane
+            return in_lane and self.includes(repository)
+
+        start = state["shard"] if state else 0
+
+        for index, shard in enumerate(shards[start:], start):
+            table = self.table.shard(num_shards=self.table.num_shards, index=shard)
+            if state and index == start:
+                table.load_state_dict(state["rows"])
+            position = partial(_position, index, table)
+            # In batches of one: iterated directly, a dataset would split itself among the workers of a loader.
+            for batch in table.iter(batch_size=1):
+                yield (
+                    self._rows_of({name: values[0] for name, values in batch.items()}, includes, counts),
+                    position,
+                )
+
+    def _rows_of(
         self, raw: Mapping[str, Any], includes: Callable[[str], bool], counts: Counter[str]
     ) -> list[CorpusRow]:
         """Return the files in a row of the dataset; skipped ones are counted."""
@@ -292,6 +287,7 @@ class DatasetSource:
         text = _decoded(content, f"{repository}: {path or 'a file'}", counts)
         if text is None:
             return None
+
         language = file.get("language") or (language_of(str(path)) if path else "") or ""
         return {
             "text": text,
@@ -301,49 +297,8 @@ class DatasetSource:
         }
 
 
-class _DatasetReader:
-    """Reads shards one after the other; `share` is (lane, lanes) if the lane must select its repositories."""
-
-    def __init__(
-        self,
-        source: DatasetSource,
-        shards: list[int],
-        share: tuple[int, int],
-        state: Mapping[str, Any] | None,
-        counts: Counter[str],
-    ):
-        self._source, self._shards, self._share, self._counts = source, shards, share, counts
-        self._position = 0 if state is None else state["shard"]
-        self._table: IterableDataset | None = None
-        self._rows: Iterator[Mapping[str, Any]] = iter(())
-        if self._position < len(shards):
-            self._open(None if state is None else state["rows"])
-
-    def _open(self, state: Any) -> None:
-        table = self._source.table
-        self._table = table.shard(num_shards=table.num_shards, index=self._shards[self._position])
-        if state is not None:
-            self._table.load_state_dict(state)
-        # In batches of one: iterated directly, a dataset would split itself among the workers of a loader.
-        self._rows = iter(self._table.iter(batch_size=1))
-
-    def _includes(self, repository: str) -> bool:
-        lane, lanes = self._share
-        return self._source.includes(repository) and (lanes == 1 or digest("lane", repository) % lanes == lane)
-
-    def read(self) -> list[CorpusRow] | None:
-        while self._position < len(self._shards):
-            for batch in self._rows:
-                raw = {name: values[0] for name, values in batch.items()}
-                return self._source.rows_of(raw, self._includes, self._counts)
-            self._position += 1
-            if self._position < len(self._shards):
-                self._open(None)
-        return None
-
-    def state(self) -> dict[str, Any]:
-        reading = self._table is not None and self._position < len(self._shards)
-        return {"shard": self._position, "rows": self._table.state_dict() if reading else None}
+def _position(shard: int, table: IterableDataset) -> dict[str, Any]:
+    return {"shard": shard, "rows": table.state_dict()}
 
 
 def _records(files: Any) -> list[Mapping[str, Any]]:

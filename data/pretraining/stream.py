@@ -25,29 +25,29 @@ class PreTrainingStream(IterableDataset):
     """Examples of a corpus, in an order that depends only on the seed, the corpus and the settings.
 
     There is one stream of numbered examples. Process r of n yields numbers r, r + n, r + 2n, …: at every step, n
-    processes together see what one process with n times the batch size sees. The workers of a data loader take
-    turns with the batches of their process, and each does all the reading. Workers are not needed: a thread reads
-    and tokenizes the next block of files in advance.
+    processes together see what one process with n times the batch size sees. Data loader workers take turns with
+    the batches of their process, and each does all the reading. They are not needed: a thread prepares the next
+    block.
 
-    Example i comes from lane i mod `lanes`. A process reads the lanes that its examples come from: if `lanes` is
-    a multiple of `world_size`, each process reads only its own part; with one lane, each reads everything. The
-    number of lanes belongs to the stream. Keep it when resuming with another number of processes.
+    Example i comes from lane i mod `lanes`. If `lanes` is a multiple of `world_size`, each process reads only its
+    own part of the corpus; with one lane, each reads everything. Keep the number of lanes
+    when resuming with another number of processes: it belongs to the stream.
 
     Args:
-        corpus: a corpus, as `mose.data.pretraining.corpus.load_corpus` returns it.
+        corpus: a corpus, from `mose.data.pretraining.corpus.load_corpus`.
         tokenizer: as in `mose.data.pretraining.contexts.ContextBuilder`.
         max_length: as there.
         objective: as there.
         seed: seed of layouts and labels.
-        rank: the index of this process.
+        rank: index of this process.
         world_size: number of processes.
         lanes: number of independent parts of the corpus.
         epochs: number of passes; None for an endless stream. Needs one lane.
         batch_size: batch size of this process's loader, required if that has more than one worker.
 
     Raises:
-        ValueError: as in `ContextBuilder`; the objective is "icc" and the corpus has one repository; or an
-            argument is out of its range.
+        ValueError: as in `ContextBuilder`; or "icc" on a corpus of one repository; or an argument is out of
+            range.
 
     Yields (by iterating):
         `input_ids` (a list, at most `max_length`), `context_label` (absent for "none"), `language`, `repository`
@@ -73,6 +73,7 @@ class PreTrainingStream(IterableDataset):
         for name, value in (("lanes", lanes), ("epochs", epochs), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
+
         if epochs is not None and lanes > 1:
             raise ValueError(f"lanes must be 1 with epochs={epochs}, got {lanes}: lanes differ in length.")
 
@@ -90,17 +91,14 @@ class PreTrainingStream(IterableDataset):
             self._first_epoch, self._start, self._yielded, self._marks = epoch, 0, 0, {}
 
     def state_dict(self, examples: int | None = None) -> dict[str, Any]:
-        """Return the position to resume from.
+        """Return the position to resume from, ready for JSON.
+
+        A stream that was read in this process resumes by reading one block of the corpus again. A stream that was
+        read by a loader's workers has no position in the corpus, and must read it again from its start.
 
         Args:
             examples: number of examples that all processes together have used since the start of the stream; None
-                for all that were yielded. A loader that reads ahead has taken more than were used, so a trainer
-                passes steps × global batch size.
-
-        Returns:
-            The argument of `load_state_dict`, ready for JSON. A stream that was read in this process resumes by
-            reading one block of the corpus again. A stream that was read by a loader's workers has no position in
-            the corpus, and must read it again from its start.
+                for all that were yielded. A loader reads ahead, so a trainer passes steps × global batch size.
         """
         number = self._yielded if examples is None else examples
         marks = {}
@@ -134,8 +132,10 @@ class PreTrainingStream(IterableDataset):
         return f"{digest(self.corpus.fingerprint(), *settings, len(builder.tokenizer), probe):016x}"
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        # Lanes are opened when their first example is due: most belong to other processes.
         lanes: dict[int, Iterator[dict[str, Any]]] = {}
         positions: dict[int, int] = {}
+
         for number in self._numbers():
             lane, position = number % self.lanes, number // self.lanes
             if lane not in lanes:
@@ -178,6 +178,7 @@ class PreTrainingStream(IterableDataset):
         while last is None or epoch < last:
             number_before, whole_pass = number, block == 0
             for examples, state_after in _prefetch(self._blocks(epoch, lane, block, state)):
+                # The state before the block: resuming within a block reads that block again.
                 marks.append({"examples": number, "epoch": epoch, "block": block, "state": state})
                 for index in range(max(0, min(start - number, len(examples))), len(examples)):
                     yield examples[index]
@@ -188,6 +189,7 @@ class PreTrainingStream(IterableDataset):
                     f"a pass over the corpus (lane {lane} of {self.lanes}) gives no example: "
                     f"{dict(self.corpus.counts)}, {dict(self.builder.counts)}"
                 )
+
             epoch, block, state = epoch + 1, 0, None
 
     def _blocks(

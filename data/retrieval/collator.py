@@ -59,11 +59,13 @@ class PairCollator:
         for name in ("instruction_dropout", "token_dropout", "word_replacement"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}. Pass a probability.")
+
         if not self.tokenizer.is_fast:
             raise ValueError(f"tokenizer must be a fast tokenizer, got {type(self.tokenizer).__name__}.")
 
         code_prompts = [code_prompt(), *map(code_prompt, LANGUAGES)]
         prompts = {"max_document_length": code_prompts, "max_query_length": [text_prompt(), *code_prompts]}
+
         for name, texts in prompts.items():
             longest = max(map(len, self.tokenizer(texts)["input_ids"]))
             if getattr(self, name) <= longest:
@@ -149,9 +151,11 @@ class PairCollator:
                 positions = zip(
                     encoded["offset_mapping"][index], encoded["special_tokens_mask"][index], strict=True
                 )
+                # A token that begins within the prompt belongs to the instruction.
                 droppable = [start >= len(prompt) and not special for (start, _), special in positions]
                 remaining = self._draw_remaining(torch.tensor(droppable), generator)
                 ids[index] = torch.tensor(ids[index])[remaining].tolist()
+
         return self.tokenizer.pad({"input_ids": ids}, return_tensors="pt")
 
     def _replace_words(self, side: _BatchSide, generator: torch.Generator) -> list[str]:
@@ -180,6 +184,7 @@ class PairCollator:
                 prompts.append(code_prompt())
             else:
                 prompts.append(code_prompt(language))
+
         return prompts
 
     def _draw_remaining(self, droppable: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -187,6 +192,7 @@ class PairCollator:
         draws = torch.rand(len(droppable), generator=generator)
         dropped = droppable & (draws < self.token_dropout)
         if droppable.any() and torch.equal(dropped, droppable):
+            # Keep the token with the highest draw: it is the last to go as dropout increases.
             dropped[draws.masked_fill(~droppable, -1.0).argmax()] = False
         return ~dropped
 

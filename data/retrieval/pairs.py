@@ -9,7 +9,7 @@ from typing import NamedTuple
 from datasets import Dataset, Features, Value, concatenate_datasets
 
 from mose.data.source.mining import mine
-from mose.data.tables import check_column_mapping, load_table, rename_columns
+from mose.data.tables import check_column_mapping, load_table, match_columns, rename_columns
 from mose.tokenization.prompts import UNKNOWN_LANGUAGE
 
 logger = logging.getLogger(__name__)
@@ -71,10 +71,13 @@ def load_pairs(
         parts.insert(0, _pairs_of_table("source trees", mined))
 
     pairs = concatenate_datasets(parts)
+    # Without the column, the collator skips the third side of a batch.
     if not any(pairs.unique("negative")):
         pairs = pairs.remove_columns("negative")
+
     if not len(pairs):
         raise ValueError(f"no pairs in {', '.join([*map(str, source_trees), *(name for name, _ in tables)])}")
+
     return pairs
 
 
@@ -112,19 +115,15 @@ _SHAPES = {
 
 
 def _pairs_of_table(name: str, table: Dataset) -> Dataset:
-    kind = next((key for key, shape in _SHAPES.items() if set(shape.columns) <= set(table.column_names)), None)
-    if kind is None:
-        readable = "; ".join(", ".join(shape.columns) for shape in _SHAPES.values())
-        raise ValueError(
-            f"dataset {name!r} must have the columns {readable}; it has {', '.join(table.column_names)}. "
-            "Rename them with column_mapping."
-        )
+    columns = match_columns(f"dataset {name!r}", table, *(shape.columns for shape in _SHAPES.values()))
+    kind = next(kind for kind, shape in _SHAPES.items() if shape.columns == columns)
     shape = _SHAPES[kind]
     for column in shape.columns:
         feature = table.features[column]
         if getattr(feature, "dtype", None) not in ("string", "large_string", "null"):
             raise ValueError(f"dataset {name!r}: column {column!r} must hold strings, got {feature}.")
 
+    # Drop the other columns first: `map` would decode them for every batch.
     used = [column for column in (*shape.columns, *_OPTIONAL_COLUMNS) if column in table.column_names]
     pairs = table.select_columns(used).map(
         _pairs_of_batch,
@@ -137,6 +136,7 @@ def _pairs_of_table(name: str, table: Dataset) -> Dataset:
     )
     if dropped := len(table) * shape.pairs_per_row - len(pairs):
         logger.warning("%s: %d pairs with an empty side left out", name, dropped)
+
     return pairs
 
 

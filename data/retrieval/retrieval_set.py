@@ -10,13 +10,18 @@ import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mose.utils.locations import is_hub_id
 
 #: Default measures of a report; keys of `mose.eval.metrics.summary`.
 DEFAULT_MEASURES = ("mrr", "ndcg@10", "recall@1", "recall@10")
-Row = tuple[str, dict[str, Any]]  # the location of a row, for error messages, and its columns
+#: The location of a row, for error messages, and its columns.
+Row = tuple[str, dict[str, Any]]
+#: Corpus, queries, qrels, and the ids of queries that another split judges.
+BEIRTables = tuple[Iterable[Row], Iterable[Row], Iterable[Row], set[str]]
+#: Ids, texts and languages.
+TextTable = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 
 class RetrievalSetError(ValueError):
@@ -47,19 +52,6 @@ class RetrievalSet:
     qrels: dict[str, dict[str, int]]
     exclude_own: bool = False
     measures: tuple[str, ...] = DEFAULT_MEASURES
-
-
-class _BEIRTables(NamedTuple):
-    corpus: Iterable[Row]
-    queries: Iterable[Row]
-    qrels: Iterable[Row]
-    judged_elsewhere: set[str]  # ids of queries that another split judges
-
-
-class _TextTable(NamedTuple):
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
-    languages: tuple[str, ...]
 
 
 def load_retrieval_set(
@@ -120,24 +112,26 @@ def assemble(
     """
     documents = _read_texts(name, "corpus", corpus)
     all_queries = _read_texts(name, "queries", queries)
-    relevant = _read_judgements(qrels, set(all_queries.ids), set(documents.ids))
+    relevant = _read_judgements(qrels, set(all_queries[0]), set(documents[0]))
 
-    unjudged = [query for query in all_queries.ids if not relevant.get(query)]
+    # Judgements elsewhere do not excuse a query that has judgements here, all of grade 0.
+    unjudged = [query for query in all_queries[0] if not relevant.get(query)]
     unexpected = [query for query in unjudged if query in relevant or query not in judged_elsewhere]
     if unexpected and not drop_unjudged:
         examples = ", ".join(map(repr, unexpected[:3])) + (", …" if len(unexpected) > 3 else "")
         raise RetrievalSetError(
-            f"{name}: {len(unexpected)} of {len(all_queries.ids)} queries have no relevant document: {examples}"
+            f"{name}: {len(unexpected)} of {len(all_queries[0])} queries have no relevant document: {examples}"
         )
 
     judged = [row for row in zip(*all_queries, strict=True) if relevant.get(row[0])]
     if not judged:
         raise RetrievalSetError(f"{name}: no query has a relevant document")
+
     ids, texts, languages = zip(*judged, strict=True)
     return RetrievalSet(name, *documents, ids, texts, languages, {query: relevant[query] for query in ids})
 
 
-def _read_texts(name: str, kind: str, rows: Iterable[Row]) -> _TextTable:
+def _read_texts(name: str, kind: str, rows: Iterable[Row]) -> TextTable:
     """Read the corpus or the queries. As in BEIR, a title is put in front of its text."""
     table: dict[str, tuple[str, str]] = {}
     for location, row in rows:
@@ -153,7 +147,8 @@ def _read_texts(name: str, kind: str, rows: Iterable[Row]) -> _TextTable:
 
     if not table:
         raise RetrievalSetError(f"{name}: the {kind} {'is' if kind == 'corpus' else 'are'} empty")
-    return _TextTable(tuple(table), *zip(*table.values(), strict=True))
+    texts, languages = zip(*table.values(), strict=True)
+    return tuple(table), texts, languages
 
 
 def _read_judgements(
@@ -175,15 +170,17 @@ def _read_judgements(
         if document not in document_ids:
             raise RetrievalSetError(f"{location}: document id {document!r} is not in the corpus")
         grades = relevant.setdefault(query, {})
+        # A grade of 0 is a judgement too: it marks the query as judged.
         if grade > 0:
             grades[document] = grade
+
     return relevant
 
 
 # --- a local folder ---------------------------------------------------------------------------------------
 
 
-def _read_folder(folder: Path, split: str) -> _BEIRTables:
+def _read_folder(folder: Path, split: str) -> BEIRTables:
     qrels = folder / "qrels.tsv"
     others: list[Path] = []
     if not qrels.is_file():
@@ -195,8 +192,9 @@ def _read_folder(folder: Path, split: str) -> _BEIRTables:
         if not path.is_file():
             alternative = " (nor qrels.tsv)" if path == qrels else ""
             raise FileNotFoundError(f"{path}: no such file{alternative}; a BEIR folder has one.")
+
     judged_elsewhere = {str(row["query-id"]) for path in others for _, row in _tsv_rows(path)}
-    return _BEIRTables(json_rows(corpus), json_rows(queries), _tsv_rows(qrels), judged_elsewhere)
+    return json_rows(corpus), json_rows(queries), _tsv_rows(qrels), judged_elsewhere
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -245,10 +243,11 @@ def _tsv_rows(path: Path) -> Iterator[Row]:
 # --- the Hub ----------------------------------------------------------------------------------------------
 
 
-def _read_hub(repo: str, split: str, revision: str | None, subset: str) -> _BEIRTables:
+def _read_hub(repo: str, split: str, revision: str | None, subset: str) -> BEIRTables:
     configs = {"corpus": "corpus", "queries": "queries", "qrels": "default"}
     if subset:
         configs = {part: f"{subset}-{part}" for part in configs}
+
     tables = {part: hub_table(repo, config, revision) for part, config in configs.items()}
     qrels = tables["qrels"]
     if split not in qrels:
@@ -256,6 +255,7 @@ def _read_hub(repo: str, split: str, revision: str | None, subset: str) -> _BEIR
             f"{repo}: split of the judgements must be one of {', '.join(qrels)}, got {split!r}"
         )
 
+    # Datasets name the only split of corpus and queries after the part, or after the split of the judgements.
     def rows(part: str, *splits: str) -> Iterator[Row]:
         table = tables[part]
         name = next((name for name in splits if name in table), next(iter(table)))
@@ -264,7 +264,7 @@ def _read_hub(repo: str, split: str, revision: str | None, subset: str) -> _BEIR
 
     judged_elsewhere = {str(key) for other in qrels if other != split for key in qrels[other]["query-id"]}
     corpus, queries = (rows(part, part, split) for part in ("corpus", "queries"))
-    return _BEIRTables(corpus, queries, rows("qrels", split), judged_elsewhere)
+    return corpus, queries, rows("qrels", split), judged_elsewhere
 
 
 def hub_table(repo: str, config: str | None, revision: str | None = None) -> dict[str, Any]:

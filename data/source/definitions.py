@@ -78,11 +78,13 @@ def extract_functions(source: bytes, language: str) -> list[Function]:
     root = Parser(grammar(language)).parse(source).root_node
     function_query, comment_query = queries(language)
     candidates = []
+
     for _, captures in QueryCursor(function_query).matches(root):
         node = captures["function"][0]
         name = captures["name"][0] if "name" in captures else _declared_name(node)
         if name is not None:
             candidates.append((node, name))
+
     candidates.sort(key=lambda pair: (pair[0].start_byte, -pair[0].end_byte))
     if PROGRAMMING_LANGUAGES[language].unwraps_closures:
         candidates = _without_closures(candidates)
@@ -90,6 +92,7 @@ def extract_functions(source: bytes, language: str) -> list[Function]:
     comments = {node.end_byte: node for node in QueryCursor(comment_query).captures(root).get("comment", ())}
     functions: list[Function] = []
     covered = 0
+
     for node, name in candidates:
         # Candidates are sorted: one that begins before `covered` is nested in the function before it.
         if node.start_byte < covered or node.has_error:
@@ -101,6 +104,7 @@ def extract_functions(source: bytes, language: str) -> list[Function]:
 
     if root.has_error and not functions:
         raise ParseError(f"not valid {language}")
+
     return functions
 
 
@@ -116,6 +120,7 @@ def anonymize(code: str, language: str, name: str) -> str:
     if language not in supported_languages():
         return pattern.sub(b"f", source).decode()
 
+    # A snippet of PHP is HTML to the parser unless it has an opening tag.
     prefix = PROGRAMMING_LANGUAGES[language].file_prefix.encode()
     root = Parser(grammar(language)).parse(prefix + source).root_node
 
@@ -141,6 +146,7 @@ def _declared_name(node: Node) -> Node | None:
         )
 
     name = declarator and declarator.child_by_field_name("declarator")
+
     while name is not None:
         inner = name.child_by_field_name("name")
         if name.type == "parenthesized_declarator":
@@ -148,6 +154,7 @@ def _declared_name(node: Node) -> Node | None:
         if inner is None:
             break
         name = inner
+
     return name
 
 
@@ -182,6 +189,7 @@ def _read_function(
     else:
         start, raw = _doc_comment(source, outer.start_byte, comments, entry.doc_comment)
         cut, filler = slice(start, outer.start_byte), b""
+
     code = source[start : cut.start] + filler + source[cut.stop : outer.end_byte]
 
     line_start = source.rfind(b"\n", 0, start) + 1
@@ -218,6 +226,7 @@ def _doc_comment(
     """Return the first byte and the text of the doc comment directly above `start`; `start` and "" if none."""
     begin = above = start
     texts: list[str] = []
+
     while True:
         window = max(0, above - 400)
         end = window + len(source[window:above].rstrip())
@@ -235,10 +244,12 @@ def _doc_comment(
         block = source.startswith(b"/*", above)
         if block and texts:
             break
+
         begin = above
         texts.insert(0, source[above:end].decode())
         if block:
             break
+
     return begin, "\n".join(texts)
 
 
@@ -264,13 +275,16 @@ def _string_value(source: bytes, statement: Node) -> str | None:
     """Return the value of a statement that is a string literal, and None for any other."""
     if statement.type != "expression_statement" or statement.named_child_count != 1:
         return None
+
     node: Node = statement.named_children[0]
     while node.type == "parenthesized_expression" and node.named_child_count == 1:
         node = node.named_children[0]
+
     if node.type not in ("string", "concatenated_string"):
         return None
 
     text = source[node.start_byte : node.end_byte].decode()
+
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes such as "\d"
             value = ast.literal_eval(f"({text})")

@@ -56,10 +56,13 @@ def clean_docstring(text: str, language: str) -> str:
 
     if language == "ruby":
         lines = _without_rdoc(lines)
+
+    # Python and Go documentation has no inline tags or HTML by convention.
     if language not in ("python", "go"):
         text = _INLINE_TAG.sub(_inline_tag_text, "\n".join(lines))
         text = _HTML_TAG.sub("", _HTML_BREAK.sub("\n\n", text))
         lines = _without_tags(html.unescape(text).split("\n"), doxygen=language in ("c", "cpp"))
+
     if language in ("c", "cpp"):
         if lines and re.fullmatch(r"\w+(?:\(\))?:", lines[0].strip()):  # the heading that gtk-doc requires
             lines = lines[1:]
@@ -100,6 +103,7 @@ def _without_marker(line: str, language: str) -> str:
     else:
         line = re.sub(r"^\s*(?:/\*[*!]*<?|//[/!]*<?|\*+(?!/)(?=\s|$|\S))", "", line, count=1)
         line = re.sub(r"\s*\**\*/\s*$", "", line)
+    # A line without letters or digits is decoration.
     return line.expandtabs(4) if re.search(r"[^\W_]", line) else ""
 
 
@@ -125,6 +129,7 @@ def _without_rdoc(lines: list[str]) -> list[str]:
         elif not re.match(r"\s*(?::\w+:|rubocop:|frozen_string_literal:|typed:|--\s*$|\+\+\s*$)", line):
             prose.append(line)
             in_calls = False
+
     return prose
 
 
@@ -132,6 +137,7 @@ def _without_tags(lines: list[str], doxygen: bool) -> list[str]:
     """Remove block tags with the lines that belong to them. A blank line ends a tag in Doxygen only."""
     prose: list[str] = []
     in_tag = False
+
     for line in lines:
         tag = _TAG.match(line)
         if tag and not tag[2] and tag[1].lower() in _PROSE_TAGS:
@@ -144,4 +150,5 @@ def _without_tags(lines: list[str], doxygen: bool) -> list[str]:
             prose.append("")
         elif not in_tag:
             prose.append(line)
+
     return prose

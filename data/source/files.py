@@ -93,6 +93,7 @@ def candidate_files(
         if _is_included(root, languages):
             yield root
         return
+
     on_error = on_error or (lambda error: logger.warning("skipped: %s", error))
     yield from _walk_folder(root, "", (), languages, on_error)
 
@@ -110,6 +111,7 @@ def read_source_file(path: Path) -> bytes:
     except OSError as error:
         raise SkippedFileError("unreadable", str(error)) from error
 
+    # Like Git: a NUL byte near the start means binary.
     if b"\0" in data[:8192]:
         raise SkippedFileError("binary")
     if ".min." in path.name or len(data) > 200 * (data.count(b"\n") + 1) + 2000:
@@ -161,9 +163,11 @@ def _walk_folder(
         on_error(error)
         return
 
+    # The rules of a folder also apply to its own entries, so read them first.
     names = {entry.name for entry in entries}
     if below and "pyvenv.cfg" in names:  # a virtual environment, whatever its name
         return
+
     if ".gitignore" in names:
         try:
             text = (root / below / ".gitignore").read_text(errors="replace")

@@ -25,21 +25,23 @@ class ProgrammingLanguage:
     """The file extensions, grammar and conventions of one language.
 
     Attributes:
-        extensions: lower-case file extensions, separated by spaces.
-        functions: tree-sitter query that captures every function as `@function` and its name as `@name`. Leave
-            out `@name` if the name is nested in declarators, as in C. "" if functions are not read.
+        extensions: lower-case file extensions.
+        functions: tree-sitter query that captures functions as `@function` and their names as `@name`. Leave out
+            `@name` if it is nested in declarators, as in C. "" if functions are not read.
         comments: tree-sitter query that captures comments as `@comment`.
-        doc_comment: pattern that opens a documentation comment. None if the documentation is a docstring.
-        wrappers: node types that hold a single function and begin where its source begins, such as decorators.
+        doc_comment: pattern that opens a documentation comment; None if the documentation is a docstring.
+        wrappers: types of nodes that hold one function and begin where its source begins, such as decorators.
         constructors: names of the methods that construct or destroy an instance.
         constructor_nodes: node types of such methods, in languages that name them after the class.
         unwraps_closures: skip a function if more than half of it is named functions: a module in a closure.
         hash_comments: line comments begin with `#`, not with `//`.
-        file_prefix: what a file must begin with before any code is parsed.
-        methods_alone: the language needs a class around methods, but snippets often show them without it.
-        fence_tags: names in the info string of a Markdown code fence, separated by spaces.
-        extra_keywords: reserved words that the grammar does not list, separated by spaces.
+        file_prefix: text that a file must begin with before any code is parsed.
+        methods_alone: methods need a class around them, but snippets often show them without it.
+        fence_tags: names in the info string of a Markdown code fence.
+        extra_keywords: reserved words that the grammar does not list.
         grammar_function: function of the module `tree_sitter_<key>` that returns the grammar.
+
+    Several extensions, tags or keywords are separated by spaces.
     """
 
     extensions: str = ""
@@ -221,4 +223,5 @@ def keywords(language: str = "") -> frozenset[str]:
         kinds = grammar(language)
         unnamed = (kind for kind in range(kinds.node_kind_count) if not kinds.node_kind_is_named(kind))
         words += [word for word in map(kinds.node_kind_for_id, unnamed) if word and re.fullmatch(r"\w{2,}", word)]
+
     return frozenset(words)

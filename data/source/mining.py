@@ -126,6 +126,7 @@ def mine_rows(
         (root, path) for root in map(Path, source_trees) for path in candidate_files(root, languages, unreadable)
     ]
     mine_file = partial(_mine_file, languages=languages, filters=filters or MiningFilter())
+    # Duplicates are found here and not in the workers, which see one file each.
     seen: set[bytes] = set()
     repeats: Counter[str] = Counter()
 
@@ -188,15 +189,18 @@ def _mine_file(
     except SkippedFileError as skipped:
         logger.log(_LOG_LEVELS.get(skipped.reason, logging.DEBUG), "%s: skipped: %s", path, skipped)
         return [], Counter({skipped.reason: 1})
+
     if functions is None:
         return [], Counter()
 
     counts: Counter[str] = Counter(files=1)
     location = {"repository": repository_of(root, path), "path": path_below(root, path)}
     rows = []
+
     for function in functions:
         text = first_paragraph(function.docstring)
         reason = filters.function_rejection(function)
+        # Without required documentation, an unusable text becomes "".
         if reason is None and (reason := filters.text_rejection(text, function.code)):
             text, reason = "", reason if filters.require_docstring else None
         if reason is not None:
@@ -205,6 +209,7 @@ def _mine_file(
 
         columns = {"text": text, **vars(function), **location}
         rows.append((_digest_of_code(function), {name: columns[name] for name in COLUMNS}))
+
     return rows, counts
 
 

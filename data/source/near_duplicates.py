@@ -1,7 +1,5 @@
 """Near-duplicate detection by MinHash and locality-sensitive hashing over character 5-grams."""
 
-from collections.abc import Iterable
-
 import numpy as np
 from datasketch import MinHash, MinHashLSH
 
@@ -45,38 +43,21 @@ class NearDuplicates:
         """Return the number of texts added."""
         return len(self._signatures)
 
-    def is_duplicate(self, text: str) -> bool:
-        """Return True if `text` is a near-duplicate of a text that was added."""
-        return self._matches(self._signature(text))
-
     def add(self, text: str) -> bool:
         """Add a text unless it is a near-duplicate, and return True if it was added."""
         signature = self._signature(text)
-        if self._matches(signature):
+        candidates = self._index.query(signature)
+        if any(self._signatures[index].jaccard(signature) >= self.threshold for index in candidates):
             return False
+
         self._index.insert(len(self._signatures), signature, check_duplication=False)
         self._signatures.append(signature)
         return True
-
-    def _matches(self, signature: MinHash) -> bool:
-        candidates = self._index.query(signature)
-        return any(self._signatures[index].jaccard(signature) >= self.threshold for index in candidates)
 
     def _signature(self, text: str) -> MinHash:
         signature = self._empty.copy()
         signature.update_batch(hashed_ngrams(text, self.ngram).tolist())
         return signature
-
-
-def near_duplicates(
-    texts: Iterable[str], threshold: float = 0.7, num_perm: int = 256, ngram: int = 5, seed: int = 0
-) -> list[int]:
-    """Return the indices of the texts that are no near-duplicate of an earlier one in the result.
-
-    Takes the arguments of `NearDuplicates`, and raises the same errors.
-    """
-    unique = NearDuplicates(threshold, num_perm, ngram, seed)
-    return [index for index, text in enumerate(texts) if unique.add(text)]
 
 
 def hashed_ngrams(text: str, ngram: int = 5) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Building triples (text, code A, code B) as SynthCoNL has them (paper, section 4): a causal language model
-translates code A into another language.
+"""Build triples (text, code A, code B) like SynthCoNL's (paper, section 4).
 
-`answers` reads what a model says, `plan` chooses what is to be translated into what, `translation` runs the
-model, `building` keeps a build going until it is whole, `dataset` writes, describes and pushes it. From the
-command line: `python -m mose.data.synthconl build …`.
+A causal language model translates code A into another language. `plan` chooses what is translated into which
+language, `translator` runs the model, `translations` stores its answers so that a killed build resumes, `answers`
+extracts code from them, and `dataset` writes, describes and pushes the result. `build` and `push` are the
+commands of `python -m mose.data.synthconl`.
 """

@@ -1,4 +1,4 @@
-"""From a language model's answer to code that parses in the language asked for."""
+"""Extract code that parses in the target language from a language model's answer."""
 
 import re
 import textwrap
@@ -8,119 +8,110 @@ from itertools import combinations
 from tree_sitter import Parser
 
 from mose.data.source.definitions import ParseError, extract_functions
-from mose.data.source.languages import grammar
+from mose.data.source.languages import PROGRAMMING_LANGUAGES, grammar
 
-#: What a fence's info string may call each language. C and C++ are mistaken for each other; the parser decides.
-_TAGS = {
-    "python": {"python", "py", "python3"},
-    "java": {"java"},
-    "javascript": {"javascript", "js", "jsx", "node", "nodejs", "ecmascript", "mjs"},
-    "go": {"go", "golang"},
-    "ruby": {"ruby", "rb"},
-    "php": {"php"},
-    "c": {"c", "h", "cpp", "c++"},
-    "cpp": {"cpp", "c++", "cc", "cxx", "hpp", "c", "h"},
-}
 _FENCE = re.compile(r"^[ \t>]*(?P<mark>`{3,}|~{3,})[ \t]*(?P<tag>[^\s`~{]*)[^\n`]*$", re.MULTILINE)
-#: Languages whose methods are often shown without their class.
-_IN_CLASS = ("java", "javascript", "php")
+#: Without a fence, all runs of paragraphs are tried; longer answers are taken as a whole.
 MOST_PARAGRAPHS = 40
 
 
-class NoCode(ValueError):
+class NoCodeError(ValueError):
     """An answer that is not used; its text is the reason, the same for all answers of a kind."""
 
 
 @dataclass(frozen=True)
-class Block:
-    """A fenced block: its tag in lower case, its text, and whether the fence was closed."""
+class FencedBlock:
+    """A fenced code block: its tag in lower case, and its text."""
 
     tag: str
     text: str
-    closed: bool
 
 
 def read_answer(answer: str, language: str, source: str = "") -> str:
-    """The code in an answer.
+    """Return the code in an answer.
 
-    Taken is the first fenced block that is tagged as the language asked for, else the first without a tag; a
-    fence that is never closed ends with the answer. Without any fence, the code is the paragraphs that hold the
-    functions, and prose around them is left off.
+    It is the first fenced block that is tagged as `language`, else the first without a tag. A fence that is never
+    closed ends with the answer. Without any fence, it is the paragraphs that hold the functions, without the
+    prose around them.
 
     Args:
-        answer: What the model said.
-        language: The language asked for, a key of `mose.tokenization.prompts.LANGUAGES`.
-        source: The code that was to be translated.
+        answer: the model's answer.
+        language: the target language, a key of `mose.tokenization.prompts.LANGUAGES`.
+        source: the code that was to be translated.
 
     Returns:
-        Code that parses in the language and holds a function, without the indentation that all its lines share.
+        Code that parses in the language and holds a function, without common indentation.
 
     Raises:
-        NoCode: "no code", "other language", "does not parse", "no function", or "unchanged".
+        NoCodeError: "no code", "other language", "does not parse", "no function", or "unchanged".
     """
-    blocks = fenced_blocks(answer)
-    if blocks:
-        tagged = [block for block in blocks if block.tag in _TAGS[language]]
-        chosen = tagged or [block for block in blocks if not block.tag]
-        if not chosen:
-            raise NoCode("other language")
-        code = _tidy(chosen[0].text)
+    if blocks := fenced_blocks(answer):
+        tags = PROGRAMMING_LANGUAGES[language].fence_tags.split()
+        candidates = [block for block in blocks if block.tag in tags] or [b for b in blocks if not b.tag]
+        if not candidates:
+            raise NoCodeError("other language")
+        code = _strip(candidates[0].text)
     else:
         code = _without_prose(answer, language)
+
     if not code:
-        raise NoCode("no code")
+        raise NoCodeError("no code")
     if not parses(code, language):
-        raise NoCode("does not parse")
-    if not holds_function(code, language):
-        raise NoCode("no function")
+        raise NoCodeError("does not parse")
+    if not _count_functions(code, language):
+        raise NoCodeError("no function")
     if "".join(code.split()) == "".join(source.split()):
-        raise NoCode("unchanged")
+        raise NoCodeError("unchanged")
+
     return code
 
 
-def fenced_blocks(answer: str) -> list[Block]:
-    """The fenced blocks of an answer: a fence ends at an untagged one of its kind and length (CommonMark)."""
-    blocks: list[Block] = []
+def fenced_blocks(answer: str) -> list[FencedBlock]:
+    """Return the fenced blocks of an answer. As in CommonMark, an untagged fence of its kind ends it."""
+    blocks: list[FencedBlock] = []
     opening: re.Match[str] | None = None
     for fence in _FENCE.finditer(answer):
         if opening is None:
             opening = fence
         elif not fence["tag"] and fence["mark"].startswith(opening["mark"]):
-            blocks.append(Block(opening["tag"].lower(), answer[opening.end() : fence.start()], True))
+            blocks.append(FencedBlock(opening["tag"].lower(), answer[opening.end() : fence.start()]))
             opening = None
+
     if opening is not None:
-        blocks.append(Block(opening["tag"].lower(), answer[opening.end() :], False))
+        blocks.append(FencedBlock(opening["tag"].lower(), answer[opening.end() :]))
     return blocks
 
 
 def parses(code: str, language: str) -> bool:
-    """Whether tree-sitter reads it without an error, as a file or as the body of a class."""
+    """Return True if the code parses without an error, as a file or as the body of a class."""
     return any(
-        not Parser(grammar(language)).parse(text.encode()).root_node.has_error for text in _files(code, language)
+        not Parser(grammar(language)).parse(text.encode()).root_node.has_error
+        for text in _as_files(code, language)
     )
 
 
-def holds_function(code: str, language: str) -> bool:
-    """Whether it defines a function or method with a name."""
-    for text in _files(code, language):
+def _count_functions(code: str, language: str) -> int:
+    """Return the number of named functions and methods in the code."""
+    counts = [0]
+    for text in _as_files(code, language):
         try:
-            if extract_functions(text.encode(), language):
-                return True
+            counts.append(len(extract_functions(text.encode(), language)))
         except ParseError:
             continue
-    return False
+    return max(counts)
 
 
-def _files(code: str, language: str) -> list[str]:
-    """The code as a file may hold it: as it is, and inside a class."""
+def _as_files(code: str, language: str) -> list[str]:
+    """Return the code as a file could hold it: as it is, and inside a class."""
+    entry = PROGRAMMING_LANGUAGES[language]
     if language == "php" and "<?" in code:
         return [code]
-    opening = "<?php\n" if language == "php" else ""
-    texts = [code, *([f"class Wrapper {{\n{code}\n}}"] if language in _IN_CLASS else [])]
-    return [opening + text for text in texts]
+    texts = [code, *([f"class Wrapper {{\n{code}\n}}"] if entry.methods_alone else [])]
+    return [entry.file_prefix + text for text in texts]
 
 
-def _tidy(text: str) -> str:
+def _strip(text: str) -> str:
+    """Remove common indentation, blank lines at both ends, and white space at the ends of lines."""
     lines = textwrap.dedent(text.replace("\r\n", "\n")).split("\n")
     while lines and not lines[0].strip():
         lines.pop(0)
@@ -128,26 +119,18 @@ def _tidy(text: str) -> str:
 
 
 def _without_prose(answer: str, language: str) -> str:
-    """The fewest paragraphs in a row that parse and hold as many functions as any do; all, where none parse."""
+    """Return the shortest run of paragraphs that parses and has the most functions; everything if none parses."""
     paragraphs = re.split(r"\n[ \t]*\n", answer.replace("\r\n", "\n").strip("\n"))
     if len(paragraphs) > MOST_PARAGRAPHS:
-        return _tidy(answer)
+        return _strip(answer)
+
     best, most = "", 0
     for start, end in sorted(combinations(range(len(paragraphs) + 1), 2), key=lambda run: run[1] - run[0]):
-        code = _tidy("\n\n".join(paragraphs[start:end]))
-        if code and parses(code, language) and (count := _count(code, language)) > most:
+        code = _strip("\n\n".join(paragraphs[start:end]))
+        if code and parses(code, language) and (count := _count_functions(code, language)) > most:
             best, most = code, count
+
     if best:
         return best
-    # Prose and nothing else is no code; code that is broken is not to be called prose.
-    return _tidy(answer) if re.search(r"[{}();=]", answer) else ""
-
-
-def _count(code: str, language: str) -> int:
-    counts = [0]
-    for text in _files(code, language):
-        try:
-            counts.append(len(extract_functions(text.encode(), language)))
-        except ParseError:
-            continue
-    return max(counts)
+    # Prose alone is "no code", but broken code must not be counted as prose.
+    return _strip(answer) if re.search(r"[{}();=]", answer) else ""

@@ -1,5 +1,5 @@
-"""The commands of `python -m mose.eval`, one file each.
+"""The commands of `python -m mose.eval`, one module each.
 
-A command's file has `add(commands)`, which adds its parser to argparse's sub-parsers and sets `run` on it. What
-is slow to import is imported by what runs, so that `--help` is quick.
+A module defines `add_arguments(parser)` and `run(options)`. Slow imports are inside `run`, so that a command's
+`--help` answers at once. To add a command, write a module and name it in `COMMANDS` of `mose.eval.__main__`.
 """

@@ -2,33 +2,31 @@
 
 import argparse
 import json
-from typing import Any
 
-from mose.eval.commands.shared import ArgumentError
+from mose.utils.command_line import ArgumentError
 
 TASKS = ("advtest", "poj104", "bigclonebench")
 
 
-def add(commands: Any) -> None:
-    codexglue = commands.add_parser(
-        "codexglue",
-        help="score files of answers and predictions as CodeXGLUE's evaluators do",
-        description="Reads answers and predictions in the formats of CodeXGLUE's evaluators and prints the "
-        "scores as JSON: MRR of advtest, MAP@R of poj104, F1, precision and recall of bigclonebench.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    parser.description = (
+        "Read answers and predictions in the formats of CodeXGLUE's evaluators and print the scores as JSON: MRR "
+        "of advtest, MAP@R of poj104, F1, precision and recall of bigclonebench."
     )
-    codexglue.add_argument("task", choices=TASKS, help="which of the evaluators")
-    codexglue.add_argument(
-        "--answers", required=True, metavar="FILE", help="the right answers, or the task's test.jsonl"
+    parser.add_argument("task", choices=TASKS, help="one of the evaluators")
+    parser.add_argument(
+        "--answers", required=True, metavar="FILE", help="the correct answers, or the task's test.jsonl"
     )
-    codexglue.add_argument("--predictions", required=True, metavar="FILE", help="what was predicted")
-    codexglue.set_defaults(run=run)
+    parser.add_argument("--predictions", required=True, metavar="FILE", help="the predictions to score")
 
 
 def run(options: argparse.Namespace) -> None:
-    from mose.eval.codexglue import EVALUATORS
+    """Print the scores."""
+    from mose.eval.codexglue import EVALUATORS  # slow to import
 
     try:
-        found = EVALUATORS[options.task](options.answers, options.predictions)
+        scores = EVALUATORS[options.task](options.answers, options.predictions)
     except FileNotFoundError as error:
         raise ArgumentError(str(error)) from None
-    print(json.dumps(found))
+    print(json.dumps(scores))

@@ -1,103 +1,116 @@
-"""`python -m mose.eval encode`: the embeddings of a corpus of any size, on disk."""
+"""`python -m mose.eval encode`: write the embeddings of a corpus of any size to disk."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
-from mose.eval.commands.shared import DTYPES, ArgumentError, devices, exit_layers, positive
+from mose.eval.commands.shared import (
+    DTYPES,
+    compute_dtype,
+    load_from_options,
+    parse_exit_layers,
+    process_devices,
+)
+from mose.utils.command_line import ArgumentError, positive_int
 
+#: Suffix of a corpus file -> the loader of `datasets`.
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
-def add(commands: Any) -> None:
-    encode = commands.add_parser(
-        "encode",
-        help="embed a corpus of any size, at all exits in one pass",
-        description="Writes the embeddings of a corpus in shards with checksums. A run that was killed goes on "
-        "where it stopped. `mose.eval.open_store(DIR)` reads them, `mose.eval.top_k` searches them.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    parser.description = (
+        "Write the embeddings of a corpus in shards with checksums. A killed run resumes at the first missing "
+        "shard. `mose.eval.open_store(DIR)` reads the embeddings, `mose.eval.top_k` searches them."
     )
-    encode.add_argument("--model", required=True, help="folder or Hub id of the MoSE")
-    encode.add_argument(
+    parser.add_argument("--model", required=True, help="folder or Hub id of the MoSE")
+    parser.add_argument(
         "--corpus",
         required=True,
         metavar="FILE_OR_ID",
-        help="a .jsonl, .parquet or .csv file, a folder in the BEIR layout, or the id of a Hub dataset; it is "
-        "read from the disk, a shard at a time",
+        help="a .jsonl, .parquet or .csv file, a folder in the BEIR layout, or the id of a Hub dataset; read "
+        "from disk, a shard at a time",
     )
-    encode.add_argument("--output-dir", required=True, metavar="DIR", help="where the embeddings go")
-    encode.add_argument("--split", default="train", help="of a Hub dataset (default: train)")
-    encode.add_argument("--column", default="text", metavar="NAME", help="the texts (default: text)")
-    encode.add_argument(
+    parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder of the embeddings")
+    parser.add_argument("--split", default="train", help="split of a Hub dataset (default: train)")
+    parser.add_argument("--column", default="text", metavar="NAME", help="column of the texts (default: text)")
+    parser.add_argument(
         "--language-column",
         metavar="NAME",
-        help="the languages, which choose the prompts (default: language, where there is such a column)",
+        help="column of the languages, which select the prompts (default: language, if there is such a column)",
     )
-    encode.add_argument("--query", action="store_true", help="the texts are queries, not documents")
-    encode.add_argument(
+    parser.add_argument("--query", action="store_true", help="the texts are queries, not documents")
+    parser.add_argument(
         "--exit-layers", nargs="+", default=["all"], metavar="K", help="exits, or 'all' (default)"
     )
-    encode.add_argument("--max-length", type=positive, metavar="TOKENS", help="cut texts off there")
-    encode.add_argument("--dtype", choices=DTYPES, default="fp32", help="compute type (default: fp32)")
-    encode.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
-    encode.add_argument(
-        "--num-proc", type=positive, default=1, metavar="N", help="processes, on a GPU each (default: 1)"
+    parser.add_argument(
+        "--max-length", type=positive_int, metavar="TOKENS", help="truncate texts after this many tokens"
     )
-    encode.add_argument(
-        "--shard-rows", type=positive, default=4096, metavar="N", help="texts per shard (default: %(default)s)"
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="compute type (default: fp32)")
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+    parser.add_argument(
+        "--num-proc", type=positive_int, default=1, metavar="N", help="processes, on a GPU each (default: 1)"
     )
-    encode.add_argument(
+    parser.add_argument(
+        "--shard-rows",
+        type=positive_int,
+        default=4096,
+        metavar="N",
+        help="texts per shard (default: %(default)s)",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace embeddings of another model, corpus or setting"
     )
-    encode.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    wanted = exit_layers(options.exit_layers)
+    """Encode the corpus, and print the size of the store."""
+    parse_exit_layers(options.exit_layers)
 
-    import torch
+    # Slow to import.
     from transformers.utils import logging
 
     from mose.inference.corpus import encode_corpus
-    from mose.inference.encoders import MoSEEncoder, load_model
+    from mose.inference.encoders import MoSEEncoder
+    from mose.inference.loading import load_model
 
     logging.disable_progress_bar()
-    texts, languages = _columns(options)
-    try:
-        model, tokenizer, exits = load_model(options.model, wanted, options.device)
-    except (ValueError, OSError) as error:
-        raise ArgumentError(f"--model {options.model}: {error}") from None
-    dtype = torch.bfloat16 if options.dtype == "bf16" else None
+    texts, languages = _corpus_columns(options)
+    model, tokenizer, exits = load_from_options(options, load_model)
+    dtype = compute_dtype(options.dtype)
+
     store = encode_corpus(
         MoSEEncoder(model, tokenizer, exits, options.max_length, dtype, options.model),
         texts,
         options.output_dir,
         languages,
         options.query,
-        devices(str(model.device), options.num_proc),
+        process_devices(str(model.device), options.num_proc),
         options.shard_rows,
         options.overwrite,
         progress=sys.stderr.isatty(),
     )
-    source = store.source
-    exits_named = ", ".join(source.keys)
-    print(f"{options.output_dir}: {source.rows:,} texts at exits {exits_named}, in {len(source.shards)} shards")
+    spec = store.spec
+    stored = f"{spec.rows:,} texts at exits {', '.join(spec.keys)}, in {len(spec.shards)} shards"
+    print(f"{options.output_dir}: {stored}")
 
 
-def _columns(options: argparse.Namespace) -> tuple[Any, Any]:
-    """The texts and, where they are named, their languages, as columns that stay on the disk."""
-    import datasets
+def _corpus_columns(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Return the columns of the texts and of their languages, which stay on disk; None without languages."""
+    import datasets  # slow to import
 
     path = Path(options.corpus)
     path = path / "corpus.jsonl" if path.is_dir() else path
     if path.suffix in FORMATS:
         if not path.is_file():
             raise ArgumentError(f"--corpus {path}: no such file")
-        found = datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
+        corpus = datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
     else:
-        found = datasets.load_dataset(options.corpus, split=options.split)
+        corpus = datasets.load_dataset(options.corpus, split=options.split)
+
     for option, name in (("--column", options.column), ("--language-column", options.language_column)):
-        if name is not None and name not in found.column_names:
-            raise ArgumentError(f"{option} {name}: there are {', '.join(found.column_names)}")
-    language = options.language_column or ("language" if "language" in found.column_names else None)
-    return found[options.column], found[language] if language else None
+        if name is not None and name not in corpus.column_names:
+            raise ArgumentError(f"{option} must be one of {', '.join(corpus.column_names)}; got {name}")
+    language = options.language_column or ("language" if "language" in corpus.column_names else None)
+    return corpus[options.column], corpus[language] if language else None

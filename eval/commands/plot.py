@@ -1,26 +1,25 @@
-"""`python -m mose.eval plot`: the pictures of a stored report."""
+"""`python -m mose.eval plot`: plots of a stored report."""
 
 import argparse
-from typing import Any
 
-from mose.eval.commands.shared import ArgumentError, read_report
+from mose.eval.commands.shared import read_report
+from mose.utils.command_line import ArgumentError
 
 
-def add(commands: Any) -> None:
-    plot = commands.add_parser(
-        "plot",
-        help="draw a stored report",
-        description="Writes PNG files: quality against latency with the Pareto front of exits and peers, queries "
-        "of one exit on documents of another, and quality per language, as far as the report has them.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    parser.description = (
+        "Write PNG files: quality against latency with the Pareto front of exits and baselines, queries of one "
+        "exit on documents of another, and quality per language, as far as the report has them."
     )
-    plot.add_argument("report", metavar="FILE", help="what --json wrote; - means stdin")
-    plot.add_argument("--output-dir", required=True, metavar="DIR", help="where the files go")
-    plot.add_argument("--measure", help="what to plot against latency (default: mrr, or the report's first)")
-    plot.set_defaults(run=run)
+    parser.add_argument("report", metavar="FILE", help="report written by --json; - means stdin")
+    parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder of the PNG files")
+    parser.add_argument("--measure", help="measure to plot against latency (default: mrr, or the report's first)")
 
 
 def run(options: argparse.Namespace) -> None:
-    from mose.eval.plots import plot_report
+    """Draw the plots, and print the paths of the files."""
+    from mose.eval.plots import plot_report  # imports matplotlib, an optional extra
 
     report = read_report(options.report)
     try:

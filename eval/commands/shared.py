@@ -1,20 +1,19 @@
-"""What the commands of `python -m mose.eval` share: their errors, and how they read arguments."""
+"""Arguments that several commands of `python -m mose.eval` read alike."""
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from mose.utils.command_line import ArgumentError
 
 DTYPES = ("fp32", "bf16")
 
 
-class ArgumentError(Exception):
-    """An argument that can only be judged once the thing it names has been looked at."""
-
-
-def exit_layers(words: list[str]) -> list[int] | None:
-    """What `--exit-layers` names; None means all.
+def parse_exit_layers(words: list[str]) -> list[int] | None:
+    """Return the exits of `--exit-layers`, or None for all.
 
     Raises:
         ArgumentError: neither whole numbers nor `all` alone.
@@ -24,64 +23,83 @@ def exit_layers(words: list[str]) -> list[int] | None:
     try:
         return [int(word) for word in words]
     except ValueError:
-        raise ArgumentError(f"--exit-layers {' '.join(words)}: give whole numbers, or 'all' alone") from None
+        message = f"--exit-layers must be whole numbers, or 'all' alone, got {' '.join(words)}"
+        raise ArgumentError(message) from None
 
 
-def positive(word: str) -> int:
-    """A whole number of at least 1, for argparse."""
-    if not word.isdecimal() or not int(word):
-        raise argparse.ArgumentTypeError(f"{word!r}: give a whole number of at least 1")
-    return int(word)
+def compute_dtype(name: str) -> Any:
+    """Return the autocast type of `--dtype`, or None for that of the weights."""
+    import torch  # slow to import
+
+    return torch.bfloat16 if name == "bf16" else None
 
 
-def check_output(option: str, file: str | None) -> None:
-    """Finds out before hours of work that `file` could not be written; None and - are fine.
+def load_from_options(options: argparse.Namespace, load: Callable[..., Any]) -> Any:
+    """Return `load(source, exits, device)` for the flags `--model`, `--exit-layers` and `--device`.
+
+    Raises:
+        ArgumentError: no such model, or an exit that it does not have.
+        RuntimeError: the model exists but cannot be loaded.
+    """
+    exits = parse_exit_layers(options.exit_layers)
+    try:
+        return load(options.model, exits, options.device)
+    except (ValueError, OSError) as error:
+        raise ArgumentError(f"--model {options.model}: {error}") from None
+    except Exception as error:  # such as a truncated checkpoint
+        raise RuntimeError(f"--model {options.model}: cannot be loaded: {error}") from error
+
+
+def check_output(option: str, path: str | None) -> None:
+    """Check that `path` can be written, before hours of work. None and - are valid.
 
     Raises:
         ArgumentError: its folder does not exist, or it is a folder itself.
     """
-    if file is None or file == "-":
+    if path is None or path == "-":
         return
-    if not Path(file).absolute().parent.is_dir():
-        raise ArgumentError(f"{option} {file}: there is no folder {Path(file).parent}")
-    if Path(file).is_dir():
-        raise ArgumentError(f"{option} {file}: is a folder; name a file")
+    if not Path(path).absolute().parent.is_dir():
+        raise ArgumentError(f"{option} {path}: there is no folder {Path(path).parent}. Create it first.")
+    if Path(path).is_dir():
+        raise ArgumentError(f"{option} {path}: is a folder. Name a file.")
 
 
-def devices(device: str, processes: int) -> list[str]:
-    """Where so many encoding processes run; none for a single one, which needs no process beside this one.
+def process_devices(device: str, processes: int) -> list[str]:
+    """Return the device of each encoding process of `--num-proc`; empty for 1, which needs no further process.
 
     Raises:
-        ArgumentError: there are fewer GPUs.
+        ArgumentError: there are fewer devices than processes.
     """
     if processes == 1:
         return []
     kind = device.partition(":")[0]
     if kind == "cpu":
         return [device] * processes
-    import torch
+
+    import torch  # slow to import
 
     count = torch.accelerator.device_count()
     if processes > count:
-        raise ArgumentError(f"--num-proc {processes}: there are {count} devices of the kind {kind!r}")
-    return [f"{kind}:{at}" for at in range(processes)]
+        raise ArgumentError(f"--num-proc must be at most {count} (devices of the kind {kind!r}), got {processes}")
+    return [f"{kind}:{index}" for index in range(processes)]
 
 
-def read_report(file: str) -> dict[str, Any]:
-    """A report that was stored with `--json`; - means stdin.
+def read_report(path: str) -> dict[str, Any]:
+    """Return a report that was stored with `--json`; - means stdin.
 
     Raises:
         ArgumentError: there is no such file.
-        ValueError: it is no report.
+        ValueError: the file is not a report.
     """
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ArgumentError(f"{file}: {error.strerror}") from None
+        raise ArgumentError(f"{path}: {error.strerror}") from None
+
     try:
         report: Any = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{file}: not JSON: {error}") from None
+        raise ValueError(f"{path}: not JSON: {error}") from None
     if not isinstance(report, dict) or not {"sets", "speed"} <= report.keys():
-        raise ValueError(f"{file}: not a report: it must be an object with 'sets' and 'speed'")
+        raise ValueError(f"{path}: not a report: it must be an object with 'sets' and 'speed'")
     return report

@@ -1,4 +1,4 @@
-"""`python -m mose.eval tasks`: what can be measured, and what the paper reports of it."""
+"""`python -m mose.eval tasks`: the list of benchmarks, and the paper's figures on them."""
 
 import argparse
 import json
@@ -7,53 +7,52 @@ import textwrap
 from typing import Any
 
 
-def add(commands: Any) -> None:
-    tasks = commands.add_parser(
-        "tasks",
-        help="list the benchmarks (also as --list)",
-        description="The benchmarks that `run` knows: what each asks, its size, measures and dataset, and what "
-        "the paper reports.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    parser.description = (
+        "List the benchmarks that `run` knows, with size, measures, dataset and the paper's figures."
     )
-    tasks.add_argument("--list", action="store_true", help="the list; what this command does without it, too")
-    shape = tasks.add_mutually_exclusive_group()
-    shape.add_argument("--json", action="store_true", help="as one JSON document")
-    shape.add_argument("--markdown", action="store_true", help="as the table of docs/tasks.md")
-    tasks.set_defaults(run=run)
+    parser.add_argument("--list", action="store_true", help="print the list, which is the default")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print one JSON document")
+    output.add_argument("--markdown", action="store_true", help="print the table of docs/tasks.md")
 
 
 def run(options: argparse.Namespace) -> None:
+    """Print the list."""
     if options.json:
-        print(json.dumps(catalogue(), indent=2, ensure_ascii=False))
+        print(json.dumps(task_catalogue(), indent=2, ensure_ascii=False))
     else:
-        print(markdown() if options.markdown else listing())
+        print(markdown_table() if options.markdown else listing())
 
 
 def listing() -> str:
-    """The list for a terminal, fitted to its width."""
+    """Return the list for a terminal, wrapped at its width."""
     width = max(60, shutil.get_terminal_size((110, 24)).columns)
     blocks = []
-    for name, task in catalogue().items():
-        lines = [f"{name}: {task['title']}", f"size: {task['size']}; measures: {', '.join(task['measures'])}"]
+
+    for name, task in task_catalogue().items():
+        lines = [f"size: {task['size']}; measures: {', '.join(task['measures'])}"]
         if task["dataset"]:
             lines.append(f"dataset: {task['dataset']} @ {task['revision'][:12]}, split {task['split']}")
         lines.append(f"--data: {task['layout']}")
         if task["subsets"]:
             lines.append(f"--subsets: {' '.join(task['subsets'])}")
-        lines += [f"paper: {line}" for line in [paper_line(task["paper"])] if line]
-        lines += [f"note: {task['note']}"] if task["note"] else []
-        blocks.append(
-            "\n".join(
-                textwrap.fill(line, width, initial_indent="  " * bool(at), subsequent_indent="    ")
-                for at, line in enumerate(lines)
-            )
-        )
+        if paper := paper_line(task["paper"]):
+            lines.append(f"paper: {paper}")
+        if task["note"]:
+            lines.append(f"note: {task['note']}")
+
+        heading = textwrap.fill(f"{name}: {task['title']}", width, subsequent_indent="    ")
+        body = [textwrap.fill(line, width, initial_indent="  ", subsequent_indent="    ") for line in lines]
+        blocks.append("\n".join([heading, *body]))
     return "\n\n".join(blocks)
 
 
-def markdown() -> str:
-    """The list as a table for the documentation."""
+def markdown_table() -> str:
+    """Return the list as the table of docs/tasks.md."""
     rows = ["| task | what it asks | size | measures | the paper | dataset |", "|---|---|---|---|---|---|"]
-    for name, task in catalogue().items():
+    for name, task in task_catalogue().items():
         dataset = f"`{task['dataset']}` @ `{task['revision'][:7]}`" if task["dataset"] else "any"
         measures = ", ".join(task["measures"])
         paper = paper_line(task["paper"]).replace("; ", "<br>")
@@ -62,7 +61,7 @@ def markdown() -> str:
 
 
 def paper_line(paper: dict[str, dict[str, float]]) -> str:
-    """`mrr: exit 4 0.732, …; ndcg: best 0.842`; "" where the paper reports nothing."""
+    """Return `mrr: exit 4 0.732, …; ndcg: best 0.842`, or "" if the paper has no figures."""
     return "; ".join(
         f"{measure}: "
         + ", ".join(f"{key if key == 'best' else f'exit {key}'} {value:.3f}" for key, value in figures.items())
@@ -70,23 +69,24 @@ def paper_line(paper: dict[str, dict[str, float]]) -> str:
     )
 
 
-def catalogue() -> dict[str, dict[str, Any]]:
-    """All tasks by name, ready for JSON."""
-    from mose.eval.tasks import TASKS
+def task_catalogue() -> dict[str, dict[str, Any]]:
+    """Return all tasks by name, ready for JSON."""
+    from mose.eval.tasks import TASKS  # slow to import
 
-    return {
-        name: {
+    catalogue = {}
+    for name, task in TASKS.items():
+        source = task.source
+        catalogue[name] = {
             "title": task.title,
             "size": task.size,
             "measures": list(task.measures),
-            "dataset": task.source.repo if task.source else None,
-            "revision": task.source.revision if task.source else None,
-            "split": task.source.split if task.source else None,
-            "columns": {what: list(names) for what, names in task.source.columns.items()} if task.source else {},
+            "dataset": source.repo if source else None,
+            "revision": source.revision if source else None,
+            "split": source.split if source else None,
+            "columns": {field: list(names) for field, names in source.columns.items()} if source else {},
             "layout": task.layout,
             "subsets": list(task.subsets),
             "paper": {measure: dict(figures) for measure, figures in task.paper.items()},
             "note": task.notes(from_hub=True),
         }
-        for name, task in TASKS.items()
-    }
+    return catalogue

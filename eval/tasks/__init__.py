@@ -1,11 +1,15 @@
-"""The benchmarks: one small file each, and the table of all of them.
+"""Benchmark tasks, one small file each.
 
-A file names its Hub dataset with its commit and columns, its measures and what the paper reports, and makes
-`RetrievalSet`s (or `PairSet`s) of the dataset's rows, or of a local folder's. A new task is a new file and a line
-in `TASKS`.
+To add a benchmark:
+
+1. Write `eval/tasks/NAME.py` with a `TASK` that describes it, and a function `load(reader)`. `load` reads rows
+   with the `TaskReader` and returns `RetrievalSet`s (see `assemble`) or `PairSet`s. Start from `advtest.py`.
+2. Name the module in `TASKS` below. The commands, the list and the report then know the task.
+3. Add a miniature of its data to `tests/eval/tasks/conftest.py`. The tests run every task of `TASKS` on it.
+4. Run `python -m mose.eval tasks --markdown` and put the new line into docs/tasks.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from mose.eval.tasks import (
     poj104,
     synthconl,
 )
-from mose.eval.tasks.base import Location, PairSet, Task, head
+from mose.eval.tasks.base import PairSet, Task, TaskReader, limit_queries
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -40,13 +44,13 @@ TASKS: dict[str, Task] = {
 
 
 def get_task(name: str) -> Task:
-    """The task of that name.
+    """Return the task called `name`.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        ValueError: there is none; the message lists all tasks.
     """
     if name not in TASKS:
-        raise ValueError(f"task {name!r}: there are {', '.join(TASKS)}")
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {name!r}")
     return TASKS[name]
 
 
@@ -58,57 +62,62 @@ def load_task(
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
 ) -> list[RetrievalSet] | list[PairSet]:
-    """A task's sets, from the Hub or from a local folder.
+    """Load a task's sets from the Hub or from a local folder.
 
     Args:
         name: one of `TASKS`.
-        data: a folder of the task's `layout` to read in place of the Hub dataset.
-        split: another split than the published one.
-        subsets: only these of the task's parts, such as `["ruby"]`; empty means all.
-        columns: what the task reads → the column that holds it, for data whose columns bear other names.
-        limit: only the first so many queries (or pairs) of each set; all documents stay.
+        data: folder with the task's `layout` to read instead of the Hub dataset; None means the Hub.
+        split: split to measure; None means the published one.
+        subsets: parts of the task, such as `["ruby"]`; empty means all.
+        columns: field of the task -> the column that holds it, for data with other column names.
+        limit: read only the first `limit` queries (or pairs) of each set, and all documents.
 
     Raises:
-        ValueError: no such task, or a subset or column that the task does not have.
-        FileNotFoundError: the folder is not there, or lacks a file.
-        RetrievalSetError: data that cannot be measured on; the message names file, line, column or id.
+        ValueError: no such task, or a subset or field that the task does not have.
+        FileNotFoundError: the folder does not exist or lacks a file.
+        RetrievalSetError: the data cannot be evaluated; the message names file, line, column or id.
     """
     task = get_task(name)
-    unknown = [part for part in subsets if part not in task.subsets]
-    if unknown:
-        raise ValueError(f"subset {unknown[0]!r} of {name}: there are {', '.join(task.subsets) or 'none'}")
-    readable = task.source.columns if task.source else {}
-    unknown = [what for what in columns or {} if what not in readable]
-    if unknown:
-        raise ValueError(f"column {unknown[0]!r} of {name}: it reads {', '.join(readable) or 'the BEIR layout'}")
+    fields = task.source.columns if task.source else ()
+    _check_allowed(f"subset of {name}", subsets, task.subsets)
+    _check_allowed(f"column of {name}", columns or (), fields)
     if data is not None and not Path(data).is_dir():
         raise FileNotFoundError(f"{data}: no such folder")
+
     folder = None if data is None else Path(data)
-    sets = task.load(Location(name, task.source, folder, split, tuple(subsets), columns or {}))
-    return sets if limit is None else [head(one, limit) for one in sets]  # type: ignore[return-value]
+    split = split or (task.source.split if task.source else "test")
+    sets = task.load(TaskReader(name, task.source, folder, split, tuple(subsets), columns or {}))
+    return sets if limit is None else [limit_queries(one, limit) for one in sets]  # type: ignore[return-value]
+
+
+def _check_allowed(kind: str, names: Iterable[str], allowed: Iterable[str]) -> None:
+    for name in names:
+        if name not in allowed:
+            raise ValueError(f"{kind} must be one of {', '.join(allowed) or '(none)'}, got {name!r}")
 
 
 def summarize(name: str, report: Mapping[str, Any], sets: Sequence[str], from_hub: bool = True) -> dict[str, Any]:
-    """What a report says of a task as a whole: the mean of its first measure over its sets, beside the paper.
+    """Return a task's entry in a report: the mean of its first measure over its sets, beside the paper's.
 
     Args:
         name: one of `TASKS`.
-        report: with the sets' figures, as `evaluate` or `evaluate_pairs` returns it.
-        sets: the names of the task's sets in it.
-        from_hub: whether the data came from the Hub, for the note.
+        report: with the figures of the sets, from `evaluate` or `evaluate_pairs`.
+        sets: names of the task's sets in the report.
+        from_hub: True if the data came from the Hub, for the note.
 
     Returns:
-        `{"sets", "measure", "exits": {exit: mean}, "peers": {name: mean}, "paper", "note"}`; who was not
+        `{"sets", "measure", "exits": {exit: mean}, "peers": {name: mean}, "paper", "note"}`. A row that was not
         measured on all sets has no mean.
     """
     task = get_task(name)
     measure = task.measures[0]
-    found = [report["sets"][one] for one in sets]
+    set_figures = [report["sets"][one] for one in sets]
+
     means = {
         kind: {
-            key: sum(one[kind][key][measure] for one in found) / len(found)
-            for key in found[0][kind]
-            if all(key in one[kind] for one in found)
+            key: sum(figures[kind][key][measure] for figures in set_figures) / len(set_figures)
+            for key in set_figures[0][kind]
+            if all(key in figures[kind] for figures in set_figures)
         }
         for kind in ("exits", "peers")
     }

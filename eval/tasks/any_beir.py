@@ -1,14 +1,14 @@
-"""Any retrieval set in the BEIR layout: a folder, or the id of a Hub dataset."""
+"""Any retrieval set in the BEIR layout, from a local folder."""
 
 from mose.data.retrieval.retrieval_set import RetrievalSet, load_retrieval_set
-from mose.eval.tasks.base import Location, Task
+from mose.eval.tasks.base import Task, TaskReader
 
 
-def load(at: Location) -> list[RetrievalSet]:
-    """The one set, under the folder's name."""
-    if at.folder is None:
-        raise FileNotFoundError(f"{at.name} has no dataset of its own: name one with --data")
-    return [load_retrieval_set(at.folder, at.wanted_split)]
+def load(reader: TaskReader) -> list[RetrievalSet]:
+    """Return the one set, named after the folder."""
+    if reader.folder is None:
+        raise FileNotFoundError(f"{reader.name} has no dataset of its own. Name one with --data.")
+    return [load_retrieval_set(reader.folder, reader.split)]
 
 
 TASK = Task(
@@ -17,6 +17,5 @@ TASK = Task(
     source=None,
     layout="corpus.jsonl, queries.jsonl and qrels.tsv or qrels/test.tsv; `retrieval --data` takes Hub ids too",
     load=load,
-    measures=("mrr", "ndcg@10", "recall@1", "recall@10"),
     size="as it is",
 )

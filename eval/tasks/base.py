@@ -1,4 +1,4 @@
-"""What a task is, and how its tables are read: from a Hub dataset, or from a local folder of the same shape."""
+"""The description of a benchmark task, and the reader of its tables from the Hub or from a local folder."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -7,71 +7,79 @@ from typing import Any
 
 import numpy as np
 
-from mose.data.retrieval.retrieval_set import RetrievalSet, RetrievalSetError, Row, hub_table, json_rows
+from mose.data.retrieval.retrieval_set import (
+    DEFAULT_MEASURES,
+    RetrievalSet,
+    RetrievalSetError,
+    Row,
+    hub_table,
+    json_rows,
+)
 
 
 @dataclass(frozen=True)
-class Source:
+class HubSource:
     """A Hub dataset.
 
     Attributes:
         repo: its id.
-        revision: the commit that is read; "main" where none is known that holds the data as files (current
-            versions of `datasets` refuse commits with a loading script).
-        split: the split that is measured.
-        columns: what the task reads → the column that holds it, or several, of which the first is taken that is
-            there: published copies differ. Empty for the BEIR layout, which has columns of its own.
+        revision: commit to read. "main" if no commit is known that has the data as files: current versions of
+            `datasets` refuse commits with a loading script.
+        split: split to measure.
+        columns: field of the task -> the columns that can hold it, because published copies differ. The first
+            one that exists is read. Empty for the BEIR layout, whose columns are fixed.
     """
 
     repo: str
     revision: str
-    split: str
+    split: str = "test"
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark: where its data is, what is measured, and what was published.
+    """One benchmark: its data, its measures, and the published figures.
 
     Attributes:
-        name, title: how commands call it; what it asks, in a line.
-        source: the Hub dataset; None if the user has to name one.
-        layout: the files of the local folder that can stand in for it.
-        load: the task's sets, in the order of the report, from a `Location`.
-        measures: what is reported, by the keys of a report; the first is the one that the field compares.
+        name: name in commands and reports.
+        title: one line, such as "web search query → Python function".
+        source: the Hub dataset; None if the user has to name a folder.
+        layout: the files of a local folder that can replace it.
+        load: returns the task's sets in the order of the report.
         size: queries → documents (or pairs) of the published test split.
-        subsets: the parts that can be asked for one by one, such as programming languages.
-        paper: measure → {exit: figure} of the paper (arXiv 2503.03008) as shares of 1; exit "best" where it
-            gives one figure for the best exit alone.
+        measures: measures of a report. The first is the one that publications compare.
+        subsets: parts that can be requested separately, such as programming languages.
+        paper: measure -> {exit: figure} of the paper (arXiv 2503.03008), in [0, 1]. The exit is "best" if the
+            paper reports only the best one.
         note: what a reader must know before comparing figures.
-        hub_note: what a reader must know where the data came from the Hub.
+        hub_note: further note for data from the Hub.
     """
 
     name: str
     title: str
-    source: Source | None
+    source: HubSource | None
     layout: str
-    load: "Callable[[Location], list[RetrievalSet] | list[PairSet]]"
-    measures: tuple[str, ...]
+    load: "Callable[[TaskReader], list[RetrievalSet] | list[PairSet]]"
     size: str
+    measures: tuple[str, ...] = DEFAULT_MEASURES
     subsets: tuple[str, ...] = ()
     paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     note: str = ""
     hub_note: str = ""
 
     def notes(self, from_hub: bool) -> str:
-        """What a reader must know; "" where there is nothing."""
+        """Return the notes that apply, or ""."""
         return " ".join(note for note in (self.note, self.hub_note if from_hub else "") if note)
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """Pairs of functions and whether they do the same.
+    """Pairs of functions, labelled as clones or not.
 
     Attributes:
-        name: what reports call the set.
+        name: name of the set in reports.
         functions: every function once.
-        pairs: (pairs, 2) int64, places in `functions`.
+        pairs: (pairs, 2) int64, positions in `functions`.
         labels: (pairs,) int64, 1 for clones and 0 for others.
     """
 
@@ -82,93 +90,88 @@ class PairSet:
 
 
 @dataclass(frozen=True)
-class Location:
-    """Where a task's tables are read.
+class TaskReader:
+    """Reader of a task's tables.
 
     Attributes:
-        name: the task's.
+        name: the task's name.
         source: the Hub dataset.
-        folder: the local folder to read in its place.
-        split: the split to measure; None means the source's.
-        subsets: the parts wanted; empty means all that the task has (of a folder: all that it holds).
-        columns: what the task reads → the column that holds it, in place of the source's.
+        folder: local folder to read instead.
+        split: split to measure.
+        subsets: parts to read; empty means all (for a folder: all that it has).
+        columns: field of the task -> the column that holds it, instead of the source's.
     """
 
     name: str
-    source: Source | None
-    folder: Path | None = None
-    split: str | None = None
+    source: HubSource | None
+    folder: Path | None
+    split: str
     subsets: tuple[str, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def wanted_split(self) -> str:
-        return self.split or (self.source.split if self.source else "test")
-
     def rows(self, split: str | None = None, config: str = "") -> Iterator[Row]:
-        """The rows of one split with their place, for error messages.
+        """Yield the rows of one split with their location, for error messages.
 
-        Of a folder: the lines of `CONFIG/SPLIT.jsonl`, or the rows of `CONFIG/SPLIT-*.parquet`, as a clone of
-        the Hub repository has them (also below `data/`).
-
-        Raises:
-            FileNotFoundError: the folder holds no such file.
-            RetrievalSetError: a broken file, a dataset that cannot be loaded or lacks the split.
-        """
-        split = split or self.wanted_split
-        rows = self._hub_rows(split, config) if self.folder is None else self._folder_rows(split, config)
-        yield from rows
-
-    def cell(self, where: str, row: Mapping[str, Any], what: str) -> Any:
-        """What the task calls `what`, from the column that holds it.
+        In a folder, these are the lines of `CONFIG/SPLIT.jsonl`, or the rows of `CONFIG/SPLIT-*.parquet` as in a
+        clone of the Hub repository (also below `data/`).
 
         Raises:
-            RetrievalSetError: the column is not there, or the cell is empty.
+            FileNotFoundError: the folder has no such file.
+            RetrievalSetError: a damaged file, or a dataset that cannot be loaded or lacks the split.
         """
-        return cell(where, row, *self._names(what))
+        split = split or self.split
+        yield from self._hub_rows(split, config) if self.folder is None else self._folder_rows(split, config)
 
-    def words(self, where: str, row: Mapping[str, Any], what: str) -> str:
-        """The same as a text; a list of tokens is joined by spaces.
+    def cell(self, location: str, row: Mapping[str, Any], name: str) -> Any:
+        """Return the value of the task's field `name`.
 
         Raises:
-            RetrievalSetError: as `cell`, or a cell that is neither.
+            RetrievalSetError: there is no such column, or the cell is empty.
         """
-        value = self.cell(where, row, what)
+        return cell(location, row, *self._columns_for(name))
+
+    def text(self, location: str, row: Mapping[str, Any], name: str) -> str:
+        """Return the value of a field as a text; tokens are joined by spaces.
+
+        Raises:
+            RetrievalSetError: as in `cell`, or a value that is neither a text nor a list of tokens.
+        """
+        value = self.cell(location, row, name)
         if isinstance(value, str):
             return value
         if isinstance(value, list | tuple) and all(isinstance(token, str) for token in value):
             return " ".join(value)
-        names = " or ".join(map(repr, self._names(what)))
-        raise RetrievalSetError(f"{where}: {names} must be a text or a list of tokens, not {value!r:.60}")
+        names = " or ".join(map(repr, self._columns_for(name)))
+        raise RetrievalSetError(f"{location}: {names} must be a text or a list of tokens, got {value!r:.60}")
 
-    def optional(self, row: Mapping[str, Any], what: str) -> Any:
-        """The same, or None where there is none."""
-        return next((row[name] for name in self._names(what) if name in row), None)
+    def optional(self, row: Mapping[str, Any], name: str) -> Any:
+        """Return the value of a field, or None if there is no such column."""
+        return next((row[column] for column in self._columns_for(name) if column in row), None)
 
-    def _names(self, what: str) -> tuple[str, ...]:
-        if what in self.columns:
-            return (self.columns[what],)
-        return self.source.columns[what] if self.source else (what,)
-
-    def holds(self, split: str, config: str = "") -> bool:
-        """Whether the folder has files of that split; a Hub dataset is not asked."""
-        return self.folder is not None and bool(self._files(split, config))
+    def has_split(self, split: str, config: str = "") -> bool:
+        """Return True if a local folder has files of the split. A Hub dataset is not queried."""
+        return self.folder is not None and bool(self._split_files(split, config))
 
     def parts(self, all_parts: Iterable[str]) -> list[str]:
-        """Those of `all_parts` that are wanted; of a folder, those with a sub-folder of that name.
+        """Return the requested parts; in a folder, those that have a sub-folder.
 
         Raises:
             FileNotFoundError: the folder has none of them.
         """
-        wanted = self.subsets or tuple(all_parts)
+        requested = self.subsets or tuple(all_parts)
         if self.folder is None or self.subsets:
-            return list(wanted)
-        here = [part for part in wanted if (self.folder / part).is_dir()]
-        if not here:
-            raise FileNotFoundError(f"{self.folder}: none of the folders {', '.join(wanted)} is in it")
-        return here
+            return list(requested)
+        present = [part for part in requested if (self.folder / part).is_dir()]
+        if not present:
+            raise FileNotFoundError(f"{self.folder}: must have one of the folders {', '.join(requested)}")
+        return present
 
-    def _files(self, split: str, config: str) -> list[Path]:
+    def _columns_for(self, name: str) -> tuple[str, ...]:
+        if name in self.columns:
+            return (self.columns[name],)
+        return self.source.columns[name] if self.source else (name,)
+
+    def _split_files(self, split: str, config: str) -> list[Path]:
         assert self.folder is not None
         base = self.folder / config
         lines = base / f"{split}.jsonl"
@@ -178,7 +181,7 @@ class Location:
         return [path for pattern in patterns for path in sorted(base.glob(pattern))]
 
     def _folder_rows(self, split: str, config: str) -> Iterator[Row]:
-        files = self._files(split, config)
+        files = self._split_files(split, config)
         if not files:
             raise FileNotFoundError(f"{self.folder}: neither {Path(config) / split}.jsonl nor {split}-*.parquet")
         for path in files:
@@ -186,16 +189,17 @@ class Location:
 
     def _hub_rows(self, split: str, config: str) -> Iterator[Row]:
         if self.source is None:
-            raise FileNotFoundError(f"{self.name} has no dataset of its own: name a folder")
+            raise FileNotFoundError(f"{self.name} has no dataset of its own. Name a folder.")
         table = hub_table(self.source.repo, config or None, self.source.revision)
         if split not in table:
-            raise RetrievalSetError(f"{self.source.repo}: no split {split!r}; there are: {', '.join(table)}")
+            splits = ", ".join(table)
+            raise RetrievalSetError(f"{self.source.repo}: split must be one of {splits}, got {split!r}")
         for number, row in enumerate(table[split]):
             yield f"{self.source.repo} {config} {split} row {number}".replace("  ", " "), row
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    import pyarrow.parquet as parquet
+    import pyarrow.parquet as parquet  # optional extra, and slow to import
 
     try:
         number = 0
@@ -207,51 +211,68 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         raise RetrievalSetError(f"{path}: not parquet: {error}") from None
 
 
-def cell(where: str, row: Mapping[str, Any], *names: str) -> Any:
-    """What stands in the first of the columns `names` that the row has.
+def cell(location: str, row: Mapping[str, Any], *columns: str) -> Any:
+    """Return the value of the first of `columns` that the row has.
 
     Raises:
-        RetrievalSetError: it has none of them, or the cell is empty; the message lists the columns there are.
+        RetrievalSetError: the row has none of them, or the cell is empty.
     """
-    for name in names:
-        if name in row:
-            if row[name] is None:
-                raise RetrievalSetError(f"{where}: {name!r} is empty")
-            return row[name]
-    raise RetrievalSetError(f"{where}: no column {' or '.join(map(repr, names))}; there are: {', '.join(row)}")
+    for column in columns:
+        if column in row:
+            if row[column] is None:
+                raise RetrievalSetError(f"{location}: {column!r} is empty")
+            return row[column]
+    names = " or ".join(map(repr, columns))
+    raise RetrievalSetError(f"{location}: no column {names}; there are: {', '.join(row)}")
+
+
+# --- building sets ----------------------------------------------------------------------------------------
+
+
+def text_row(location: str, key: Any, text: Any, language: str) -> Row:
+    """Return a row of the corpus or of the queries, for `assemble`."""
+    return location, {"_id": key, "text": text, "language": language}
+
+
+def relevance_row(location: str, query: Any, document: Any) -> Row:
+    """Return a row that judges a document relevant to a query, for `assemble`."""
+    return location, {"query-id": query, "corpus-id": document, "score": 1}
 
 
 def merge_identical(data: RetrievalSet) -> RetrievalSet:
-    """The set with documents of the same text (and language) made one, under the first one's id."""
+    """Return the set with documents of the same text and language merged, under the first one's id."""
     first: dict[tuple[str, str], str] = {}
-    stands_for = {
+    merged_id = {
         key: first.setdefault((text, language), key)
         for key, text, language in zip(data.document_ids, data.documents, data.document_languages, strict=True)
     }
-    kept = {key: text for (text, _), key in first.items()}
+
     qrels: dict[str, dict[str, int]] = {}
     for query, grades in data.qrels.items():
         merged = qrels.setdefault(query, {})
         for document, grade in grades.items():
-            merged[stands_for[document]] = max(grade, merged.get(stands_for[document], 0))
+            key = merged_id[document]
+            merged[key] = max(grade, merged.get(key, 0))
+
     return replace(
         data,
-        document_ids=tuple(kept),
-        documents=tuple(kept.values()),
+        document_ids=tuple(first.values()),
+        documents=tuple(text for text, _ in first),
         document_languages=tuple(language for _, language in first),
         qrels=qrels,
     )
 
 
-def head(data: RetrievalSet | PairSet, limit: int) -> RetrievalSet | PairSet:
-    """The set with its first `limit` queries (or pairs); the documents stay."""
+def limit_queries(data: RetrievalSet | PairSet, limit: int) -> RetrievalSet | PairSet:
+    """Return the set with its first `limit` queries (or pairs) and all documents."""
     if isinstance(data, PairSet):
         return replace(data, pairs=data.pairs[:limit], labels=data.labels[:limit])
-    kept = data.query_ids[:limit]
+
+    ids = data.query_ids[:limit]
     return replace(
         data,
-        query_ids=kept,
+        query_ids=ids,
         queries=data.queries[:limit],
         query_languages=data.query_languages[:limit],
-        qrels={key: data.qrels[key] for key in kept},
+        qrels={key: data.qrels[key] for key in ids},
     )

@@ -1,7 +1,7 @@
 """BigCloneBench (Svajlenko et al., 2014; CodeXGLUE's splits, arXiv 2102.04664): are two Java functions clones?
 
-Pairs are classified, so the model needs a trained classification head (`train_hf.py classify`); precision, recall
-and F1 are of the clones.
+Pairs are classified, so the model needs a trained classification head (`train_hf.py classify`). Precision, recall
+and F1 are those of the clones.
 """
 
 from collections.abc import Iterator
@@ -11,71 +11,74 @@ from typing import Any
 import numpy as np
 
 from mose.data.retrieval.retrieval_set import RetrievalSetError, json_rows, lines
-from mose.eval.tasks.base import Location, PairSet, Source, Task, cell
+from mose.eval.tasks.base import HubSource, PairSet, Task, TaskReader, cell
 
 FUNCTIONS = "data.jsonl"
-Pair = tuple[str, str, Any]  # two ids and a label
+LABELS = {"0": 0, "False": 0, "1": 1, "True": 1}
+LabelledPair = tuple[str, str, Any]  # two ids of functions and the label
 
 
-def load(at: Location) -> list[PairSet]:
-    """The one set of pairs."""
+def load(reader: TaskReader) -> list[PairSet]:
+    """Return the one set of pairs."""
     functions: dict[str, str] = {}
-    if at.folder is not None and (at.folder / FUNCTIONS).is_file():
-        for where, row in json_rows(at.folder / FUNCTIONS):
-            _add(functions, where, cell(where, row, "idx"), cell(where, row, "func"))
-        labelled = _listed(at.folder / f"{at.wanted_split}.txt")
+    if reader.folder is not None and (reader.folder / FUNCTIONS).is_file():
+        for location, row in json_rows(reader.folder / FUNCTIONS):
+            _add_function(functions, location, cell(location, row, "idx"), cell(location, row, "func"))
+        rows = list(_listed_pairs(reader.folder / f"{reader.split}.txt"))
     else:
-        labelled = _joined(at, functions)
-    rows = list(labelled)
-    place = {key: number for number, key in enumerate(functions)}
-    for where, (first, second, label) in rows:
+        rows = list(_joined_pairs(reader, functions))
+
+    positions = {key: position for position, key in enumerate(functions)}
+    for location, (first, second, label) in rows:
         for key in (first, second):
-            if key not in place:
-                raise RetrievalSetError(f"{where}: function id {key!r} is not among the functions")
-        if str(label) not in ("0", "1", "True", "False"):
-            raise RetrievalSetError(f"{where}: label must be 0 or 1, not {label!r}")
+            if key not in positions:
+                raise RetrievalSetError(f"{location}: function id {key!r} is not among the functions")
+        if str(label) not in LABELS:
+            raise RetrievalSetError(f"{location}: label must be 0 or 1, got {label!r}")
     if not rows:
-        raise RetrievalSetError(f"{at.name}: the pairs are empty")
-    pairs = np.array([(place[first], place[second]) for _, (first, second, _) in rows], dtype=np.int64)
-    labels = np.array([str(label) in ("1", "True") for _, (_, _, label) in rows], dtype=np.int64)
-    return [PairSet(at.name, tuple(functions.values()), pairs, labels)]
+        raise RetrievalSetError(f"{reader.name}: the pairs are empty")
+
+    pairs = np.array([(positions[first], positions[second]) for _, (first, second, _) in rows], dtype=np.int64)
+    labels = np.array([LABELS[str(label)] for _, (_, _, label) in rows], dtype=np.int64)
+    return [PairSet(reader.name, tuple(functions.values()), pairs, labels)]
 
 
-def _add(functions: dict[str, str], where: str, key: Any, text: Any) -> str:
+def _add_function(functions: dict[str, str], location: str, key: Any, text: Any) -> str:
     if not isinstance(text, str):
-        raise RetrievalSetError(f"{where}: the function {key!r} must be a string, not {text!r:.60}")
+        raise RetrievalSetError(f"{location}: the function {key!r} must be a string, got {text!r:.60}")
     if functions.setdefault(str(key), text) != text:
-        raise RetrievalSetError(f"{where}: function id {key!r} stands for two texts")
+        raise RetrievalSetError(f"{location}: function id {key!r} has two texts")
     return str(key)
 
 
-def _listed(path: Path) -> Iterator[tuple[str, Pair]]:
+def _listed_pairs(path: Path) -> Iterator[tuple[str, LabelledPair]]:
+    """Yield the pairs of CodeXGLUE's list of ids."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; beside {FUNCTIONS} it lists the pairs")
-    for where, line in lines(path):
-        parts = line.split()
-        if len(parts) != 3:
-            raise RetrievalSetError(f"{where}: {len(parts)} columns, not 3 (id, id, label)")
-        yield where, (parts[0], parts[1], parts[2])
+        raise FileNotFoundError(f"{path}: no such file; it must list the pairs of {FUNCTIONS}")
+    for location, line in lines(path):
+        columns = line.split()
+        if len(columns) != 3:
+            raise RetrievalSetError(f"{location}: must have 3 columns (id, id, label), got {len(columns)}")
+        yield location, (columns[0], columns[1], columns[2])
 
 
-def _joined(at: Location, functions: dict[str, str]) -> Iterator[tuple[str, Pair]]:
-    for where, row in at.rows():
-        first, second = (
-            _add(functions, where, at.cell(where, row, f"id {side}"), at.cell(where, row, f"function {side}"))
-            for side in (1, 2)
-        )
-        yield where, (first, second, at.cell(where, row, "label"))
+def _joined_pairs(reader: TaskReader, functions: dict[str, str]) -> Iterator[tuple[str, LabelledPair]]:
+    """Yield the pairs of rows with both texts, as on the Hub, and collect the texts in `functions`."""
+    for location, row in reader.rows():
+        keys = []
+        for side in (1, 2):
+            key, text = (reader.cell(location, row, f"{name} {side}") for name in ("id", "function"))
+            keys.append(_add_function(functions, location, key, text))
+        yield location, (keys[0], keys[1], reader.cell(location, row, "label"))
 
 
 TASK = Task(
     name="bigclonebench",
     title="are two Java functions clones? (classification)",
-    source=Source(
+    source=HubSource(
         "google/code_x_glue_cc_clone_detection_big_clone_bench",
         "main",
-        "test",
-        {
+        columns={
             "id 1": ("id1",),
             "id 2": ("id2",),
             "function 1": ("func1",),
@@ -86,8 +89,8 @@ TASK = Task(
     layout=f"{FUNCTIONS} (idx, func) and test.txt (id, id, label, tab-separated), as CodeXGLUE has them, or "
     "test.jsonl with id1, id2, func1, func2 and label, or a clone of the Hub dataset",
     load=load,
-    measures=("f1", "precision", "recall"),
     size="415,416 pairs",
+    measures=("f1", "precision", "recall"),
     paper={"f1": {"4": 0.930, "9": 0.934, "18": 0.942, "27": 0.941, "36": 0.941}},
     note="Needs a model with a trained classifier.",
     hub_note="Reads the dataset's main branch: of its commit only the beginning, 706a9c9, is known here.",

@@ -1,12 +1,12 @@
 """CodeSearchNet (Husain et al., 2019, arXiv 1909.09436) as GraphCodeBERT cleaned it, in six languages.
 
-A query is a function's documentation, and the candidates are the code of the whole language: GraphCodeBERT
+A query is a function's documentation, and the candidates are the code of the whole language. GraphCodeBERT
 (Guo et al., 2021, arXiv 2009.08366; `GraphCodeBERT/codesearch` in github.com/microsoft/CodeBERT) searches every
-function of CodeSearchNet's validation and test split. Its script writes, per language, `test.jsonl` and those
-candidates as `codebase.jsonl`, and the row with a query's own `url` answers it. The code is the function's
-tokens without comments and docstrings, joined by spaces; a `code` column would give the answer away.
+function of CodeSearchNet's validation and test splits. Its script writes, per language, `test.jsonl` and those
+candidates as `codebase.jsonl`. The row with the query's own `url` answers it. The code is the function's tokens
+without comments and docstrings, joined by spaces. The column `code` would give the answer away.
 
-The Hub has the same queries (`code_x_glue_ct_code_to_text`), but not the candidates: there, only the cleaned
+The Hub has the same queries (`code_x_glue_ct_code_to_text`), but not the candidates. There, only the cleaned
 functions of both splits can be searched, which makes the task easier.
 """
 
@@ -14,69 +14,56 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from mose.data.retrieval.retrieval_set import RetrievalSet, Row, assemble
-from mose.eval.tasks.base import Location, Source, Task
+from mose.eval.tasks.base import HubSource, Task, TaskReader, relevance_row, text_row
 
 LANGUAGES = ("ruby", "javascript", "go", "python", "java", "php")
 
 
-def load(at: Location) -> list[RetrievalSet]:
-    """One set per language."""
-    return [_language(at, language) for language in at.parts(LANGUAGES)]
+def load(reader: TaskReader) -> list[RetrievalSet]:
+    """Return one set per language."""
+    return [_language_set(reader, language) for language in reader.parts(LANGUAGES)]
 
 
-def _language(at: Location, language: str) -> RetrievalSet:
-    queries = list(at.rows(config=language))
-    if at.holds("codebase", language):
-        candidates: Iterable[Row] = at.rows("codebase", language)
+def _language_set(reader: TaskReader, language: str) -> RetrievalSet:
+    rows = list(reader.rows(config=language))
+    if reader.has_split("codebase", language):
+        candidates: Iterable[Row] = reader.rows("codebase", language)
     else:
-        candidates = chain(queries, at.rows("validation", language))
-    return assemble(
-        f"{at.name}-{language}",
-        _once(_documents(at, candidates, language)),
-        _queries(at, queries),
-        _judgements(at, queries),
+        candidates = chain(rows, reader.rows("validation", language))
+
+    keys = [reader.cell(location, row, "id") for location, row in rows]
+    documents = (
+        text_row(location, reader.cell(location, row, "id"), reader.text(location, row, "document"), language)
+        for location, row in candidates
     )
+    queries = (
+        text_row(location, key, reader.text(location, row, "query"), "en")
+        for key, (location, row) in zip(keys, rows, strict=True)
+    )
+    judgements = (relevance_row(location, key, key) for key, (location, _) in zip(keys, rows, strict=True))
+    return assemble(f"{reader.name}-{language}", _drop_repeated(documents), queries, judgements)
 
 
-def _documents(at: Location, rows: Iterable[Row], language: str) -> Iterator[Row]:
-    for where, row in rows:
-        key, text = at.cell(where, row, "id"), at.words(where, row, "document")
-        yield where, {"_id": key, "text": text, "language": language}
-
-
-def _once(rows: Iterable[Row]) -> Iterator[Row]:
-    """Without the rows that repeat an earlier one; two texts under one id are left for `assemble` to refuse."""
+def _drop_repeated(rows: Iterable[Row]) -> Iterator[Row]:
+    """Drop rows that repeat an earlier one. `assemble` refuses two texts with the same id."""
     seen: dict[str, str] = {}
-    for where, row in rows:
+    for location, row in rows:
         if seen.get(row["_id"]) != row["text"]:
             seen.setdefault(row["_id"], row["text"])
-            yield where, row
-
-
-def _queries(at: Location, rows: Iterable[Row]) -> Iterator[Row]:
-    for where, row in rows:
-        yield where, {"_id": at.cell(where, row, "id"), "text": at.words(where, row, "query"), "language": "en"}
-
-
-def _judgements(at: Location, rows: Iterable[Row]) -> Iterator[Row]:
-    for where, row in rows:
-        key = at.cell(where, row, "id")
-        yield where, {"query-id": key, "corpus-id": key, "score": 1}
+            yield location, row
 
 
 TASK = Task(
     name="codesearchnet",
     title="documentation → function, in six languages (CodeXGLUE's cleaned CodeSearchNet)",
-    source=Source(
+    source=HubSource(
         "google/code_x_glue_ct_code_to_text",
         "87eae9979d842618e595029c495f1829cace5040",
-        "test",
-        {"id": ("url",), "query": ("docstring_tokens",), "document": ("code_tokens",)},
+        columns={"id": ("url",), "query": ("docstring_tokens",), "document": ("code_tokens",)},
     ),
     layout="ruby/test.jsonl and ruby/codebase.jsonl, … for any of the six languages (as GraphCodeBERT's script "
     "writes them), or a clone of the Hub dataset",
     load=load,
-    measures=("mrr", "ndcg@10", "recall@1", "recall@10"),
     size="52,561 → 183,295 (six sets)",
     subsets=LANGUAGES,
     paper={

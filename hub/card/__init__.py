@@ -4,36 +4,19 @@ from pathlib import Path
 from typing import Any
 
 from mose.hub.card.adapter import adapter_base, adapter_card
-from mose.hub.card.metadata import card_license, validate_card
-from mose.hub.card.model import Origin, merged_origin, model_card, read_card_report
+from mose.hub.card.metadata import validate_card
+from mose.hub.card.model import Origin, merged_origin, model_card
 from mose.hub.card.summary import SUMMARY, training_summary
 from mose.utils.files import atomic_write_text
 
-__all__ = [
-    "SUMMARY",
-    "Origin",
-    "adapter_base",
-    "adapter_card",
-    "card_license",
-    "folder_card",
-    "merged_origin",
-    "model_card",
-    "read_card_report",
-    "training_summary",
-    "validate_card",
-    "write_folder_card",
-]
+__all__ = ["SUMMARY", "Origin", "adapter_base", "adapter_card", "folder_card", "merged_origin", "model_card"]
+__all__ += ["training_summary", "validate_card", "write_folder_card"]
 
 
 def folder_card(folder: Path, **options: Any) -> str:
     """Return the card of a folder: an adapter's if `adapter_config.json` is there, else a model's.
 
-    Args:
-        folder: a model's or an adapter's.
-        options: of `model_card`. An adapter has no use for `language`, `report` and `origin`.
-
-    Raises:
-        FileNotFoundError, ValueError: see `model_card` and `adapter_card`.
+    Options and errors are those of `model_card`. An adapter has no use for `language`, `report` and `origin`.
     """
     if not (folder / "adapter_config.json").is_file():
         return model_card(folder, **options)
@@ -43,14 +26,9 @@ def folder_card(folder: Path, **options: Any) -> str:
 
 
 def write_folder_card(folder: Path, **options: Any) -> str:
-    """Write `README.md` of a folder and return its text.
+    """Write `folder_card(folder, **options)` to its README.md, and return the text.
 
-    Args:
-        folder: a model's or an adapter's. The base of an adapter may still be a folder on this machine.
-        options: of `model_card`.
-
-    Raises:
-        FileNotFoundError, ValueError: see `model_card` and `adapter_card`.
+    Here, an adapter's base may still be a folder on this machine.
     """
     if (folder / "adapter_config.json").is_file():
         options["allow_local_base"] = True

@@ -51,6 +51,7 @@ def adapter_card(
     config = _read_adapter(folder)
     base = config["base_model_name_or_path"] if allow_local_base else adapter_base(folder)
     repo_id = repo_id or folder.absolute().name
+    # peft stores a list, or a pattern.
     modules = config.get("target_modules") or []
 
     data = ModelCardData(
@@ -60,6 +61,7 @@ def adapter_card(
         tags=[*TAGS, "lora"],
         base_model=public_id(base),
     )
+
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),

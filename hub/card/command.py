@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from mose.hub.card import folder_card, read_card_report, validate_card
+from mose.hub.card import folder_card, validate_card
+from mose.hub.card.model import read_card_report
 from mose.utils.command_line import ArgumentError
 from mose.utils.files import atomic_write_text
 
@@ -11,17 +12,11 @@ from mose.utils.files import atomic_write_text
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mose hub card`."""
     parser.add_argument("folder", metavar="FOLDER", help="folder of a model or adapter")
-    parser.add_argument(
-        "--report", metavar="FILE", help="evaluation report, as `python -m mose.eval … --json` writes it"
-    )
-    parser.add_argument(
-        "--repo-id", metavar="ID", help="name under which the examples load it (default: the folder's)"
-    )
+    parser.add_argument("--report", metavar="FILE", help="evaluation report, from `mose eval … --json`")
+    parser.add_argument("--repo-id", metavar="ID", help="name that the examples load (default: the folder's)")
     parser.add_argument("--license", default="apache-2.0", help="licence of the weights (default: apache-2.0)")
     parser.add_argument("--language", default="en", help="language of the descriptions (default: en)")
-    parser.add_argument(
-        "--output", metavar="FILE", help="file to write, - for stdout (default: FOLDER/README.md)"
-    )
+    parser.add_argument("--output", metavar="FILE", help="- for stdout (default: FOLDER/README.md)")
     parser.add_argument("--force", action="store_true", help="overwrite an existing card")
 
 

@@ -38,10 +38,12 @@ def validate_card(content: str) -> None:
     for name in _REQUIRED:
         if not isinstance(data.get(name), str):
             raise ValueError(f"README.md: {name} must be a string, got {name}={data.get(name)!r}")
+
     for name in _LISTS:
         values = data.get(name, [])
         if not isinstance(values, str | list) or not all(isinstance(value, str) for value in values):
             raise ValueError(f"README.md: {name} must be a string or a list of strings, got {name}={values!r}")
+
     for example in data.get("widget") or []:
         if not isinstance(example, dict) or not isinstance(example.get("text"), str):
             raise ValueError(f"README.md: each widget example must have a text, got {example!r}")
@@ -53,11 +55,6 @@ def source_metadata(folder: Path) -> dict[str, Any]:
         return ModelCard.load(folder / "README.md").data.to_dict()
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-
-
-def card_license(folder: Path) -> str | None:
-    """Return the licence that the card in a folder names; None if it names none."""
-    return source_metadata(folder).get("license")
 
 
 def public_id(name: Any) -> str | None:

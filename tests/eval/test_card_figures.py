@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from mose.eval.__main__ import main
-from mose.eval.model_index import card_with_results, write_card
+from mose.eval.model_index import card_with_results, update_card
 
 
 def figures(mrr):
@@ -58,7 +58,7 @@ def test_the_rest_of_the_card_stays_to_the_byte(tmp_path, kind, newline):
     file = tmp_path / "README.md"
     old = f"---\n{HEADERS[kind]}---\n{BODY}".replace("\n", newline).encode()
     file.write_bytes(old)
-    write_card(REPORT, file)
+    update_card(REPORT, file)
     new = file.read_bytes()
     start = new.index(b"model-index:")
     block = new[
@@ -69,7 +69,7 @@ def test_the_rest_of_the_card_stays_to_the_byte(tmp_path, kind, newline):
     before = old.replace(OTHERS.replace("\n", newline).encode(), b"")
     assert new.replace(block, b"", 1) == before
     assert (b"\r\n" in block) == (newline == "\r\n") and block.count(b"\n") == block.count(newline.encode())
-    write_card(REPORT, file)
+    update_card(REPORT, file)
     assert file.read_bytes() == new  # twice is once
 
 
@@ -107,9 +107,9 @@ def test_what_cannot_be_done_leaves_the_card_as_it_was(tmp_path, capsys):
     broken = b"---\nmodel-index: 5\n---\n"
     file.write_bytes(broken)
     with pytest.raises(ValueError, match="cannot be read"):
-        write_card(REPORT, file)
-    with pytest.raises(ValueError, match="measure 'map': the report holds mrr, recall@10"):
-        write_card(REPORT, file, ["map"])
+        update_card(REPORT, file)
+    with pytest.raises(ValueError, match=r"measure must be one of the report's \(mrr, recall@10\), got 'map'"):
+        update_card(REPORT, file, ["map"])
     assert file.read_bytes() == broken
     report.write_text('{"sets": {}, "speed": {}}')
     assert main(["card", str(report), "--write-card", str(tmp_path / "none.md")]) == 2

@@ -89,14 +89,14 @@ def test_where_none_fits_the_nearest_is_named(bounds, message):
 @pytest.mark.parametrize(
     ("bounds", "message"),
     [
-        ({}, "nothing to choose by"),
-        ({"budget_ms": 1, "percentile": 99}, "percentile=99"),
+        ({}, "no bound to choose by"),
+        ({"budget_ms": 1, "percentile": 99}, "percentile must be 50 or 95, got 99"),
         ({"budget_ms": -1}, "above 0"),
         (
             {"budget_ms": 1, "measure": "map"},
-            "measure 'map': not all sets hold it at exit 0; there are mrr, recall@1",
+            "not all sets have 'map' at exit 0; the report has mrr, recall@1",
         ),
-        ({"budget_ms": 1, "sets": ["three"]}, "set 'three': the report holds one, two"),
+        ({"budget_ms": 1, "sets": ["three"]}, r"set must be one of the report's \(one, two\), got 'three'"),
     ],
 )
 def test_bad_input_is_named(bounds, message):
@@ -123,11 +123,14 @@ def test_the_command(stored, capsys):
     assert json.loads(captured.out)["nearest"]["exit_layer"] == 12
     assert "no exit has at least 0.95 mrr; the nearest is exit 12" in captured.err
     assert main(["choose", "--report", stored]) == 2
-    assert "nothing to choose by" in capsys.readouterr().err
+    assert "no bound to choose by" in capsys.readouterr().err
     assert main(["choose", "--report", stored + "x", "--budget-ms", "5"]) == 2
     with pytest.raises(SystemExit) as stop:
         main(["choose", "--report", stored, "--budget-ms", "0"])
-    assert stop.value.code == 2 and "give a number above 0" in capsys.readouterr().err
+    assert (
+        stop.value.code == 2
+        and "must be a number above 0, such as 20, 0.5 or 5M, got '0'" in capsys.readouterr().err
+    )
 
 
 def test_the_shipped_model_s_report_is_found(capsys):

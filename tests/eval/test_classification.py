@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.utils import parameters_to_vector
 
 from mose.eval.__main__ import main
-from mose.eval.classification import classify, evaluate_pairs, load_classifier, scores
+from mose.eval.classification import classify_pairs, evaluate_pairs, load_pair_classifier, scores
 from mose.eval.tasks.base import PairSet
 from mose.modeling_mose import MoSEForSequenceClassification
 from mose.tokenization.prompts import SEP
@@ -52,7 +52,7 @@ def classifier_folder(classifier, tokenizer, tmp_path_factory):
 
 def test_every_exit_classifies_as_one_pair_at_a_time_does(classifier, tokenizer):
     """The text `first<sep>second` through the tokenizer, which writes the outer tokens; no padding, one exit."""
-    found = classify(classifier, tokenizer, PAIRS, token_budget=200)
+    found = classify_pairs(classifier, tokenizer, PAIRS, token_budget=200)
     assert list(found) == [0, 1, 3]
     for (first, second), row in zip(PAIRS.pairs, range(len(PAIRS.pairs)), strict=True):
         if 6 in (first, second):
@@ -64,7 +64,7 @@ def test_every_exit_classifies_as_one_pair_at_a_time_does(classifier, tokenizer)
                 logits = classifier(**inputs, exit_layer=exit_layer).logits[0]
             assert predictions[row] == int(logits.argmax())
     assert {0, 1} == set(found[1]) == set(found[3])
-    alone = classify(classifier, tokenizer, PAIRS, [1], token_budget=1)
+    alone = classify_pairs(classifier, tokenizer, PAIRS, [1], token_budget=1)
     assert list(alone) == [1] and np.array_equal(alone[1], found[1])
 
 
@@ -73,7 +73,7 @@ def test_the_report_has_the_scores_of_every_exit(classifier, tokenizer):
     assert report["speed"] == {}
     found = report["sets"]["pairs"]
     assert (found["queries"], found["documents"], found["peers"]) == (42, 7, {})
-    predictions = classify(classifier, tokenizer, PAIRS)
+    predictions = classify_pairs(classifier, tokenizer, PAIRS)
     assert found["exits"] == {str(k): scores(PAIRS.labels, predictions[k]) for k in (0, 3)}
 
 
@@ -89,7 +89,7 @@ def test_scores_equal_their_definition(pairs):
 
 
 def test_a_classifier_is_loaded_as_deep_as_wanted(classifier, classifier_folder):
-    loaded, _, exits = load_classifier(classifier_folder, [1])
+    loaded, _, exits = load_pair_classifier(classifier_folder, [1])
     assert exits == (1,) and len(loaded.model.layers) == 1
     for k in ("0", "1"):
         expected, found = classifier.classifiers[k].parameters(), loaded.classifiers[k].parameters()
@@ -116,37 +116,39 @@ def test_the_command_measures_every_exit(classifier, tokenizer, classifier_folde
 
 
 def test_a_model_without_a_classifier_is_refused(model_folder):
-    with pytest.raises(ValueError, match="no trained classifier at exit 0, 1, 3; `train_hf.py classify` makes"):
-        load_classifier(str(model_folder))
+    with pytest.raises(
+        ValueError, match="no trained classifier at exit 0, 1, 3. Train one with `train_hf.py classify`"
+    ):
+        load_pair_classifier(str(model_folder))
     with pytest.raises(ValueError, match="exit_layer must be one of 0, 1, 3, got 2"):
-        load_classifier(str(model_folder), [2])
+        load_pair_classifier(str(model_folder), [2])
 
 
 def test_the_clones_are_told_by_their_label(classifier, tokenizer):
-    expected = classify(classifier, tokenizer, PAIRS, [3])[3]
+    expected = classify_pairs(classifier, tokenizer, PAIRS, [3])[3]
     turned = copy.deepcopy(classifier)
     turned.config.id2label = {0: "clone", 1: "other"}
-    assert np.array_equal(classify(turned, tokenizer, PAIRS, [3])[3], 1 - expected)
+    assert np.array_equal(classify_pairs(turned, tokenizer, PAIRS, [3])[3], 1 - expected)
     turned.config.id2label = {0: "same", 1: "other"}
-    with pytest.raises(ValueError, match="its classes are same, other: there must be two, one of them called 1"):
-        classify(turned, tokenizer, PAIRS, [3])
+    with pytest.raises(ValueError, match="id2label must name two classes, one of them 1, .*; got same, other"):
+        classify_pairs(turned, tokenizer, PAIRS, [3])
 
 
 def test_what_cannot_be_classified(classifier, tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="max_length=4: a pair needs at least 5"):
-        classify(classifier, tokenizer, PAIRS, max_length=4)
+    with pytest.raises(ValueError, match="max_length must be at least 5 for a pair, got 4"):
+        classify_pairs(classifier, tokenizer, PAIRS, max_length=4)
     with pytest.raises(ValueError, match="no pairs"):
         scores(np.array([]), np.array([]))
     broken = MoSEForSequenceClassification(classifier.config).eval()
     broken.classifiers["1"].to(torch.float32)
     for parameter in broken.classifiers["1"].parameters():
         torch.nn.init.constant_(parameter, float("nan"))
-    with pytest.raises(FloatingPointError, match="NaN at exit 1"):
-        classify(broken, tokenizer, PAIRS)
+    with pytest.raises(FloatingPointError, match="got NaN at exit 1"):
+        classify_pairs(broken, tokenizer, PAIRS)
     three = MoSEForSequenceClassification(
         type(classifier.config)(**{**classifier.config.to_dict(), "num_labels": 3})
     )
     three.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="its classes are LABEL_0, LABEL_1, LABEL_2: there must be two"):
-        load_classifier(str(tmp_path))
+    with pytest.raises(ValueError, match="id2label must name two classes, .*; got LABEL_0, LABEL_1, LABEL_2"):
+        load_pair_classifier(str(tmp_path))

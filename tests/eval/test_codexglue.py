@@ -80,12 +80,17 @@ def test_what_a_ranking_leaves_out_is_not_found(files):
     ("score", "name", "rows", "message"),
     [
         (advtest, "advtest", [{"url": "u0", "answers": [20]}], "no prediction for 'u1'"),
-        (advtest, "advtest", [{"url": "u0", "answers": [20]}] * 2, "url 'u0' stands there twice"),
+        (advtest, "advtest", [{"url": "u0", "answers": [20]}] * 2, "url 'u0' occurs twice"),
         (advtest, "advtest", [{"url": "u0"}], r"predictions:1: no column 'answers'; there are: url"),
-        (poj104, "poj104", [{"index": "p0", "answers": ["p1"]}], "1 answers for 'p0', though 2 are relevant"),
+        (
+            poj104,
+            "poj104",
+            [{"index": "p0", "answers": ["p1"]}],
+            r"answers for 'p0' must be at least 2 \(its relevant programs\), got 1",
+        ),
         (poj104, "poj104", [{"index": "p1", "answers": ["p0", "p2"]}], "no prediction for 'p0'"),
         (bigclonebench, "bigclonebench", ["1\t2\t1"], "no prediction for the pair 3 4"),
-        (bigclonebench, "bigclonebench", ["1\t2\t0.7"], "must be two ids and 0 or 1, not"),
+        (bigclonebench, "bigclonebench", ["1\t2\t0.7"], "must be two ids and 0 or 1, got"),
     ],
 )
 def test_what_is_wrong_is_named(score, name, rows, message, files):

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mose.configuration_mose import MoSEConfig
-from mose.eval.baselines import load_peer
+from mose.eval.baselines import load_baseline
 from mose.eval.costs import costs, counted_flops_per_token, flops_per_token, parameters
 from mose.inference.encoders import MoSEEncoder
 from mose.modeling_mose import MoSEModel
@@ -51,7 +51,7 @@ def test_parameters_are_those_of_a_model_loaded_at_the_exit(model, model_folder,
 
 def test_flops_of_a_peer(tiny_teacher):
     """One BERT block, by hand: four projections, scores and mixing, an MLP of 64; its pooler reads one token."""
-    peer = load_peer(tiny_teacher, device="cpu")
+    peer = load_baseline(tiny_teacher, device="cpu")
     hidden, mlp, tokens = 48, 64, 20
     block = 2 * hidden * 4 * hidden + 4 * hidden * tokens + 4 * hidden * mlp
     found = counted_flops_per_token(peer, tokens)

@@ -32,7 +32,7 @@ def judged(grades):
 def test_summary_equals_trec_eval(case):
     scores, grades, ids = case
     relevant, gains = judged(grades)
-    found = metrics.summary(metrics.ranks([scores], relevant, ids), gains)
+    found = metrics.summary(metrics.relevant_ranks([scores], relevant, ids), gains)
 
     run = {str(q): {ids[d]: float(s) for d, s in enumerate(row)} for q, row in enumerate(scores)}
     qrels = {str(q): {ids[d]: int(g) for d, g in enumerate(row)} for q, row in enumerate(grades)}
@@ -45,7 +45,9 @@ def test_summary_equals_trec_eval(case):
 def test_ranks_equal_a_plain_sort(case):
     scores, grades, ids = case
     relevant, _ = judged(grades)
-    for row, columns, found in zip(scores, relevant, metrics.ranks([scores], relevant, ids), strict=True):
+    for row, columns, found in zip(
+        scores, relevant, metrics.relevant_ranks([scores], relevant, ids), strict=True
+    ):
         order = sorted(range(len(ids)), key=lambda at: (row[at], ids[at]), reverse=True)
         assert found.tolist() == [order.index(column) + 1 for column in columns]
 
@@ -58,11 +60,11 @@ def test_without_ties_equals_scikit_learn(seed):
     grades = generator.integers(1, 4, scores.shape) * (generator.random(scores.shape) < 0.3)
     grades[:, 0] = 2
     relevant, gains = judged(grades)
-    found = metrics.ranks([scores], relevant, [str(at) for at in range(30)])
-    assert metrics.ndcg(found, gains, 10) == pytest.approx(ndcg_score(grades, scores, k=10))
+    found = metrics.relevant_ranks([scores], relevant, [str(at) for at in range(30)])
+    assert metrics.ndcgs(found, gains, 10).mean() == pytest.approx(ndcg_score(grades, scores, k=10))
 
     single = np.eye(30, dtype=int)[generator.integers(0, 30, 4)]  # one relevant: average precision = 1 / rank
-    found = metrics.ranks([scores], judged(single)[0], [str(at) for at in range(30)])
+    found = metrics.relevant_ranks([scores], judged(single)[0], [str(at) for at in range(30)])
     assert metrics.mrr(found) == pytest.approx(label_ranking_average_precision_score(single, scores))
 
 
@@ -79,7 +81,7 @@ def test_map_at_r_equals_trec_eval_cut_at_the_number_of_relevant(case):
         measure = f"map_cut_{len(columns)}"
         evaluator = pytrec_eval.RelevanceEvaluator({"q": {ids[at]: 1 for at in columns}}, {measure})
         expected.append(evaluator.evaluate({"q": dict(zip(ids, row.tolist(), strict=True))})["q"][measure])
-    found = metrics.summary(metrics.ranks([scores], relevant, ids), [[]] * len(scores), ["map@r"])
+    found = metrics.summary(metrics.relevant_ranks([scores], relevant, ids), [[]] * len(scores), ["map@r"])
     assert found == {"map@r": pytest.approx(np.mean(expected))}
 
 
@@ -91,10 +93,12 @@ def test_a_query_is_no_candidate_for_itself(case, rows):
     own = [at if at < len(ids) else None for at in range(len(scores))]
     others = [[c for c in columns if c != column] for columns, column in zip(relevant, own, strict=True)]
     blocks = [scores[at : at + rows] for at in range(0, len(scores), rows)]
-    found = metrics.ranks(metrics.without_own(blocks, own), others, ids)
+    found = metrics.relevant_ranks(metrics.mask_own(blocks, own), others, ids)
     for row, columns, column, ranks in zip(scores, others, own, found, strict=True):
         left = [at for at in range(len(ids)) if at != column]
-        expected = metrics.ranks([row[None, left]], [[left.index(c) for c in columns]], [ids[c] for c in left])
+        expected = metrics.relevant_ranks(
+            [row[None, left]], [[left.index(c) for c in columns]], [ids[c] for c in left]
+        )
         assert ranks.tolist() == expected[0].tolist()
 
 
@@ -102,18 +106,18 @@ def test_a_query_is_no_candidate_for_itself(case, rows):
 def test_blocks_and_corpus_order_do_not_matter(case, rows):
     scores, grades, ids = case
     relevant, gains = judged(grades)
-    whole = metrics.summary(metrics.ranks([scores], relevant, ids), gains)
+    whole = metrics.summary(metrics.relevant_ranks([scores], relevant, ids), gains)
     blocks = [scores[at : at + rows] for at in range(0, len(scores), rows)]
-    assert metrics.summary(metrics.ranks(blocks, relevant, ids), gains) == whole
+    assert metrics.summary(metrics.relevant_ranks(blocks, relevant, ids), gains) == whole
 
     shuffled = np.random.default_rng(0).permutation(len(ids))
     relevant, gains = judged(grades[:, shuffled])
-    found = metrics.ranks([scores[:, shuffled]], relevant, [ids[at] for at in shuffled])
+    found = metrics.relevant_ranks([scores[:, shuffled]], relevant, [ids[at] for at in shuffled])
     assert metrics.summary(found, gains) == pytest.approx(whole)
 
 
 def test_of_equal_scores_the_greater_id_ranks_first():
-    found = metrics.ranks([np.ones((1, 3))], [[0, 1, 2]], ["a", "c", "b"])
+    found = metrics.relevant_ranks([np.ones((1, 3))], [[0, 1, 2]], ["a", "c", "b"])
     assert found[0].tolist() == [3, 1, 2]
 
 
@@ -129,15 +133,30 @@ def test_score_blocks_are_the_product_within_the_bound():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.ranks([np.ones((1, 2))], [[0]], ["a"]), r"shape \(1, 2\)"),
-        (lambda: metrics.ranks([np.ones((2, 1))], [[0]], ["a"]), "more rows of scores than the 1 queries"),
-        (lambda: metrics.ranks([np.ones((1, 1))], [[0], [0]], ["a"]), "1 rows of scores for 2 queries"),
-        (lambda: metrics.ranks([np.array([[np.nan]])], [[0]], ["a"]), "query 0 hold NaN"),
-        (lambda: metrics.recall([np.array([1])], 0), "k=0"),
-        (lambda: metrics.ndcg([np.array([1])], [[1, 2]], 10), "1 ranks but 2 grades"),
+        (
+            lambda: metrics.relevant_ranks([np.ones((1, 2))], [[0]], ["a"]),
+            r"must have shape \(queries, 1 documents\), got \(1, 2\)",
+        ),
+        (
+            lambda: metrics.relevant_ranks([np.ones((2, 1))], [[0]], ["a"]),
+            "one row for each of the 1 queries, got more",
+        ),
+        (
+            lambda: metrics.relevant_ranks([np.ones((1, 1))], [[0], [0]], ["a"]),
+            "one row for each of the 2 queries, got 1",
+        ),
+        (
+            lambda: metrics.relevant_ranks([np.array([[np.nan]])], [[0]], ["a"]),
+            "must not be NaN, got NaN for query 0",
+        ),
+        (lambda: metrics.recalls([np.array([1])], 0), "k must be at least 1, got 0"),
+        (lambda: metrics.ndcgs([np.array([1])], [[1, 2]], 10), "1 ranks but 2 grades"),
         (lambda: metrics.mrr([]), "no queries"),
-        (lambda: metrics.summary([np.array([1])], [[1]], ["map"]), "measure 'map': there are mrr, map@r, ndcg@k"),
-        (lambda: metrics.summary([np.array([1])], [[1]], ["recall@"]), "measure 'recall@'"),
+        (
+            lambda: metrics.summary([np.array([1])], [[1]], ["map"]),
+            "measure must be mrr, map@r, ndcg@k or recall@k, got 'map'",
+        ),
+        (lambda: metrics.summary([np.array([1])], [[1]], ["recall@"]), "measure must be .* got 'recall@'"),
     ],
 )
 def test_bad_input_is_named(call, message):

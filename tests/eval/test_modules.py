@@ -106,7 +106,7 @@ def test_the_report_s_own_metrics_agree(retrieval, case):
             ranks = [np.array([], dtype=int)]
         else:
             scores = np.array([ranking["scores"]])
-            ranks = metrics.ranks([scores], [[column[key] for key in grades]], ranking["ids"])
+            ranks = metrics.relevant_ranks([scores], [[column[key] for key in grades]], ranking["ids"])
         for measure, value in metrics.summary(ranks, [list(grades.values())], MEASURES).items():
             expected[measure].append(value)
     found = retrieval._compute(predictions, kept, measures=MEASURES)
@@ -146,15 +146,25 @@ def test_scores_that_single_precision_cannot_tell_apart_are_no_ties(retrieval):
     [
         ({"ids": ["a"], "scores": [1.0, 2.0]}, {"ids": [], "grades": []}, {}, "query 0: 1 ids but 2 scores"),
         ({"ids": ["a"], "scores": [1.0]}, {"ids": ["a"], "grades": []}, {}, "query 0: 1 ids but 0 grades"),
-        ({"ids": ["a", "a"], "scores": [1.0, 2.0]}, {"ids": [], "grades": []}, {}, "id 'a' stands there twice"),
-        ({"ids": ["a"], "scores": [float("nan")]}, {"ids": [], "grades": []}, {}, "a score is NaN"),
+        ({"ids": ["a", "a"], "scores": [1.0, 2.0]}, {"ids": [], "grades": []}, {}, "id 'a' occurs twice"),
+        (
+            {"ids": ["a"], "scores": [float("nan")]},
+            {"ids": [], "grades": []},
+            {},
+            "query 0: scores must not be NaN",
+        ),
         (
             {"ids": [], "scores": []},
             {"ids": [], "grades": []},
             {"measures": ["map"]},
-            "measure 'map': there are mrr",
+            "measure must be mrr, map@r, ndcg@k or recall@k, got 'map'",
         ),
-        ({"ids": [], "scores": []}, {"ids": [], "grades": []}, {"measures": ["recall@0"]}, "measure 'recall@0'"),
+        (
+            {"ids": [], "scores": []},
+            {"ids": [], "grades": []},
+            {"measures": ["recall@0"]},
+            "measure must be .* got 'recall@0'",
+        ),
     ],
 )
 def test_bad_input_is_named(retrieval, prediction, reference, options, message):
@@ -177,7 +187,7 @@ def test_clone_detection_refuses_other_classes(clone_detection):
         "precision": 1,
         "recall": 0.5,
     }
-    with pytest.raises(ValueError, match="class 2: there are 0"):
+    with pytest.raises(ValueError, match="classes must be 0 .other. or 1 .clone., got 2"):
         clone_detection._compute(predictions=[2], references=[1])
 
 

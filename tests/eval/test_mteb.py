@@ -8,7 +8,7 @@ from mteb._evaluators import retrieval_metrics  # noqa: E402
 from mteb.types import PromptType  # noqa: E402
 
 from mose.data.retrieval.retrieval_set import RetrievalSet, load_retrieval_set  # noqa: E402
-from mose.eval.mteb import COIR, MoSEEncoder, language, local_task  # noqa: E402
+from mose.eval.mteb import COIR, MoSEEncoder, local_task, text_language  # noqa: E402
 from mose.eval.retrieval import evaluate  # noqa: E402
 from mose.inference.encoding import encode  # noqa: E402
 from mose.tokenization.prompts import code_prompt, text_prompt  # noqa: E402
@@ -100,8 +100,8 @@ def test_the_caller_s_prompts_come_first(data, model, tokenizer, model_folder):
 )
 def test_the_task_says_what_is_text_and_what_is_code(task, subset, of_query, of_document):
     metadata = mteb.get_task(task).metadata
-    assert language(metadata, subset, PromptType.query) == of_query
-    assert language(metadata, subset, PromptType.document) == of_document
+    assert text_language(metadata, subset, PromptType.query) == of_query
+    assert text_language(metadata, subset, PromptType.document) == of_document
 
 
 def test_the_pinned_datasets_are_those_of_mteb():

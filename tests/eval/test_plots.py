@@ -62,7 +62,7 @@ def test_every_row_is_a_point_of_every_panel():
 
 
 def test_the_heat_map_shows_queries_down_and_documents_across():
-    figure = plots.across_exits(REPORT)
+    figure = plots.exits_heat_map(REPORT)
     axis = figure.axes[0]
     assert axis.get_xlabel() == "document exit" and axis.get_ylabel() == "query exit"
     shown = {text.get_position(): text.get_text() for text in axis.texts}
@@ -71,7 +71,7 @@ def test_the_heat_map_shows_queries_down_and_documents_across():
 
 
 def test_languages_are_named_with_their_queries_and_sets():
-    figure = plots.languages(REPORT)
+    figure = plots.language_chart(REPORT)
     axis = figure.axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["go\n4"] * 2
     assert texts(figure) == ["one", "two"]
@@ -83,9 +83,11 @@ def test_what_a_report_lacks_is_not_drawn(tmp_path):
         "sets": {"one": {"queries": 1, "documents": 1, "exits": {"0": {"f1": 1.0}}, "peers": {}}},
         "speed": {},
     }
-    with pytest.raises(ValueError, match="nothing to plot"):
+    with pytest.raises(
+        ValueError, match="nothing to plot: the report has no speed, no second exit and no languages"
+    ):
         plot_report(bare, tmp_path)
-    with pytest.raises(ValueError, match="measure 'map': the report holds mrr, recall@10"):
+    with pytest.raises(ValueError, match=r"measure must be one of the report's \(mrr, recall@10\), got 'map'"):
         plot_report(REPORT, tmp_path, "map")
     timed = {**bare, "speed": {"0": {"query_ms_p50": 1.0}}}
     assert [file.name for file in plot_report(timed, tmp_path)] == ["quality-latency.png"]

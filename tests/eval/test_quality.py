@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mose.data.retrieval.retrieval_set import RetrievalSet
-from mose.eval.quality import Judgements, across_exits, figures
+from mose.eval.quality import Judgements, across_exits, quality_figures
 
 DOCUMENTS = ("a", "b", "c", "d")
 
@@ -22,7 +22,9 @@ SCORES = np.array([[2, 3, 1, 4], [1, 2, 4, 3]], np.float32)
 
 def test_a_language_is_ranked_without_the_relevant_documents_of_the_others():
     judgements = Judgements(data_of(("java", "go", "go", "go"), ("en", "en"), QRELS))
-    found = figures(judgements, {"exits": {"3": judgements.ranks([SCORES])}, "peers": {}}, certainty=False)
+    found = quality_figures(
+        judgements, {"exits": {"3": judgements.ranks([SCORES])}, "peers": {}}, certainty=False
+    )
     assert found["exits"]["3"]["mrr"] == pytest.approx((1 / 2 + 1 / 2) / 2)
     # a is third behind d and b, of which b is relevant in another language: second among the others.
     assert found["languages"]["java"] == {"queries": 1, "exits": {"3": {"mrr": 0.5}}, "peers": {}}
@@ -34,10 +36,12 @@ def test_documents_of_one_language_are_told_apart_by_their_queries():
     judgements = Judgements(data_of(("go",) * 4, ("en", "python"), QRELS))
     scores = SCORES.copy()
     scores[1, 3] = 9
-    found = figures(judgements, {"exits": {"3": judgements.ranks([scores])}, "peers": {}}, certainty=False)
+    found = quality_figures(
+        judgements, {"exits": {"3": judgements.ranks([scores])}, "peers": {}}, certainty=False
+    )
     assert {name: of["exits"]["3"]["mrr"] for name, of in found["languages"].items()} == {"en": 0.5, "python": 1}
     same = Judgements(data_of(("",) * 4, ("", ""), QRELS))
-    assert figures(same, {"exits": {"3": same.ranks([scores])}}, certainty=False)["languages"] == {}
+    assert quality_figures(same, {"exits": {"3": same.ranks([scores])}}, certainty=False)["languages"] == {}
 
 
 def test_intervals_hold_the_figures_and_pairs_of_exits_are_tested():
@@ -46,7 +50,7 @@ def test_intervals_hold_the_figures_and_pairs_of_exits_are_tested():
         "exits": {"0": judgements.ranks([SCORES]), "3": judgements.ranks([-SCORES])},
         "peers": {"x": judgements.ranks([SCORES])},
     }
-    found = figures(judgements, rows, certainty=True)
+    found = quality_figures(judgements, rows, certainty=True)
     for kind in ("exits", "peers"):
         for row, of in found[kind].items():
             for measure, value in of.items():

@@ -13,7 +13,7 @@ import mose.eval
 from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.eval import speed
 from mose.eval.__main__ import main
-from mose.eval.baselines import BM25Peer, SentenceTransformerPeer
+from mose.eval.baselines import BM25Baseline, SentenceTransformerBaseline
 from mose.eval.retrieval import evaluate, judged_ranks
 from mose.inference import corpus
 from mose.tokenization.prompts import code_prompt, prompt_for, text_prompt
@@ -108,7 +108,9 @@ def test_quality_equals_the_definition(model, tokenizer):
 
 
 def test_a_query_finds_its_own_copy_at_every_exit(model, tokenizer):
-    found = evaluate(model, tokenizer, [CLONES], peers=[BM25Peer()], measure_speed=False)["sets"]["clones"]
+    found = evaluate(model, tokenizer, [CLONES], baselines=[BM25Baseline()], measure_speed=False)["sets"][
+        "clones"
+    ]
     for figures in [*found["exits"].values(), found["peers"]["bm25"]]:
         assert figures == {"mrr": 1, "ndcg@10": 1, "recall@1": 1, "recall@10": 1}
 
@@ -128,7 +130,7 @@ def test_a_set_may_name_its_measures_and_leave_each_query_out_of_its_candidates(
 
 
 def test_speed_is_measured_per_exit_and_peer(model, tokenizer, quick):
-    class Fake(SentenceTransformerPeer):
+    class Fake(SentenceTransformerBaseline):
         name = "fake"
         keys = (name,)
 
@@ -144,7 +146,7 @@ def test_speed_is_measured_per_exit_and_peer(model, tokenizer, quick):
             return np.eye(12, dtype=np.float32)[[SEARCH.queries.index(text) for text in texts]]
 
     peer = Fake()
-    report = evaluate(model, tokenizer, [SEARCH], [0, 3], [BM25Peer(), peer])
+    report = evaluate(model, tokenizer, [SEARCH], [0, 3], [BM25Baseline(), peer])
     assert list(report["speed"]) == ["0", "3", "bm25", "fake"]
     for figures in report["speed"].values():
         assert set(figures) == {"snippets_per_second", "query_ms_p50", "query_ms_p95"}
@@ -160,10 +162,10 @@ def test_bad_input_is_named(model, tokenizer):
         evaluate(model, tokenizer, [])
     with pytest.raises(ValueError, match="exit_layer must be one of 0, 1, 3, got 2"):
         evaluate(model, tokenizer, [SEARCH], [2])
-    with pytest.raises(ValueError, match="two sets of the report would be called 'search'"):
+    with pytest.raises(ValueError, match="sets of a report must have different names, got 'search' twice"):
         evaluate(model, tokenizer, [SEARCH, replace(CLONES, name="search")])
-    with pytest.raises(ValueError, match="two rows of the report would be called 'bm25'"):
-        evaluate(model, tokenizer, [SEARCH], peers=[BM25Peer(), BM25Peer()])
+    with pytest.raises(ValueError, match="rows of a report must have different names, got 'bm25' twice"):
+        evaluate(model, tokenizer, [SEARCH], baselines=[BM25Baseline(), BM25Baseline()])
 
 
 def test_the_command_writes_the_report(model, tokenizer, model_folder, folders, quick, monkeypatch, capsys):
@@ -173,7 +175,7 @@ def test_the_command_writes_the_report(model, tokenizer, model_folder, folders, 
     assert main([*command, "--exit-layers", "all", "--json", str(folders / "report.json")]) == 0
     table = capsys.readouterr().out
     report = json.loads((folders / "report.json").read_text())
-    expected = evaluate(model, tokenizer, [SEARCH, CLONES], peers=[BM25Peer()], measure_speed=False)
+    expected = evaluate(model, tokenizer, [SEARCH, CLONES], baselines=[BM25Baseline()], measure_speed=False)
     across = report["sets"]["search"]["across_exits"]
     assert {k: across[k][k] for k in across} == {
         k: pytest.approx(of["mrr"]) for k, of in report["sets"]["search"]["exits"].items()
@@ -208,16 +210,16 @@ def test_an_evaluation_killed_halfway_goes_on(model, tokenizer, tmp_path, monkey
         return evaluate(model, tokenizer, [SEARCH, CLONES], measure_speed=False, cache=tmp_path)
 
     plain = evaluate(model, tokenizer, [SEARCH, CLONES], measure_speed=False)
-    make, made = corpus._make, []
+    make, made = corpus._encode_shard, []
 
     def count(encoder, task, progress):
-        made.append((task.file.parents[2].name, task.query))
+        made.append((task.store.folder.parents[1].name, task.query))
         return make(encoder, task, progress)
 
-    monkeypatch.setattr(corpus, "_make", count)
+    monkeypatch.setattr(corpus, "_encode_shard", count)
     if (child := os.fork()) == 0:
-        write = corpus.write_shard
-        corpus.write_shard = lambda *given: os.kill(os.getpid(), 9) if len(made) == 3 else write(*given)
+        write = corpus.Store.write
+        corpus.Store.write = lambda *given: os.kill(os.getpid(), 9) if len(made) == 3 else write(*given)
         measured()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
@@ -253,19 +255,23 @@ def test_a_cache_and_an_earlier_mose_beside_it(model, tokenizer, model_folder, f
 @pytest.mark.parametrize(
     ("changed", "code", "message"),
     [
-        ({"--num-proc": "9", "--device": "meta"}, 2, "--num-proc 9: there are 0 devices of the kind 'meta'"),
-        ({"--peers": "./nowhere@1"}, 1, "peer ./nowhere@1: cannot be loaded: no such folder"),
+        (
+            {"--num-proc": "9", "--device": "meta"},
+            2,
+            "--num-proc must be at most 0 (devices of the kind 'meta'), got 9",
+        ),
+        ({"--peers": "./nowhere@1"}, 1, "baseline ./nowhere@1: cannot be loaded: no such folder"),
         ({"--exit-layers": "2"}, 2, "exit_layer must be one of 0, 1, 3, got 2"),
-        ({"--exit-layers": "deep"}, 2, "--exit-layers deep: give whole numbers"),
+        ({"--exit-layers": "deep"}, 2, "--exit-layers must be whole numbers, or 'all' alone, got deep"),
         ({"--data": "./nowhere"}, 2, "./nowhere: no such folder"),
         ({"--model": "./nowhere"}, 2, "--model ./nowhere: no such folder"),
         ({"--model": "cut-short"}, 1, "--model cut-short: cannot be loaded"),
         ({"--model": "stranger"}, 2, "a 'bert' model has no exits"),
         ({"--json": "./nowhere/report.json"}, 2, "there is no folder nowhere"),
         ({"--json": "broken"}, 2, "--json broken: is a folder"),
-        ({"--max-length": "0"}, 2, "--max-length: '0': give a whole number of at least 1"),
-        ({"--max-length": "far"}, 2, "--max-length: 'far': give a whole number"),
-        ({"--peers": "bm25 bm25"}, 1, "two rows of the report would be called 'bm25'"),
+        ({"--max-length": "0"}, 2, "--max-length: must be a whole number of at least 1, got '0'"),
+        ({"--max-length": "far"}, 2, "--max-length: must be a whole number of at least 1, got 'far'"),
+        ({"--peers": "bm25 bm25"}, 1, "rows of a report must have different names, got 'bm25' twice"),
         ({"--data": "broken"}, 1, "the corpus is empty"),
     ],
 )

@@ -24,7 +24,7 @@ def test_figures_leave_out_the_warm_up(monkeypatch):
         now[0] += 0.02 + (1e6 if calls["queries"] <= 5 else 0)
 
     monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
-    found = speed.measure(documents, queries, ["d"] * 5000, ["q"] * 200)
+    found = speed.measure_speed(documents, queries, ["d"] * 5000, ["q"] * 200)
     assert found == pytest.approx({"snippets_per_second": 1, "query_ms_p50": 20, "query_ms_p95": 20})
     assert calls == {"documents": 1 + speed.PASSES, "queries": 5 + speed.QUERIES}
 
@@ -41,5 +41,5 @@ def test_the_95th_percentile_sees_the_slow_queries(monkeypatch):
         now[0] += 1
 
     monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
-    found = speed.measure(documents, queries, ["d"], ["q"] * 100)
+    found = speed.measure_speed(documents, queries, ["d"], ["q"] * 100)
     assert found == pytest.approx({"snippets_per_second": 1, "query_ms_p50": 1, "query_ms_p95": 1000})

@@ -63,7 +63,7 @@ def test_ranks_from_shards_equal_ranks_from_all_scores(folder, search, shard, bl
         | st.lists(st.none() | st.integers(0, len(ids) - 1), min_size=len(queries), max_size=len(queries))
     )
     blocks = [queries @ documents.T]
-    expected = metrics.ranks(metrics.without_own(blocks, own) if own else blocks, relevant, ids)
+    expected = metrics.relevant_ranks(metrics.mask_own(blocks, own) if own else blocks, relevant, ids)
     for given_documents in (documents, sharded(folder, documents, shard)):
         found = vector_ranks(queries, given_documents, relevant, ids, own, block_bytes)
         assert [of.tolist() for of in found] == [of.tolist() for of in expected]
@@ -86,7 +86,7 @@ def test_thousands_of_queries_and_documents(documents):
 
 def test_bad_input_is_named(folder):
     one, broken = np.ones((1, 2), np.float32), np.full((3, 2), np.nan, np.float32)
-    with pytest.raises(ValueError, match="k=0"):
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         top_k(one, one, 0)
     with pytest.raises(ValueError, match="2 ids for 1 documents"):
         top_k(one, one, 1, ["a", "b"])
@@ -103,7 +103,7 @@ def test_ranks_of_double_precision_queries(folder):
     draw = np.random.default_rng(0)
     queries, documents = draw.normal(size=(8, 5)), draw.normal(size=(20, 5)).astype(np.float32)
     ids = [f"d{at:02}" for at in range(20)]
-    expected = metrics.ranks([queries @ documents.T], [range(20)] * 8, ids)
+    expected = metrics.relevant_ranks([queries @ documents.T], [range(20)] * 8, ids)
     for relevant in ([range(20)] * 8, [[at] for at in range(8)]):
         found = vector_ranks(queries, sharded(folder, documents, 7), relevant, ids)
         assert [of.tolist() for of in found] == [

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 
 from mose.hub.__main__ import main
@@ -158,6 +159,31 @@ def test_a_card_that_is_there_stays_and_a_bad_one_stops_everything(online, model
     with pytest.raises(ValueError, match="must be one of"):  # what only the Hub knows, it says
         send(online, model_folder)
     assert len(online.repository(REPO).history()) == 2
+
+
+def test_the_report_completes_the_card_and_the_folder_keeps_its_own(online, model_folder, tmp_path):
+    """A short front matter in the folder, all figures of its report on the Hub."""
+    figures = {"mrr": 0.25, "ndcg@10": 0.5, "recall@1": 0.125}
+    report = {"sets": {"one": {"exits": {"0": figures, "3": figures}, "peers": {}}}, "speed": {}, "settings": {}}
+    (model_folder / "README.md").write_text(card("mit"))
+    (model_folder / "docs/report").mkdir(parents=True)
+    (model_folder / "docs/report/report.json").write_text(json.dumps(report))
+    done = send(online, model_folder)
+    assert "docs/report/report.json" not in done.files
+    published = ModelCard(online.repository(REPO).files()["README.md"].decode())
+    results = {(result.metric_name, result.metric_value) for result in published.data.eval_results}
+    assert results == {(f"{name} at exit {e}", value) for e in (0, 3) for name, value in figures.items()}
+    assert published.text.endswith("# Own words\n") and published.data.license == "mit"
+    assert (model_folder / "README.md").read_text() == card("mit")
+
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(report | {"sets": {"two": report["sets"]["one"]}}))
+    send(online, model_folder, report=other)
+    published = ModelCard(online.repository(REPO).files()["README.md"].decode())
+    assert {result.dataset_name for result in published.data.eval_results} == {"two"}
+    other.write_text("[]")
+    with pytest.raises(ValueError, match="must be a report of mose.eval"):
+        send(online, model_folder, report=other)
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "training_args.bin", "checkpoint-2/*", "__pycache__/*"])

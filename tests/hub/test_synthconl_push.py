@@ -5,7 +5,7 @@ from datasets import load_dataset
 from huggingface_hub import HfApi, snapshot_download
 
 from mose.data.synthconl.__main__ import main
-from mose.data.synthconl.dataset import write_card, write_dataset
+from mose.data.synthconl.dataset import write_dataset, write_dataset_card
 
 
 def test_a_pushed_dataset_is_loaded_by_its_id(online, tmp_path, capsys):
@@ -21,7 +21,7 @@ def test_a_pushed_dataset_is_loaded_by_its_id(online, tmp_path, capsys):
         for i in range(5)
     ]
     write_dataset(rows, tmp_path, rows_per_file=2)
-    write_card(tmp_path, Counter(triples=5), Counter({("c", "go"): 5}), "owner/translator", "owner/source", "mit")
+    write_dataset_card(tmp_path, Counter(triples=5), "owner/translator", "owner/source", "mit")
     (tmp_path / "answers.jsonl").write_text("not to be pushed\n")
     assert main(["push", str(tmp_path), "owner/triples"]) == 0
     assert "owner/triples" in capsys.readouterr().out

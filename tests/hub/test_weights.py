@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from mose.hub.__main__ import main
-from mose.hub.checkpoints import load_config, read_checkpoint
-from mose.hub.files import FORBIDDEN, forbidden_pattern
-from mose.hub.weights import WEIGHT_FILE, read_index, read_weights
+from mose.hub.checkpoints import read_checkpoint, read_config
+from mose.hub.files import FORBIDDEN, WEIGHT_FILE, forbidden_pattern
+from mose.hub.weights import read_index, read_weights
 from mose.modeling_mose import MoSEForPreTraining, MoSEModel
 
 
@@ -71,7 +71,7 @@ def test_a_type_that_no_model_has_is_refused(tmp_path):
 def test_a_checkpoint_is_checked_against_its_class(build_model, tiny_config, tmp_path):
     model = build_model(MoSEForPreTraining, tiny_config())
     model.save_pretrained(tmp_path)
-    config = load_config(tmp_path)
+    config = read_config(tmp_path)
     tensors = read_checkpoint(tmp_path, config)
     assert set(tensors) == set(model.state_dict()) - {"predictions.decoder.weight"}  # tied to the embeddings
     config.exit_layer = 1  # what lies deeper is left out
@@ -85,9 +85,9 @@ def test_a_checkpoint_is_checked_against_its_class(build_model, tiny_config, tmp
 
 def test_a_folder_of_another_model_is_refused(tiny_teacher, tmp_path):
     with pytest.raises(ValueError, match="model_type must be 'mose', got 'bert'"):
-        load_config(type(tmp_path)(tiny_teacher))
+        read_config(type(tmp_path)(tiny_teacher))
     with pytest.raises(FileNotFoundError, match="no config.json"):
-        load_config(tmp_path)
+        read_config(tmp_path)
 
 
 def test_files_of_weights_are_known_by_name(shared_tiny_model, tmp_path):
@@ -129,6 +129,6 @@ def main_exit(arguments: list[str]) -> int:
 def test_a_model_of_ours_is_whole(shared_tiny_model, tmp_path):
     """The class `MoSEModel` itself, and nothing of it tied."""
     shared_tiny_model.save_pretrained(tmp_path)
-    assert set(read_checkpoint(tmp_path, load_config(tmp_path))) == set(
+    assert set(read_checkpoint(tmp_path, read_config(tmp_path))) == set(
         MoSEModel(shared_tiny_model.config).state_dict()
     )

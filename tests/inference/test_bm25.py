@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mose.inference.bm25 import BM25, tokenize
+from mose.inference.bm25 import BM25, bm25_tokens
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from mose.inference.bm25 import BM25, tokenize
     ],
 )
 def test_identifiers_are_split(text, tokens):
-    assert tokenize(text) == tokens
+    assert bm25_tokens(text) == tokens
 
 
 words = st.lists(st.sampled_from(["red", "blue", "green", "parseDate", "of", "42"]), max_size=8).map(" ".join)
@@ -33,15 +33,15 @@ words = st.lists(st.sampled_from(["red", "blue", "green", "parseDate", "of", "42
 
 def reference(documents, query):
     """BM25 as Lucene scores it, from the formula."""
-    bags = [Counter(tokenize(document)) for document in documents]
+    bags = [Counter(bm25_tokens(document)) for document in documents]
     mean = sum(bag.total() for bag in bags) / len(bags)
     scores = np.zeros(len(bags))
-    for token in tokenize(query):
+    for token in bm25_tokens(query):
         holding = sum(token in bag for bag in bags)
         idf = math.log(1 + (len(bags) - holding + 0.5) / (holding + 0.5))
-        for at, bag in enumerate(bags):
+        for row, bag in enumerate(bags):
             if bag[token]:
-                scores[at] += idf * bag[token] / (bag[token] + 1.5 * (1 - 0.75 + 0.75 * bag.total() / mean))
+                scores[row] += idf * bag[token] / (bag[token] + 1.5 * (1 - 0.75 + 0.75 * bag.total() / mean))
     return scores
 
 
@@ -57,11 +57,11 @@ def test_top_k_is_the_head_of_a_stable_sort(documents, queries, k):
     index = BM25(documents)
     scores, positions = index.top_k(queries, k)
     assert scores.shape == positions.shape == (len(queries), min(k, len(documents)))
-    for at, query in enumerate(queries):
+    for row, query in enumerate(queries):
         every = index.scores(query)
         expected = sorted(range(len(documents)), key=lambda place: (-every[place], place))[:k]
-        assert positions[at].tolist() == expected
-        np.testing.assert_array_equal(scores[at], every[expected])
+        assert positions[row].tolist() == expected
+        np.testing.assert_array_equal(scores[row], every[expected])
 
 
 def test_conventions_of_naming_meet():
@@ -74,7 +74,7 @@ def test_conventions_of_naming_meet():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="at least one document"):
         BM25([])
-    with pytest.raises(ValueError, match="k=0"):
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         BM25(["a"]).top_k(["a"], 0)
 
 

@@ -1,4 +1,4 @@
-"""A corpus on the disk equals one in memory, however it came there."""
+"""A corpus encoded into a store equals one encoded in memory."""
 
 import copy
 import multiprocessing
@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from mose.eval.baselines import load_peer
+from mose.eval.baselines import load_baseline
 from mose.inference import corpus
 from mose.inference.corpus import encode_corpus
 from mose.inference.encoders import MoSEEncoder
-from mose.inference.encoding import TokenBar, encode
-from mose.inference.store import Store, StoreError, open_store, writing
+from mose.inference.encoding import encode
+from mose.inference.progress import TokenBar
+from mose.inference.store import Store, StoreError, open_for_writing, open_store
 from mose.tokenization.prompts import code_prompt, text_prompt
 
-TEXTS = [f"def f{at}(x):\n    return {'x + ' * (at % 7)}{at}" for at in range(22)]
+TEXTS = [f"def f{i}(x):\n    return {'x + ' * (i % 7)}{i}" for i in range(22)]
 LANGUAGES = ["python", "java"] * 11
 
 
@@ -29,24 +30,24 @@ def encoder(model, tokenizer, model_folder):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """The shards that are made, in this process."""
-    made, make = [], corpus._make
+    """Numbers of the shards that this process encodes."""
+    encoded, make = [], corpus._encode_shard
 
     def count(encoder, task, progress):
-        made.append(task.shard)
+        encoded.append(task.shard)
         return make(encoder, task, progress)
 
-    monkeypatch.setattr(corpus, "_make", count)
-    return made
+    monkeypatch.setattr(corpus, "_encode_shard", count)
+    return encoded
 
 
 def assert_right(store, model, tokenizer):
-    expected = encode(model, tokenizer, TEXTS, [0, 3], [code_prompt(of) for of in LANGUAGES])
+    expected = encode(model, tokenizer, TEXTS, [0, 3], [code_prompt(language) for language in LANGUAGES])
     for exit_layer, embeddings in expected.items():
         np.testing.assert_allclose(np.asarray(store[str(exit_layer)]), embeddings, atol=1e-5)
 
 
-def test_shards_equal_one_call_and_are_made_once(encoder, model, tokenizer, tmp_path, counted):
+def test_shards_equal_one_call_and_are_encoded_once(encoder, model, tokenizer, tmp_path, counted):
     store = encode_corpus(encoder, TEXTS, tmp_path, LANGUAGES, shard_rows=8)
     assert_right(store, model, tokenizer)
     assert counted == [0, 1, 2]
@@ -60,35 +61,36 @@ def test_queries_get_their_prompt(encoder, model, tokenizer, tmp_path):
     np.testing.assert_allclose(np.asarray(store["3"]), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["shard-000001.npy", "manifest.json"])
-def test_a_killed_run_goes_on_where_it_stopped(encoder, model, tokenizer, tmp_path, counted, name):
-    """kill -9 at the worst moments: the second shard is not yet renamed, or not yet in the manifest."""
+@pytest.mark.parametrize(("renamed", "left"), [(False, [1, 2]), (True, [2])])
+def test_a_killed_run_is_resumed(encoder, model, tokenizer, tmp_path, counted, renamed, left):
+    """kill -9 at the worst moments: right before or after the second shard is renamed."""
     if (child := os.fork()) == 0:
-        replace, seen = type(tmp_path).replace, []
+        replace = type(tmp_path).replace
 
-        def die(draft, target):
-            seen.append(target.name)
-            if target.name == name and (name.startswith("shard") or seen.count(name) == 3):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return replace(draft, target)
+        def die(partial, target):
+            if "shard-000001" not in target.name:
+                return replace(partial, target)
+            if renamed:
+                replace(partial, target)
+            return os.kill(os.getpid(), signal.SIGKILL)
 
         type(tmp_path).replace = die
         encode_corpus(encoder, TEXTS, tmp_path, LANGUAGES, shard_rows=8)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    with pytest.raises(StoreError, match="2 of 3 shards are missing"):
+    with pytest.raises(StoreError, match=f"{len(left)} of 3 shards are missing"):
         open_store(tmp_path)
     assert_right(encode_corpus(encoder, TEXTS, tmp_path, LANGUAGES, shard_rows=8), model, tokenizer)
-    assert counted == [1, 2]
+    assert counted == left
 
 
-def test_a_shard_that_was_cut_short_is_made_again(encoder, model, tokenizer, tmp_path, counted, capsys):
-    encode_corpus(encoder, TEXTS, tmp_path, LANGUAGES, shard_rows=8)
-    os.truncate(tmp_path / "shard-000001.npy", 200)
+def test_a_truncated_shard_is_encoded_again(encoder, model, tokenizer, tmp_path, counted, capsys):
+    store = encode_corpus(encoder, TEXTS, tmp_path, LANGUAGES, shard_rows=8)
+    os.truncate(store.file(1), 200)
     counted.clear()
     assert_right(encode_corpus(encoder, TEXTS, tmp_path, LANGUAGES, shard_rows=8), model, tokenizer)
     assert counted == [1]
-    assert "1 damaged shards are made again" in capsys.readouterr().err
+    assert "1 damaged shards are encoded again" in capsys.readouterr().err
 
 
 def test_what_embeddings_depend_on_invalidates_them(encoder, model, tokenizer, model_folder, tmp_path, counted):
@@ -122,8 +124,8 @@ def test_several_processes(encoder, model, tokenizer, tmp_path, counted):
     assert counted == []
 
 
-def test_a_process_that_dies_is_named_and_its_colleagues_work_is_kept(encoder, tmp_path, monkeypatch):
-    make, parent = corpus._make, os.getpid()
+def test_a_process_that_dies_is_named_and_finished_shards_are_kept(encoder, tmp_path, monkeypatch):
+    make, parent = corpus._encode_shard, os.getpid()
 
     def die_at_the_third(encoder, task, progress):
         if task.shard == 2:
@@ -131,13 +133,13 @@ def test_a_process_that_dies_is_named_and_its_colleagues_work_is_kept(encoder, t
             os.kill(os.getpid(), signal.SIGKILL)
         return make(encoder, task, progress)
 
-    monkeypatch.setattr(corpus, "_make", die_at_the_third)
+    monkeypatch.setattr(corpus, "_encode_shard", die_at_the_third)
     monkeypatch.setattr(corpus, "_start_context", lambda: multiprocessing.get_context("fork"))
     with pytest.raises(RuntimeError, match="an encoding process died"):
         encode_corpus(encoder, TEXTS, tmp_path, LANGUAGES, devices=["cpu"], shard_rows=2)
-    assert [file.name for file in sorted(tmp_path.glob("*.npy"))] == ["shard-000000.npy", "shard-000001.npy"]
-    with writing(tmp_path, Store.read(tmp_path).source) as (store, damaged):
-        assert not damaged and set(store.unfinished) >= set(range(2, 11)) and len(store.unfinished) <= 11
+    assert Store.read(tmp_path).unfinished == list(range(2, 11))
+    with open_for_writing(tmp_path, Store.read(tmp_path).spec) as (store, damaged):
+        assert not damaged and store.unfinished == list(range(2, 11))
 
 
 def test_a_process_that_loads_another_model_says_so(model, tokenizer, model_folder, monkeypatch):
@@ -147,21 +149,21 @@ def test_a_process_that_loads_another_model_says_so(model, tokenizer, model_fold
     encoder = MoSEEncoder(changed, tokenizer, [0, 3], source=str(model_folder))
     free: queue.Queue = queue.Queue()
     free.put("cpu")
-    setup = corpus._Setup(encoder.load, encoder.fingerprint(), free, None, torch.get_num_threads())
+    setup = corpus._WorkerSetup(encoder.load, free, None, torch.get_num_threads())
     monkeypatch.setattr(corpus, "_setup", setup, False)
     for _ in range(2):  # the device is free again: a second task fails, too, and does not wait for one
-        with pytest.raises(RuntimeError, match="what lies on the disk is not the model in memory"):
-            corpus._encoder()
+        with pytest.raises(RuntimeError, match="the model on disk is not the model in memory"):
+            corpus._worker_encoder(encoder.fingerprint())
         assert free.qsize() == 1
 
 
-def test_any_peer_can_be_kept(tiny_teacher, tmp_path, counted):
-    peer = load_peer(tiny_teacher, device="cpu")
-    store = encode_corpus(peer, TEXTS, tmp_path, shard_rows=8, progress=True)
-    np.testing.assert_allclose(np.asarray(store[peer.name]), peer.encode_documents(TEXTS), atol=1e-5)
-    encode_corpus(load_peer(tiny_teacher, device="cpu"), TEXTS, tmp_path, shard_rows=8)
+def test_a_baseline_is_stored_as_well(tiny_teacher, tmp_path, counted):
+    baseline = load_baseline(tiny_teacher, device="cpu")
+    store = encode_corpus(baseline, TEXTS, tmp_path, shard_rows=8, progress=True)
+    np.testing.assert_allclose(np.asarray(store[baseline.name]), baseline.encode_documents(TEXTS), atol=1e-5)
+    encode_corpus(load_baseline(tiny_teacher, device="cpu"), TEXTS, tmp_path, shard_rows=8)
     assert counted == [0, 1, 2]
-    encode_corpus(load_peer(tiny_teacher, max_length=5, device="cpu"), TEXTS, tmp_path, shard_rows=8)
+    encode_corpus(load_baseline(tiny_teacher, max_length=5, device="cpu"), TEXTS, tmp_path, shard_rows=8)
     assert counted == [0, 1, 2] * 2
 
 
@@ -185,7 +187,7 @@ def test_time_left_is_counted_in_tokens(model, tokenizer):
     [
         ({"texts": []}, "no texts"),
         ({"languages": ["python"]}, "1 languages for 22"),
-        ({"shard_rows": 0}, "shard_rows=0"),
+        ({"shard_rows": 0}, "shard_rows must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_named(encoder, tmp_path, options, message):

@@ -20,16 +20,16 @@ def one_by_one(model, tokenizer, text, exit_layer):
 
 @pytest.mark.parametrize("token_budget", [1, 50, 10_000])
 def test_every_exit_equals_separate_calls_in_input_order(model, tokenizer, token_budget):
-    found = encode(model, tokenizer, TEXTS, token_budget=token_budget)
-    assert tuple(found) == model.exit_layers
-    for exit_layer, embeddings in found.items():
+    result = encode(model, tokenizer, TEXTS, token_budget=token_budget)
+    assert tuple(result) == model.exit_layers
+    for exit_layer, embeddings in result.items():
         assert embeddings.dtype == np.float32
         expected = np.stack([one_by_one(model, tokenizer, text, exit_layer) for text in TEXTS])
         np.testing.assert_allclose(embeddings, expected, atol=1e-5)
         np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
 
 
-def test_windows_do_not_show(model, tokenizer, monkeypatch):
+def test_windows_do_not_change_results(model, tokenizer, monkeypatch):
     whole = encode(model, tokenizer, TEXTS)
     monkeypatch.setattr(encoding, "WINDOW", 2)
     for exit_layer, embeddings in encode(model, tokenizer, TEXTS).items():
@@ -42,11 +42,11 @@ def test_one_pass_that_stops_at_the_deepest_wanted_exit(model, tokenizer, exits,
     hooks = [block.register_forward_hook(lambda *_: runs.append(1)) for block in model.layers]
     hooks.append(model.register_forward_hook(lambda *_: passes.append(1)))
     try:
-        found = encode(model, tokenizer, ["a", "b"], exits)
+        result = encode(model, tokenizer, ["a", "b"], exits)
     finally:
         for hook in hooks:
             hook.remove()
-    assert tuple(found) == tuple(sorted(set(exits)))
+    assert tuple(result) == tuple(sorted(set(exits)))
     assert len(passes) == 1
     assert len(runs) == blocks
 
@@ -68,10 +68,10 @@ def test_batches_keep_within_the_budget_and_waste_little(model, tokenizer):
     assert real > 0.75 * padded  # in input order, half of every batch would be padding
 
 
-def test_prompts_stand_in_front(model, tokenizer):
+def test_prompts_are_prefixes(model, tokenizer):
     plain = encode(model, tokenizer, ["Q: " + text for text in TEXTS], [3])[3]
     np.testing.assert_allclose(encode(model, tokenizer, TEXTS, [3], prompts="Q: ")[3], plain, atol=1e-6)
-    each = [f"{at}: " for at in range(len(TEXTS))]
+    each = [f"{i}: " for i in range(len(TEXTS))]
     expected = encode(model, tokenizer, [a + b for a, b in zip(each, TEXTS, strict=True)], [3])[3]
     np.testing.assert_allclose(encode(model, tokenizer, TEXTS, [3], prompts=each)[3], expected, atol=1e-6)
 
@@ -119,10 +119,10 @@ def test_dropout_is_off_and_training_mode_is_left_as_found(model, tokenizer):
         ({"exit_layers": [2]}, "exit_layer must be one of 0, 1, 3, got 2"),
         ({"exit_layers": []}, "exit_layers is empty"),
         ({"prompts": ["one"]}, "1 prompts for 2 texts"),
-        ({"max_length": 0}, "max_length=0"),
-        ({"max_length": 1}, "max_length=1: must be at least 2"),
-        ({"token_budget": 0}, "token_budget=0"),
-        ({"dtype": torch.float64}, "the weights are torch.float32"),
+        ({"max_length": 0}, "max_length must be at least 2 .*got 0"),
+        ({"max_length": 1}, "max_length must be at least 2 .*got 1"),
+        ({"token_budget": 0}, "token_budget must be at least 1, got 0"),
+        ({"dtype": torch.float64}, "wider than the weights .torch.float32., got torch.float64"),
     ],
 )
 def test_bad_input_is_named(model, tokenizer, arguments, message):

@@ -107,7 +107,7 @@ def test_files_beside_the_weights_are_those_that_training_writes():
 @pytest.mark.parametrize("exit_layer", PRESETS["mose-nano"]["exit_layers"])
 def test_finds_functions_by_what_they_do(exit_layer, tmp_path):
     """Of five functions, each is found by a plain description; a model that has not learned finds one."""
-    from mose.inference.encoders import load_model
+    from mose.inference.loading import load_model
 
     functions = {
         "read_lines": "def read_lines(path):\n    with open(path) as handle:\n        return handle.readlines()",

@@ -29,7 +29,7 @@ def test_differences_are_taken_between_runs_of_one_seed():
         return {"arm": arm, "seed": seed, "steps": 1, "mrr": {"set": {"0": {"0": mrr}}}}
 
     by_arm = {"none": [run("none", 0, 0.5), run("none", 1, 0.7)], "alone-0": [run("alone-0", 1, 0.6)]}
-    (table,) = report.depth_tables(by_arm, ["0"], ["set"])
+    table = report.depth_table(by_arm, ["0"], ["set"])
     assert table.splitlines()[-1] == "| exit 0 | 0.700 | 0.600 | +0.100 | +0.100 |"
 
 
@@ -40,12 +40,12 @@ def test_a_smaller_set_keeps_what_answers_its_queries():
         *(tuple(queries), tuple(queries), ("en",) * 20),
         {f"q{i}": {f"d{2 * i}": 1} for i in range(20)},
     )
-    small = ablate.smaller(data, queries=5, documents=12)
+    small = ablate.reduced_set(data, queries=5, documents=12)
     assert (len(small.query_ids), len(small.document_ids)) == (5, 12)
     assert small.qrels.keys() == set(small.query_ids)
     assert {f"d{2 * int(query[1:])}" for query in small.query_ids} <= set(small.document_ids)
-    assert small == ablate.smaller(data, queries=5, documents=12)
-    assert ablate.smaller(data, queries=99, documents=99) == data
+    assert small == ablate.reduced_set(data, queries=5, documents=12)
+    assert ablate.reduced_set(data, queries=99, documents=99) == data
 
 
 def test_every_arm_is_one_of_a_matrix_or_of_a_depth():

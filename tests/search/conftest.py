@@ -32,7 +32,7 @@ def tokenizer(tiny_tokenizer):
 
 @pytest.fixture(scope="session")
 def tiny_model(tokenizer):
-    """Makes models that differ in their weights alone."""
+    """Return a function that creates models which differ in their weights alone."""
 
     def make(seed):
         torch.manual_seed(seed)
@@ -86,9 +86,9 @@ def build(tree, tmp_path, model, tokenizer):
 def many(tmp_path_factory):
     """A tree of 40 functions, no two alike."""
     root = tmp_path_factory.mktemp("many")
-    for at in range(8):
-        bodies = (f"def f{at}_{k}(x):\n    return x * {at * 31 + k}\n\n\n" for k in range(5))
-        (root / f"m{at}.py").write_text("".join(bodies))
+    for number in range(8):
+        bodies = (f"def f{number}_{k}(x):\n    return x * {number * 31 + k}\n\n\n" for k in range(5))
+        (root / f"m{number}.py").write_text("".join(bodies))
     return root
 
 

@@ -1,4 +1,4 @@
-"""What an index holds, what is embedded again, and what a search finds in it."""
+"""The contents of an index, incremental builds, and the hits of a search."""
 
 import dataclasses
 import os
@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mose.inference.bm25 import BM25
-from mose.search.index import Index, fuse
-from mose.search.store import Entry, SearchIndexError, writing
+from mose.search.index import Index
+from mose.search.ranking import fuse
+from mose.search.store import Entry, SearchIndexError, index_writer
 from mose.tokenization.prompts import code_prompt, text_prompt
 
 ADD = "def add(a, b):\n    return a + b\n"
 
-# --- What is found -----------------------------------------------------------------------------------------
+# --- Search ------------------------------------------------------------------------------------------------
 
 
 def test_functions_are_stored_with_their_place_and_text(build, tree):
@@ -38,13 +39,13 @@ def test_hits_equal_brute_force(build, model, embed):
     texts = [code_prompt(row["language"]) + row["source"] for row in index.functions]
     np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5)
     cosines = (stored * embed(model, texts, 1)).sum(axis=1)
-    assert cosines.min() > 0.999  # the index is computed in bf16 where that is quick
+    assert cosines.min() > 0.999  # functions are embedded in bf16 if that is fast
 
     query = "read a file"
     wanted = stored @ embed(model, [text_prompt() + query], 1)[0]
     hits = index.search(query, top_k=3, hybrid=False)
     order = np.argsort(-wanted)[:3]
-    assert [hit.name for hit in hits] == [index.functions[int(at)]["name"] for at in order]
+    assert [hit.name for hit in hits] == [index.functions[int(row)]["name"] for row in order]
     np.testing.assert_allclose([hit.score for hit in hits], wanted[order], atol=1e-5)
 
 
@@ -55,15 +56,15 @@ def test_hybrid_hits_equal_fused_brute_force(build, model, embed):
     wanted = fuse(dense, BM25([row["source"] for row in index.functions]).scores(query))
     hits = index.search(query, top_k=10, hybrid=True)
     assert len(hits) == len(index) == 4  # as many as there are
-    assert [hit.name for hit in hits] == [index.functions["name"][int(at)] for at in np.argsort(-wanted)]
+    assert [hit.name for hit in hits] == [index.functions["name"][int(row)] for row in np.argsort(-wanted)]
     np.testing.assert_allclose([hit.score for hit in hits], np.sort(wanted)[::-1], atol=1e-5)
 
 
-def test_search_refuses_what_it_cannot_answer(build):
+def test_search_refuses_bad_arguments(build):
     index = build()
     with pytest.raises(ValueError, match="query is empty"):
         index.search(" \n")
-    with pytest.raises(ValueError, match="top_k=0"):
+    with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
         index.search("add", top_k=0)
 
 
@@ -90,7 +91,7 @@ def test_fuse_without_a_common_word_keeps_the_dense_order():
     assert np.argsort(-fuse(dense, np.array([0.0, 1.0, 9.0]), 0.0)).tolist() == [2, 1, 0]
 
 
-# --- What is left out --------------------------------------------------------------------------------------
+# --- Files that are left out -------------------------------------------------------------------------------
 
 
 def test_ignored_binary_generated_and_excluded_files_are_left_out(build, tree):
@@ -127,7 +128,7 @@ def test_file_names_in_no_encoding(build, tree):
     assert build().report.changed == 0
 
 
-# --- What is done again ------------------------------------------------------------------------------------
+# --- Incremental builds ------------------------------------------------------------------------------------
 
 
 def test_only_what_changed_is_parsed_and_embedded_again(build, tree):
@@ -145,7 +146,7 @@ def test_only_what_changed_is_parsed_and_embedded_again(build, tree):
     assert names == {"parse_iso_date", "next_month", "today", "readFile"}
 
 
-def test_an_incremental_index_equals_one_made_at_once(build, tree, tmp_path, model, tokenizer):
+def test_an_incremental_index_equals_a_fresh_one(build, tree, tmp_path, model, tokenizer):
     build()
     (tree / "numbers.py").write_text(ADD + "\n\ndef subtract(a, b):\n    return a - b\n")
     grown = build().functions[:]
@@ -161,7 +162,7 @@ def test_an_unchanged_tree_leaves_the_index_alone(build, tmp_path):
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
-def test_another_exit_or_length_embeds_anew(build, tree, tmp_path, model, tokenizer):
+def test_another_exit_or_length_embeds_again(build, tree, tmp_path, model, tokenizer):
     build()
     shorter = build(max_length=100)
     assert (shorter.report.changed, shorter.report.embedded) == (0, 4)
@@ -176,14 +177,14 @@ def test_equal_functions_are_embedded_once(build, tree):
     assert (index.report.functions, index.report.embedded) == (5, 4)
 
 
-# --- What is refused ---------------------------------------------------------------------------------------
+# --- Refusals ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", ["/etc/passwd", "../secrets.py", "web/../../secrets.py"])
 def test_a_place_outside_the_tree_is_not_shown(place, build, tmp_path, model, tokenizer):
     meta = build().meta
     entry = Entry(place, "f", "python", 1, 1, "def f(): pass")
-    with writing(tmp_path / "index") as writer:
+    with index_writer(tmp_path / "index") as writer:
         writer.commit(dataclasses.replace(meta, functions=1), [entry], np.eye(1, 32, dtype=np.float32))
     with pytest.raises(SearchIndexError, match="outside its tree"):
         Index.load(tmp_path / "index", model, tokenizer).search("f")
@@ -199,11 +200,12 @@ def test_broken_weights_are_refused_and_leave_the_index(build, tree, tmp_path, m
     assert len(Index.load(tmp_path / "index", model, tokenizer)) == 4
 
 
-def test_an_aligned_model_is_asked_at_any_exit(tree, tmp_path, tiny_model, tokenizer, embed):
+def test_an_aligned_model_is_queried_at_any_exit(tree, tmp_path, tiny_model, tokenizer, embed):
     model = tiny_model(0)
     Index.build(tree, model, tokenizer, tmp_path / "index", 1, progress=False)
     with pytest.raises(
-        ValueError, match="exit_layer=2: this index was made at exit 1.*not trained with --align-exits"
+        ValueError,
+        match="exit_layer must be 1, the exit of this index, got 2.*without --align-exits",
     ):
         Index.load(tmp_path / "index", model, tokenizer, 2)
     assert Index.load(tmp_path / "index", model, tokenizer, 1).query_exit_layer == 1

@@ -1,4 +1,4 @@
-"""The commands: what they print, and how they fail."""
+"""The commands: output and exit codes."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ def test_control_characters_do_not_reach_the_terminal():
 
 
 def run(*arguments):
-    """Exit code of a command, whether it returns it or argparse ends it."""
+    """Return the exit code of a command, also if argparse raises it."""
     try:
         return main([str(argument) for argument in arguments])
     except SystemExit as ended:
@@ -42,7 +42,7 @@ def test_index_and_query(tree, tmp_path, model_folder, capsys):
     assert answer["root"] == str(tree) and set(answer["seconds"]) == {"imports", "model", "opening", "query"}
 
     assert run("query", "read a file", *where, "--exit-layer", 2) == 2
-    assert "made at exit 1" in capsys.readouterr().err
+    assert "exit_layer must be 1" in capsys.readouterr().err
     assert run("query", " ", *where) == 2
     assert run("query", "read", "--index", tmp_path / "none", "--model", model_folder) == 1
     assert "python -m mose.search index DIR" in capsys.readouterr().err
@@ -63,7 +63,7 @@ def test_one_deep_index_for_queries_at_any_exit_of_an_aligned_model(
         answer = json.loads(capsys.readouterr().out)
         assert (answer["exit_layer"], answer["query_exit_layer"], len(answer["hits"])) == (1, exit_layer, 4)
     assert run("query", "read a file", *where, "--exit-layer", 0) == 0
-    assert "at exit 1, asked at exit 0" in capsys.readouterr().out
+    assert "at exit 1, queried at exit 0" in capsys.readouterr().out
 
 
 def test_demo_indexes_once(tree, tmp_path, model_folder, capsys):
@@ -89,7 +89,11 @@ def test_demo_indexes_once(tree, tmp_path, model_folder, capsys):
         ),
         (["index", "{tree}/empty", "--index", "{tmp}/i", "--model", "{model}"], 1, "no functions found"),
         (["index", "{tree}", "--index", "{tree}", "--model", "{model}"], 2, "is no index"),
-        (["index", "{tree}", "--index", "{tmp}/i", "--model", "{model}", "--max-length", "0"], 2, "max_length=0"),
+        (
+            ["index", "{tree}", "--index", "{tmp}/i", "--model", "{model}", "--max-length", "0"],
+            2,
+            "max_length must",
+        ),
         (["demo", "", "--model", "{model}"], 2, "query is empty"),
     ],
 )
@@ -101,6 +105,32 @@ def test_bad_arguments(arguments, code, reason, tree, tmp_path, model_folder, ca
     assert reason in error and "Traceback" not in error
 
 
-def test_help_and_argument_errors_load_nothing_heavy():
-    code = "import sys, mose.search; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent).returncode == 0
+LIGHT = """
+import sys
+from mose.search import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as ended:
+    code = ended.code
+heavy = {"torch", "datasets", "faiss", "transformers"} & set(sys.modules)
+sys.exit(f"imported {heavy}" if heavy else code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--help"], 0), (["index", "--help"], 0), (["demo", ""], 2), (["query", "x", "--index", "none"], 1)],
+)
+def test_help_and_argument_errors_load_nothing_heavy(arguments, code, tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-c", LIGHT, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.returncode == code and "imported" not in ended.stderr, ended.stderr
+
+
+def test_the_demo_keeps_its_index_in_the_cache(tree, tmp_path, model_folder, monkeypatch, capsys):
+    monkeypatch.setenv("MOSE_CACHE", str(tmp_path / "cache"))
+    assert run("demo", "add", "--source-tree", tree, "--model", model_folder, "--exit-layer", 1, "--json") == 0
+    index = Path(json.loads(capsys.readouterr().out)["index"])
+    assert index.parent == tmp_path / "cache" / "indexes"
+    assert index.name.startswith("tree-") and index.name.endswith("-exit1")

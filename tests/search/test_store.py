@@ -1,4 +1,4 @@
-"""What survives a kill, a crash of the disk, other writers and other models."""
+"""An index survives kills and damage, and refuses other writers and other models."""
 
 import shutil
 import signal
@@ -14,35 +14,34 @@ from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 import mose.search.index
-from mose.inference.encoders import load_model
-from mose.inference.encoding import fingerprint
+from mose.inference.fingerprints import model_fingerprint
+from mose.inference.loading import load_model
 from mose.search.index import Index
-from mose.search.store import FORMAT, Entry, Meta, SearchIndexError, read, writing
+from mose.search.store import FORMAT, Entry, Meta, SearchIndexError, index_writer, read_generation
 from mose.tokenization.prompts import code_prompt
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 import mose.search.index
-from mose.inference.encoders import load_model
+from mose.inference.loading import load_model
 from mose.search import Index
-from mose.search.index import Encoder
 mose.search.index.CHUNK = 10
 where, model, tree, index = sys.argv[1:]
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-embed, replace, chunks = Encoder.functions, Path.replace, []
-def embed_two_chunks(encoder, entries):
-    chunks.append(entries)
-    return embed(encoder, entries) if len(chunks) < 3 else die()
+embed, replace, chunks = mose.search.index._encode_texts, Path.replace, []
+def embed_two_chunks(*arguments):
+    chunks.append(arguments)
+    return embed(*arguments) if len(chunks) < 3 else die()
 if where == "embedding":
-    Encoder.functions = embed_two_chunks
+    mose.search.index._encode_texts = embed_two_chunks
 else:
-    Path.replace = lambda draft, file: die() if file.name == "CURRENT" else replace(draft, file)
+    Path.replace = lambda partial, target: die() if target.name.startswith(where) else replace(partial, target)
 Index.build(tree, *load_model(model, [1])[:2], index, 1, progress=False)
 """
 
 
-@pytest.mark.parametrize(("where", "left_to_embed"), [("embedding", 20), ("swap", 0)])
+@pytest.mark.parametrize(("where", "left_to_embed"), [("embedding", 20), ("generation", 0), ("CURRENT", 0)])
 def test_a_killed_build_leaves_the_old_index_and_its_work(
     where, left_to_embed, tree, many, tmp_path, model_folder, embed, monkeypatch
 ):
@@ -66,22 +65,22 @@ def test_a_killed_build_leaves_the_old_index_and_its_work(
     assert (np.array(new.functions["embedding"]) * alone).sum(axis=1).min() > 0.999
 
 
-def test_a_spoilt_journal_is_computed_again(build, tmp_path):
+def test_a_damaged_journal_is_computed_again(build, tmp_path):
     index = build()
-    with writing(tmp_path / "index") as writer:
+    with index_writer(tmp_path / "index") as writer:
         writer.journal(index.meta.space, ["a"], np.ones((1, 32), np.float32))
         writer.journal(index.meta.space, ["b"], np.zeros((1, 32), np.float32))
-        spoilt = next((tmp_path / "index" / "journal").iterdir())
-        spoilt.write_bytes(spoilt.read_bytes()[:100])
+        damaged = next((tmp_path / "index" / "journal").iterdir())
+        damaged.write_bytes(damaged.read_bytes()[:100])
         assert len(writer.journalled(index.meta.space)) == 1
         assert writer.journalled("another space") == {}
 
 
 def commit(path, names):
-    """Writes an index whose functions bear these names."""
+    """Write an index of functions with these names."""
     entries = [Entry("a.py", name, "python", 1, 1, f"def {name}(): pass") for name in names]
     meta = Meta(FORMAT, "m", "f", 1, 512, len(entries), 4, "/", {}, [])
-    with writing(path) as writer:
+    with index_writer(path) as writer:
         writer.commit(meta, entries, np.eye(len(entries), 4, dtype=np.float32))
 
 
@@ -92,7 +91,7 @@ def test_readers_see_whole_indexes_while_one_is_replaced(tmp_path):
     def keep_reading():
         seen = set()
         while not ended.is_set():
-            generation = read(tmp_path)
+            generation = read_generation(tmp_path)
             seen.add((tuple(entry.name for entry in generation.entries()), generation.vectors.ntotal))
         return seen
 
@@ -109,7 +108,7 @@ def test_readers_see_whole_indexes_while_one_is_replaced(tmp_path):
 
 
 def test_one_build_at_a_time(build, tmp_path):
-    with writing(tmp_path / "index"), pytest.raises(SearchIndexError, match="another build"):
+    with index_writer(tmp_path / "index"), pytest.raises(SearchIndexError, match="another build"):
         build()
     assert len(build()) == 4
 
@@ -125,21 +124,21 @@ def test_an_index_of_another_model_is_refused(build, tmp_path, model, model_fold
 
 
 def test_the_fingerprint_knows_weights_exit_and_tokenizer(model, tiny_model, tokenizer):
-    names = {fingerprint(model, tokenizer, exit_layer) for exit_layer in model.exit_layers}
+    names = {model_fingerprint(model, tokenizer, exit_layer) for exit_layer in model.exit_layers}
     assert len(names) == len(model.exit_layers)
     changed = tiny_model(0)
     with torch.no_grad():
         changed.layers[1].mlp.c_fc.weight[0, 0] += 1e-3  # the second block
-    assert fingerprint(changed, tokenizer, 1) == fingerprint(model, tokenizer, 1)
-    assert fingerprint(changed, tokenizer, 2) != fingerprint(model, tokenizer, 2)
+    assert model_fingerprint(changed, tokenizer, 1) == model_fingerprint(model, tokenizer, 1)
+    assert model_fingerprint(changed, tokenizer, 2) != model_fingerprint(model, tokenizer, 2)
     used_otherwise = tiny_model(0)
     used_otherwise.config.truncate_dim = 8
-    assert fingerprint(used_otherwise, tokenizer, 1) not in names
+    assert model_fingerprint(used_otherwise, tokenizer, 1) not in names
     tokenizer(["a", "bc"], truncation=True, padding=True, max_length=8)  # leaves a trace in the tokenizer
-    assert fingerprint(model, tokenizer, 1) in names
+    assert model_fingerprint(model, tokenizer, 1) in names
     other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
     other.backend_tokenizer.post_processor = processors.ByteLevel()
-    assert fingerprint(model, other, 1) not in names
+    assert model_fingerprint(model, other, 1) not in names
 
 
 def truncate(file):
@@ -163,7 +162,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_index_is_named_and_can_be_made_again(damage, build, tmp_path, model, tokenizer):
+def test_a_damaged_index_is_named_and_can_be_rebuilt(damage, build, tmp_path, model, tokenizer):
     build()
     path = tmp_path / "index"
     damage(path, next(path.glob("generation-*")))

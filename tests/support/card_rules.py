@@ -1,11 +1,11 @@
-"""What the Hub demands of a card's YAML, as far as its documentation says so; for the loopback Hub to apply."""
+"""The Hub's documented rules for a card's YAML, applied by the loopback Hub."""
 
 import re
 from typing import Any
 
 import yaml
 
-#: Of the Hub's lists, what a code-embedding model could name.
+#: Values from the Hub's lists that a code-embedding model could use.
 LICENSES = {
     "apache-2.0",
     "mit",
@@ -21,7 +21,7 @@ LIBRARIES = {"transformers", "sentence-transformers", "peft", "onnx"}
 
 
 def card_errors(content: str) -> list[str]:
-    """What the Hub would refuse this README.md for; empty where it would take it."""
+    """Return the reasons why the Hub would refuse this README.md; empty if it would accept it."""
     if not content.startswith("---"):
         return []  # the Hub warns of missing metadata, no more
     match = re.match(r"---\r?\n(.*?)\r?\n---\s*(\n|$)", content, re.DOTALL)

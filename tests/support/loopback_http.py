@@ -1,4 +1,4 @@
-"""The HTTP side of the loopback Hub: which request is answered how. `loopback_hub` starts it."""
+"""HTTP requests of the loopback Hub and their answers. `loopback_hub` starts it."""
 
 import base64
 import hashlib
@@ -15,11 +15,11 @@ from loopback_store import Blob, Refused, Repository, is_large
 
 
 class Cut(Exception):
-    """The connection is to be closed now."""
+    """Raised to close the connection."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection. Methods named after what is asked for; `ROUTES` says which path leads where."""
+    """One connection. `ROUTES` maps paths to methods."""
 
     hub: Any
     protocol_version = "HTTP/1.1"
@@ -77,7 +77,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(document).encode(), headers)
 
     def _send(self, status: int, content: bytes, headers: dict[str, str], length: int | None = None) -> int:
-        """Sends it, or as much as the fault lets through; returns the bytes of content sent."""
+        """Send an answer, or as much as the fault lets through; return the number of content bytes sent."""
         if self.fault and self.fault.lose:
             raise Cut
         self.send_response(status)
@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(404 if token else 401, "Repository not found", "RepoNotFound")
         return found
 
-    # --- What may be asked ---------------------------------------------------------------------------------
+    # --- Requests ------------------------------------------------------------------------------------------
 
     def whoami(self, body):
         if self._authorize() is None:
@@ -284,7 +284,7 @@ class Handler(BaseHTTPRequestHandler):
 
 _REPO = r"(?P<repo>[^/]+/[^/]+)"
 _API = r"/api/(?P<kind>models|datasets)/" + _REPO
-#: Methods, path, the method of `Handler` that answers.
+#: HTTP methods, path, and the method of `Handler` that answers.
 ROUTES = [
     ("GET", r"/api/whoami-v2", "whoami"),
     ("POST", r"/api/repos/create", "create"),

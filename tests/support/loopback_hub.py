@@ -1,10 +1,10 @@
-"""A Hub on this machine, for tests: what huggingface_hub, transformers and datasets ask of one, and faults.
+"""A local Hub for tests: the requests of huggingface_hub, transformers and datasets, and faults.
 
     with LoopbackHub() as hub:
         done = hub.python("from transformers import AutoModel; …", without_mose=True)
         assert hub.served["user/name"]["model.safetensors"] == …
 
-Clients read their endpoint when they are imported: run them in a process with `hub.environment()`, or hand
+Clients read their endpoint when they are imported. Run them in a process with `hub.environment()`, or pass
 `hub.url` and `hub.token` to `HfApi`.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 from loopback_http import Handler
 from loopback_store import Blob, Repository, is_large
 
-#: Put before a client's code: `import mose` fails as where it was never installed.
+#: Prepended to a client's code: `import mose` fails as if it were not installed.
 WITHOUT_MOSE = """
 import importlib.abc, sys
 
@@ -38,15 +38,15 @@ sys.meta_path.insert(0, NoMoSE())
 
 @dataclass
 class Fault:
-    """What goes wrong with the requests whose "METHOD /path" matches `pattern`.
+    """A fault of the requests whose "METHOD /path" matches `pattern`.
 
     Args:
-        times: how many of them; -1 for all.
-        status: answer so, and do nothing.
-        cut: close the connection after so many bytes of the body, the client's or ours.
-        lose: do what is asked, and close the connection instead of answering.
-        stall: take the request and do not answer until `release` is set.
-        delay: seconds to wait before the answer.
+        times: number of requests; -1 means all.
+        status: answer with it, and do nothing.
+        cut: close the connection after this number of bytes of the body, the client's or ours.
+        lose: do what is requested, then close the connection without an answer.
+        stall: accept the request and do not answer until `release` is set.
+        delay: seconds to wait before answering.
     """
 
     pattern: str
@@ -61,14 +61,14 @@ class Fault:
 
 
 class LoopbackHub:
-    """Serves on 127.0.0.1 while entered.
+    """A server on 127.0.0.1 that runs inside its `with` block.
 
     Attributes:
-        repositories: (type, id) → `Repository`.
-        served: repository id → file → bytes of its content sent.
+        repositories: (type, id) -> `Repository`.
+        served: repository id -> file -> bytes of its content sent.
         requests: every "METHOD /path" in order.
         faults: consumed in order; `fail(…)` adds one.
-        token, reader_token: may write; may only read. No other token is known.
+        token, reader_token: the former may write, the latter only read. Other tokens are rejected.
     """
 
     token, reader_token, user = "hf_loopback_writer", "hf_loopback_reader", "tester"
@@ -98,7 +98,7 @@ class LoopbackHub:
         self._home.cleanup()
 
     def fail(self, pattern: str, **what) -> Fault:
-        """Adds a `Fault`; see there."""
+        """Add a `Fault` and return it."""
         self.faults.append(Fault(pattern, **what))
         return self.faults[-1]
 
@@ -115,7 +115,7 @@ class LoopbackHub:
         return self.repositories[type, repo_id]
 
     def add(self, repo_id: str, folder: Path, type: str = "model") -> Repository:
-        """A repository with the files of a folder, there without an upload."""
+        """Add a repository with the files of a folder, without an upload."""
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
         blobs = {name: Blob(content, is_large(name, len(content))) for name, content in contents.items()}
@@ -124,7 +124,7 @@ class LoopbackHub:
         return repository
 
     def environment(self, token: str | None = token, cache: str = "cache", **more: str) -> dict[str, str]:
-        """For a client's process. Another `cache` is another machine that has downloaded nothing yet."""
+        """Return the environment of a client's process. Another `cache` acts as a machine without downloads."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "PYTHONPATH"))}
         environment |= {
             "HF_ENDPOINT": self.url,
@@ -140,7 +140,7 @@ class LoopbackHub:
     def python(
         self, code: str, *arguments: str, without_mose: bool = False, check: bool = True, **environment: Any
     ) -> subprocess.CompletedProcess[str]:
-        """Runs `code` in a fresh process, in an empty folder, with this Hub; keywords as in `environment`."""
+        """Run `code` with this Hub in a new process and an empty folder; keywords are those of `environment`."""
         with tempfile.TemporaryDirectory(dir=self.home) as folder:
             done = subprocess.run(
                 [sys.executable, "-c", (WITHOUT_MOSE if without_mose else "") + code, *arguments],
@@ -154,7 +154,7 @@ class LoopbackHub:
         return done
 
     def command(self, *arguments: str, **environment: Any) -> subprocess.CompletedProcess[str]:
-        """Runs `python -m MODULE …` with this Hub; returns it however it ended."""
+        """Run `python -m MODULE …` with this Hub, and return it however it ended."""
         return subprocess.run(
             [sys.executable, "-m", *arguments],
             env=self.environment(**environment),

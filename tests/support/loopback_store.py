@@ -1,4 +1,4 @@
-"""What a Hub keeps: repositories, their commits, branches and tags. In memory; knows nothing of HTTP."""
+"""Storage of the loopback Hub, in memory: repositories, commits, branches and tags."""
 
 import hashlib
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 
-#: What the Hub's default .gitattributes sends to large-file storage; other files go there above a size.
+#: Files that the Hub's default .gitattributes sends to large-file storage; others go there above a size.
 LARGE_PATTERNS = (
     "*.safetensors",
     "*.bin",
@@ -22,7 +22,7 @@ LARGE_SIZE = 10 * 2**20
 
 
 class Refused(Exception):
-    """What the Hub answers instead of doing it: a status, the code in X-Error-Code, a message."""
+    """A refusal: status, message, and the code in X-Error-Code."""
 
     def __init__(self, status: int, message: str, code: str = ""):
         super().__init__(message)
@@ -31,7 +31,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Blob:
-    """A file's content; `large` tells large-file storage from git."""
+    """A file's content; `large` means that it is in large-file storage, not in git."""
 
     content: bytes
     large: bool
@@ -45,12 +45,12 @@ class Blob:
         return hashlib.sha256(self.content).hexdigest() if self.large else self.git_oid
 
     def entry(self, path: str) -> dict:
-        """As the tree lists it."""
+        """Return it as the tree lists it."""
         large = {"lfs": {"oid": self.etag, "size": len(self.content), "pointerSize": 134}} if self.large else {}
         return {"type": "file", "path": path, "size": len(self.content), "oid": self.git_oid, **large}
 
     def sibling(self, path: str) -> dict:
-        """As the repository's description lists it."""
+        """Return it as the repository's description lists it."""
         large = (
             {"lfs": {"sha256": self.etag, "size": len(self.content), "pointerSize": 134}} if self.large else {}
         )
@@ -71,7 +71,7 @@ def is_large(path: str, size: int) -> bool:
 
 @dataclass
 class Repository:
-    """A repository of a type ("model", "dataset"). A commit is made whole or not at all."""
+    """A repository of a type ("model", "dataset"). A commit is applied completely or not at all."""
 
     type: str
     id: str
@@ -94,7 +94,7 @@ class Repository:
         return self.commits[sha]
 
     def resolve(self, revision: str) -> Commit:
-        """The commit that a branch, a tag, a pull request's reference or a commit id names."""
+        """Return the commit of a branch, a tag, a pull request's reference or a commit id."""
         for names in (self.branches, self.tags, self.pull_requests):
             if revision in names:
                 return self.commits[names[revision]]
@@ -106,7 +106,7 @@ class Repository:
         return {path: blob.content for path, blob in self.resolve(revision).files.items()}
 
     def history(self, revision: str = "main") -> list[Commit]:
-        """Newest first."""
+        """Return the commits of a revision, newest first."""
         found: list[Commit] = []
         sha: str | None = self.resolve(revision).sha
         while sha is not None:
@@ -122,7 +122,7 @@ class Repository:
         parent: str | None = None,
         create_pr: bool = False,
     ) -> tuple[Commit, str]:
-        """Applies `change` to a copy of the files of `revision`; returns the commit and the name it went to."""
+        """Apply `change` to a copy of the files of `revision`; return the commit and its branch."""
         with self.lock:
             head = self.resolve(revision)
             if revision not in self.branches and revision not in self.pull_requests:
@@ -154,7 +154,7 @@ class Repository:
         }
 
     def tree(self, revision: str, folder: str, recursive: bool) -> list[dict]:
-        """Files and folders below `folder` ("" is the root)."""
+        """Return files and folders below `folder` ("" is the root)."""
         prefix = f"{folder}/" if folder else ""
         files = self.resolve(revision).files
         if folder and not any(path.startswith(prefix) for path in files):

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mose.data.retrieval.collator import PairCollator
 from mose.modeling_mose import MoSEModel
 from mose.training.finetuning.arguments import FineTuningArguments
-from mose.training.finetuning.gradcache import embed, gather, ranks
+from mose.training.finetuning.gradcache import embed, gather, gather_ranks
 from mose.training.finetuning.objective import Batch, Objective
 from mose.training.finetuning.trainer import FineTuningTrainer
 from mose.training.setup import load_tokenizer
@@ -31,7 +31,7 @@ def gradients(given: dict, rank: int, world: int) -> dict[str, torch.Tensor]:
     own = slice(0, 2) if world == 1 else (slice(0, 0), slice(0, 2))[rank]  # hard negatives: the first has none
     sides = [(ids[part], mask[part]) for (ids, mask), part in zip(given["sides"], (rows, rows, own), strict=True)]
     (queries, documents, negatives), scale = embed(wrapped, sides, 2)
-    pairs, further = ranks(rows.stop - rows.start), ranks(own.stop - own.start)
+    pairs, further = gather_ranks(rows.stop - rows.start), gather_ranks(own.stop - own.start)
 
     def everyone(exits, over):
         return {e: gather(embeddings, over) for e, embeddings in exits.items()}

@@ -1,7 +1,7 @@
-"""The released checkpoints as a test writes them: transformers' Starcoder2Model, and the heads as published.
+"""Synthetic released checkpoints: transformers' Starcoder2Model with the published heads.
 
-Independent of the code under test: the trunk is transformers', whose blocks are all run and whose hidden states
-are picked afterwards, as the released code does; heads, pooling and normalisation are written out token by token.
+Independent of the code under test. As in the released code, all blocks are run and hidden states are picked
+afterwards. Heads, pooling and normalisation are written out token by token.
 """
 
 import json
@@ -33,18 +33,16 @@ class Released(nn.Module):
     """A released model of any size.
 
     Args:
-        exits: where it exits; the last is the number of blocks.
-        heads: linear layers of each projection head; 0: none.
-        pretraining: whether it has the heads of pre-training, and where the exit's embedding enters ICC.
-        tied: whether the decoder is the token embeddings.
+        exits: its exits; the last is the number of blocks.
+        heads: number of linear layers of each projection head; 0 means no heads.
+        pretraining: whether it has the heads of pre-training.
     """
 
     def __init__(
         self,
         exits: tuple[int, ...] = (1, 2, 4),
         heads: int = 2,
-        pretraining: str | None = None,
-        tied: bool = True,
+        pretraining: bool = False,
         hidden: int = 32,
         vocab: int = 328,
         theta: float = 999_999.44,
@@ -53,7 +51,7 @@ class Released(nn.Module):
     ):
         super().__init__()
         torch.manual_seed(seed)
-        self.exits, self.pretraining, self.tied = exits, pretraining, tied
+        self.exits = exits
         self.settings: dict[str, Any] = {
             "vocab_size": vocab,
             "hidden_size": hidden,
@@ -101,20 +99,16 @@ class Released(nn.Module):
                     "decoder": nn.Linear(hidden, vocab),
                 }
             )
-            if pretraining != "none":
-                read = conditioned if pretraining == "conditioned" else hidden
-                self.pooler = nn.ModuleDict({"dense": nn.Linear(read, hidden)})
-            self.seq_relationship = nn.Linear(hidden if pretraining == "conditioned" else conditioned, 2)
+            self.pooler = nn.ModuleDict({"dense": nn.Linear(hidden, hidden)})
+            self.seq_relationship = nn.Linear(conditioned, 2)
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-            if pretraining and tied:
-                self.predictions["decoder"].weight.copy_(self.starEncoder2.embed_tokens.weight)
         self.eval()
 
     @torch.no_grad()
     def states(self, ids: Tensor, mask: Tensor) -> dict[int, Tensor]:
-        """All blocks are run; `hidden_states[k]` is normed at the last exit alone."""
+        """Run all blocks and return the states at the exits; only those of the last one are normed."""
         every = self.starEncoder2(
             ids,
             attention_mask=mask,
@@ -125,20 +119,15 @@ class Released(nn.Module):
         return {e: every[e] for e in self.exits}
 
     @torch.no_grad()
-    def embeddings(
-        self, ids: Tensor, mask: Tensor, pooling: str, norm: str, projection_input: str = "tokens"
-    ) -> dict[int, Tensor]:
-        """Per exit (batch, hidden)."""
+    def embeddings(self, ids: Tensor, mask: Tensor, pooling: str, norm: str) -> dict[int, Tensor]:
+        """Return the embeddings per exit, (batch, hidden)."""
         result = {}
-        for at, (e, states) in enumerate(self.states(ids, mask).items()):
-            head = self.projection_heads[at] if hasattr(self, "projection_heads") else nn.Identity()
+        for number, (e, states) in enumerate(self.states(ids, mask).items()):
+            head = self.projection_heads[number] if hasattr(self, "projection_heads") else nn.Identity()
             rows = []
             for row, real in zip(states, mask.bool(), strict=True):
-                tokens = row[real]
-                if projection_input == "tokens":
-                    tokens = torch.stack([head(token) for token in tokens])
+                tokens = torch.stack([head(token) for token in row[real]])
                 vector = tokens[-1] if pooling == "cls" else tokens.sum(0) / len(tokens)
-                vector = vector if projection_input == "tokens" else head(vector)
                 length = vector.norm()
                 rows.append(vector / (length if norm == "unit" or length > 1 else 1))
             result[e] = torch.stack(rows)
@@ -146,33 +135,25 @@ class Released(nn.Module):
 
     @torch.no_grad()
     def heads(self, ids: Tensor, mask: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-        """Per exit the MLM logits (batch, tokens, vocab) and the ICC logits (batch, 2)."""
+        """Return per exit the MLM logits (batch, tokens, vocab) and the ICC logits (batch, 2)."""
         result = {}
-        for at, (e, states) in enumerate(self.states(ids, mask).items()):
-            condition = self.conditional_embeddings.weight[at]
+        for number, (e, states) in enumerate(self.states(ids, mask).items()):
+            condition = self.conditional_embeddings.weight[number]
             both = torch.cat((states, condition.expand(*states.shape[:2], -1)), dim=-1)
             transform = self.predictions["transform"]
             inner = transform["LayerNorm"](F.gelu(transform["dense"](both), approximate="tanh"))
             last = [int(row.nonzero().max()) for row in mask]
-            token, with_exit = states[range(len(ids)), last], both[range(len(ids)), last]
-            if self.pretraining == "conditioned":
-                judged = torch.tanh(self.pooler["dense"](with_exit))
-            elif self.pretraining == "plain":
-                pooled = torch.tanh(self.pooler["dense"](token))
-                judged = torch.cat((pooled, condition.expand(len(ids), -1)), dim=-1)
-            else:
-                judged = with_exit
-            result[e] = (self.predictions["decoder"](inner), self.seq_relationship(judged))
+            pooled = torch.tanh(self.pooler["dense"](states[range(len(ids)), last]))
+            conditioned = torch.cat((pooled, condition.expand(len(ids), -1)), dim=-1)
+            result[e] = (self.predictions["decoder"](inner), self.seq_relationship(conditioned))
         return result
 
     def tensors(self, heads_prefix: str = "") -> dict[str, Tensor]:
-        """The state dict as a checkpoint holds it."""
-        found = {}
-        for name, tensor in self.state_dict().items():
-            if name == "predictions.decoder.weight" and self.tied:
-                continue
-            found[name if name.startswith("starEncoder2.") else heads_prefix + name] = tensor.clone()
-        return found
+        """Return the state dict as a checkpoint stores it, with a prefix on the names of the heads."""
+        return {
+            name if name.startswith("starEncoder2.") else heads_prefix + name: tensor.clone()
+            for name, tensor in self.state_dict().items()
+        }
 
 
 def write(
@@ -182,16 +163,16 @@ def write(
     shards: int = 1,
     card: str | None = CARD,
 ) -> Path:
-    """A released repository: weights in so many files, configuration, tokenizer, card."""
+    """Write a released repository: weights in a number of files, configuration, tokenizer, card."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(settings))
     if shards == 1:
         save_file(tensors, folder / "model.safetensors")
     else:
         names, places = sorted(tensors), {}
-        for at in range(shards):
-            file = f"model-{at + 1:05}-of-{shards:05}.safetensors"
-            part = names[at::shards]
+        for shard in range(shards):
+            file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+            part = names[shard::shards]
             save_file({name: tensors[name] for name in part}, folder / file)
             places |= dict.fromkeys(part, file)
         (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
@@ -202,7 +183,7 @@ def write(
 
 
 def truncated(tensors: dict[str, Tensor], exit_layer: int) -> dict[str, Tensor]:
-    """What is left of a checkpoint that was cut behind a block."""
+    """Return the tensors of a checkpoint without the blocks after an exit."""
     return {
         name: tensor
         for name, tensor in tensors.items()
@@ -211,7 +192,7 @@ def truncated(tensors: dict[str, Tensor], exit_layer: int) -> dict[str, Tensor]:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE with the special tokens at its end, as StarCoder-2's was extended: no post-processor."""
+    """Return a byte-level BPE without post-processor, with special tokens at its end like StarCoder-2's."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

@@ -21,5 +21,5 @@ def test_the_longer_side_is_cut_first(first, second, max_length):
 
 def test_a_pair_needs_room_for_both():
     assert join_pair(TOKENIZER, [1, 2], [3, 4], 5) == [-1, 1, -1, 3, -2]
-    with pytest.raises(ValueError, match="max_length=4: a pair needs at least 5"):
+    with pytest.raises(ValueError, match="max_length must be at least 5 for a pair, got 4"):
         join_pair(TOKENIZER, [1], [2], 4)

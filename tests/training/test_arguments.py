@@ -1,8 +1,7 @@
 import pytest
 
-from mose.training.arguments import DataArguments
 from mose.training.classification.arguments import ClassificationArguments
-from mose.training.finetuning.arguments import FineTuningArguments
+from mose.training.finetuning.arguments import DataArguments, FineTuningArguments
 from mose.training.finetuning.command import fit_batches
 from mose.training.pretraining.arguments import PreTrainingArguments
 
@@ -31,7 +30,7 @@ def test_bf16_needs_no_word_of_the_cpu_where_there_is_nothing_else(kind, tmp_pat
 def test_epochs_override_steps(tmp_path):
     assert arguments(tmp_path, max_steps=7).max_steps == 7
     assert arguments(tmp_path, num_train_epochs=2.5).max_steps == -1
-    with pytest.raises(ValueError, match="max_steps=-1: must be at least 1, or give num_train_epochs"):
+    with pytest.raises(ValueError, match="max_steps must be at least 1, got -1. Or pass num_train_epochs"):
         arguments(tmp_path, max_steps=-1)
 
 
@@ -45,7 +44,7 @@ def test_batches_of_an_open_size_hold_the_pairs_that_there_are(tmp_path):
     args = arguments(tmp_path, per_device_train_batch_size=64)  # what was said counts
     fit_batches(args, 30, 500)
     assert (args.train_batch_size, args.eval_batch_size) == (64, 64)
-    with pytest.raises(ValueError, match="1 pair to train on: a contrastive loss needs at least 2 pairs"):
+    with pytest.raises(ValueError, match="A contrastive loss needs at least 2 pairs, got 1 pair to train on"):
         fit_batches(arguments(tmp_path), 1, None)
 
 
@@ -65,22 +64,25 @@ def test_multipliers_come_as_json_or_as_a_mapping(tmp_path, given):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mini_batch_size": 0}, "mini_batch_size=0: must be at least 1"),
-        ({"per_device_train_batch_size": 1}, "per_device_train_batch_size=1: .* at least 2 pairs"),
-        ({"per_device_eval_batch_size": 1}, "per_device_eval_batch_size=1: .* at least 2 pairs"),
-        ({"per_device_train_batch_size": -1}, "per_device_train_batch_size=-1"),
-        ({"distillation": "mse"}, "distillation='mse': allowed are none, kl, cosine"),
-        ({"distillation_temperature": 0.0}, "distillation_temperature=0.0: must be positive"),
-        ({"align_weight": -1.0}, "align_weight=-1.0: a weight is a number from 0 on"),
-        ({"teacher_temperature": 0.0}, "teacher_temperature=0.0: must be positive"),
-        ({"teacher_temperature": float("nan")}, "teacher_temperature=nan"),
-        ({"contrastive_weight": -1.0}, "contrastive_weight=-1.0: a weight is a number from 0 on"),
-        ({"teacher_kl_weight": float("nan")}, "teacher_kl_weight=nan"),
-        ({"teacher_cosine_weight": float("inf")}, "teacher_cosine_weight=inf"),
-        ({"learning_rate_multipliers": "{"}, r"learning_rate_multipliers=\{: not JSON"),
-        ({"learning_rate_multipliers": "[1]"}, r"learning_rate_multipliers=\[1\]: must be a JSON object"),
-        ({"learning_rate_multipliers": '{"gate": "x"}'}, "gate: 'x' must be a number from 0 on"),
-        ({"learning_rate_multipliers": {"gate": -1}}, "gate: -1 must be a number"),
+        ({"mini_batch_size": 0}, "mini_batch_size must be at least 1, got 0"),
+        (
+            {"per_device_train_batch_size": 1},
+            "per_device_train_batch_size must be .*, got 1. .* at least 2 pairs",
+        ),
+        ({"per_device_eval_batch_size": 1}, "per_device_eval_batch_size must be .*, got 1. .* at least 2 pairs"),
+        ({"per_device_train_batch_size": -1}, "per_device_train_batch_size must be .*, got -1"),
+        ({"distillation": "mse"}, "distillation must be one of none, kl, cosine, got 'mse'"),
+        ({"distillation_temperature": 0.0}, "distillation_temperature must be positive, got 0.0"),
+        ({"align_weight": -1.0}, "align_weight must be a finite number >= 0, got -1.0"),
+        ({"teacher_temperature": 0.0}, "teacher_temperature must be positive, got 0.0"),
+        ({"teacher_temperature": float("nan")}, "teacher_temperature must be positive, got nan"),
+        ({"contrastive_weight": -1.0}, "contrastive_weight must be a finite number >= 0, got -1.0"),
+        ({"teacher_kl_weight": float("nan")}, "teacher_kl_weight must be .*, got nan"),
+        ({"teacher_cosine_weight": float("inf")}, "teacher_cosine_weight must be .*, got inf"),
+        ({"learning_rate_multipliers": "{"}, r"learning_rate_multipliers must be JSON, got \{"),
+        ({"learning_rate_multipliers": "[1]"}, r"learning_rate_multipliers must be a JSON object, got \[1\]"),
+        ({"learning_rate_multipliers": '{"gate": "x"}'}, "gate must be a finite number >= 0, got 'x'"),
+        ({"learning_rate_multipliers": {"gate": -1}}, "gate must be a finite number >= 0, got -1"),
     ],
 )
 def test_what_cannot_be_is_named(tmp_path, settings, message):
@@ -91,7 +93,7 @@ def test_what_cannot_be_is_named(tmp_path, settings, message):
 def test_data_arguments():
     assert DataArguments(dataset=["a"], column_mapping='{"docstring": "text"}').columns == {"docstring": "text"}
     assert DataArguments(source_tree=["a"]).columns == {}
-    with pytest.raises(ValueError, match="column_mapping=docstring=text: not JSON"):
+    with pytest.raises(ValueError, match="column_mapping must be JSON, got docstring=text"):
         DataArguments(dataset=["a"], column_mapping="docstring=text")
-    with pytest.raises(ValueError, match="nothing to train on: give --source-tree, --dataset or both"):
+    with pytest.raises(ValueError, match="No data to train on. Pass --source-tree, --dataset or both."):
         DataArguments()

@@ -37,11 +37,11 @@ def flip(path):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda c: (c / MANIFEST).unlink(), "it was not written to its end"),
+        (lambda c: (c / MANIFEST).unlink(), "it is incomplete"),
         (lambda c: (c / MANIFEST).write_text('{"model.saf'), f"{MANIFEST}: "),
         (lambda c: (c / MANIFEST).write_text("[1, 2]"), f"{MANIFEST}: "),
         (lambda c: (c / "model.safetensors").write_bytes(b"12"), "model.safetensors has 2 bytes, not 100"),
-        (lambda c: flip(c / "model.safetensors"), "model.safetensors is not what was written"),
+        (lambda c: flip(c / "model.safetensors"), "model.safetensors has changed since it was written"),
         (lambda c: (c / "parts" / "optimizer.pt").unlink(), "optimizer.pt is missing"),
     ],
 )
@@ -51,7 +51,7 @@ def test_a_damaged_one_is_refused_by_name_and_the_one_before_is_used(tmp_path, c
     assert find_fault(damaged) is None
     damage(damaged)
     assert last_whole_checkpoint(tmp_path) == whole
-    assert f"{damaged} is passed over: " in caplog.text and words in caplog.text
+    assert f"{damaged} is skipped: " in caplog.text and words in caplog.text
 
 
 def test_the_manifest_lists_every_file(tmp_path):
@@ -59,7 +59,7 @@ def test_the_manifest_lists_every_file(tmp_path):
     assert set(content) == {"model.safetensors", "parts/optimizer.pt", "trainer_state.json"}
 
 
-@pytest.mark.parametrize("left", [MANIFEST, f"{MANIFEST}.draft"])
+@pytest.mark.parametrize("left", [MANIFEST, f"{MANIFEST}.partial"])
 def test_one_that_is_written_again_after_a_kill_is_whole(tmp_path, left):
     checkpoint = write(tmp_path, "checkpoint-1")
     (checkpoint / left).write_text('{"model.saf')

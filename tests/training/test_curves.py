@@ -25,4 +25,4 @@ def test_a_run_without_evaluations_is_named(run, capsys):
     assert main([str(run / "none"), "--png", str(run / "a.png")]) == 2
     (run / "trainer_state.json").write_text('{"log_history": []}')
     assert main([str(run), "--png", str(run / "a.png")]) == 2
-    assert "no evaluation in it" in capsys.readouterr().err
+    assert "has no evaluation" in capsys.readouterr().err

@@ -107,7 +107,7 @@ def test_a_hub_that_fails_does_not_end_the_run(online, build, caplog):
 
 
 def test_pushing_optimizer_states_is_refused(build):
-    with pytest.raises(ValueError, match="hub_strategy='checkpoint': optimizer states are not published"):
+    with pytest.raises(ValueError, match="hub_strategy must be 'end' or 'every_save', got 'checkpoint'"):
         build(push_to_hub=True, hub_model_id="tester/run", hub_strategy="checkpoint")
 
 

@@ -82,11 +82,11 @@ def test_the_learned_scale_gets_its_gradient():
 
 
 def test_clip_loss_names_what_it_cannot_compare():
-    with pytest.raises(ValueError, match="batch of 1: a contrastive loss needs at least 2 pairs"):
+    with pytest.raises(ValueError, match="needs a batch of at least 2 pairs, got 1"):
         clip_loss(torch.ones(1, 3), torch.ones(1, 3), 1.0)
-    with pytest.raises(ValueError, match="batch of 0"):
+    with pytest.raises(ValueError, match="at least 2 pairs, got 0"):
         clip_loss(torch.ones(0, 3), torch.ones(0, 3), 1.0)
-    with pytest.raises(ValueError, match=r"queries \(2, 3\) and documents \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"queries and documents must agree in shape, got \(2, 3\) and \(3, 3\)"):
         clip_loss(torch.ones(2, 3), torch.ones(3, 3), 1.0)
 
 

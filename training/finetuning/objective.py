@@ -1,4 +1,4 @@
-"""What fine-tuning minimises: the losses of one batch at every exit, put together with their weights."""
+"""The fine-tuning objective: the losses of a batch at every exit, combined with their weights."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,22 +19,22 @@ from mose.training.losses import (
 )
 
 DISTILLATIONS = ("none", "kl", "cosine")
-#: The embeddings of one side at every exit, (batch, dim) each, shallow to deep.
+#: Embeddings of one side at every exit, (batch, dim) each, shallow to deep.
 Exits = Mapping[int, Tensor]
 
 
 @dataclass
 class Batch:
-    """The embeddings of a batch, of all processes together, and what is known of them.
+    """Embeddings of a batch over all processes, with the facts that the losses need.
 
     Attributes:
-        queries, documents: At every exit, (batch, dim), unit norm.
-        scale: (1,), what multiplies the cosines.
-        rows: The pairs whose terms are averaged: those of this process.
-        keys: (batch, 2), equal where texts are (`clip_loss`), or None.
-        hard_negatives: At every exit, (negatives, dim), or None.
+        queries, documents: per exit, (batch, dim), unit norm.
+        scale: (1,), factor of the cosines.
+        rows: the pairs of this process, whose terms are averaged.
+        keys: (batch, 2), equal for equal texts (`clip_loss`), or None.
+        hard_negatives: per exit, (negatives, dim), or None.
         hard_negative_keys: (negatives,), or None.
-        teacher: The vectors of queries and documents by an outer teacher, (batch, teacher dim), or None.
+        teacher: an outer teacher's vectors of queries and documents, (batch, teacher dim), or None.
     """
 
     queries: Exits
@@ -47,10 +47,11 @@ class Batch:
     teacher: tuple[Tensor, Tensor] | None = None
 
     def sides(self, exit_layer: int) -> tuple[Tensor, Tensor]:
+        """Return queries and documents at one exit."""
         return self.queries[exit_layer], self.documents[exit_layer]
 
     def own(self, embeddings: Tensor) -> Tensor:
-        """Those of this process."""
+        """Return the rows of this process."""
         return embeddings if self.rows is None else embeddings[self.rows.start : self.rows.stop]
 
 
@@ -65,17 +66,17 @@ class Part(NamedTuple):
 class Objective:
     """L = Σ_i w_i (c · CLIP_i + a · ALIGN_i + d · DISTIL_i + k · KL_i + v · COS_i) over the exits i.
 
-    - CLIP_i: `clip_loss` at exit i; the mean over `matryoshka_dims` where there are any (Matryoshka
-      Representation Learning, arXiv 2205.13147, equation 1, with equal weights).
-    - ALIGN_i = mean over exits j ≠ i of ½ (CLIP(queries at i, documents at j) + CLIP(queries at j, documents at
-      i)), so that every exit finds what any other has embedded. All pairs, as their cost is that of the loss, not
-      of the model. Our own.
-    - DISTIL_i = mean over the deeper exits j of D(i, j), with j the teacher (`deeper_exits`) and D the
-      `similarity_kl_loss` at τ = `distillation_temperature` ("kl"), or the mean over both sides of `cosine_loss`
-      ("cosine"). Zero at the deepest.
-    - KL_i and COS_i: the same two, from an outer teacher, where the batch has one.
+    - CLIP_i: `clip_loss` at exit i (paper, section 3). With `matryoshka_dims`, its mean over these sizes
+      (Matryoshka Representation Learning, arXiv 2205.13147, equation 1, with equal weights).
+    - ALIGN_i: mean over exits j ≠ i of ½ (CLIP(queries at i, documents at j) + CLIP(queries at j, documents at
+      i)), so that every exit finds documents embedded at any other. It covers all pairs, since a pair costs one
+      loss and no forward pass. Our own.
+    - DISTIL_i: mean over the deeper exits j of D(i, j), with j the teacher (`deeper_exits`). D is
+      `similarity_kl_loss` at τ = `distillation_temperature` ("kl"), or the mean of `cosine_loss` over both sides
+      ("cosine"). Zero at the deepest exit.
+    - KL_i and COS_i: the same two with an outer teacher, if the batch has one.
 
-    w_i are the configuration's `exit_weights`; the others are the fields below.
+    w_i are the configuration's `exit_weights`; the other weights are the fields below.
     """
 
     contrastive_weight: float = 1.0
@@ -89,65 +90,65 @@ class Objective:
     matryoshka_dims: tuple[int, ...] = ()
 
     def __call__(self, batch: Batch, weights: Mapping[int, float]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch.
-
-        Args:
-            batch: What `embed` and `gather` have made.
-            weights: w_i by exit.
+        """Compute the loss of a batch, with `weights` w_i by exit.
 
         Returns:
-            The loss, a scalar, and its parts, detached and without their weights, by names for the log such as
+            The loss, a scalar; and its terms, detached and without their weights, by log names such as
             `contrastive_loss_exit_9`.
         """
-        losses, figures = {}, {}
+        losses, metrics = {}, {}
         for exit_layer in batch.queries:
             parts = self.parts(batch, exit_layer)
             for name, part in parts.items():
-                figures[f"{name}_loss_exit_{exit_layer}"] = part.value.detach()
+                metrics[f"{name}_loss_exit_{exit_layer}"] = part.value.detach()
             losses[exit_layer] = torch.stack([weight * value for weight, value in parts.values()]).sum()
-        return weighted_sum(losses, weights), figures
+
+        return weighted_sum(losses, weights), metrics
 
     def parts(self, batch: Batch, exit_layer: int) -> dict[str, Part]:
-        """The terms at one exit, by name."""
-        exits = tuple(batch.queries)
+        """Return the terms at one exit, by name."""
         parts = {"contrastive": Part(self.contrastive_weight, self._clip(batch, exit_layer, exit_layer))}
-        if self.align_weight and len(exits) > 1:
+
+        others = [other for other in batch.queries if other != exit_layer]
+        if self.align_weight and others:
             across = [
-                self._clip(batch, query, document)
-                for other in exits
-                if other != exit_layer
-                for query, document in ((exit_layer, other), (other, exit_layer))
+                self._clip(batch, query_exit, document_exit)
+                for other in others
+                for query_exit, document_exit in ((exit_layer, other), (other, exit_layer))
             ]
             parts["align"] = Part(self.align_weight, torch.stack(across).mean())
-        teachers = deeper_exits(exits)[exit_layer]
+
+        teachers = deeper_exits(tuple(batch.queries))[exit_layer]
         if self.distillation != "none" and teachers:
             distil = {"kl": self._kl, "cosine": self._cosine}[self.distillation]
             values = [distil(batch, exit_layer, batch.sides(teacher)) for teacher in teachers]
             parts["distillation"] = Part(self.distillation_weight, torch.stack(values).mean())
+
         if batch.teacher is not None:
             kl = self._kl(batch, exit_layer, batch.teacher, self.teacher_temperature)
-            parts["teacher_kl"] = Part(self.teacher_kl_weight, kl)
             cosine = self._cosine(batch, exit_layer, batch.teacher)
+            parts["teacher_kl"] = Part(self.teacher_kl_weight, kl)
             parts["teacher_cosine"] = Part(self.teacher_cosine_weight, cosine)
+
         return parts
 
     def _clip(self, batch: Batch, query_exit: int, document_exit: int) -> Tensor:
         negatives = None if batch.hard_negatives is None else batch.hard_negatives[document_exit]
 
-        def at(cut: Callable[[Tensor], Tensor]) -> Tensor:
+        def clip_at(resize: Callable[[Tensor], Tensor]) -> Tensor:
             return clip_loss(
-                cut(batch.queries[query_exit]),
-                cut(batch.documents[document_exit]),
+                resize(batch.queries[query_exit]),
+                resize(batch.documents[document_exit]),
                 batch.scale,
                 keys=batch.keys,
-                hard_negatives=None if negatives is None else cut(negatives),
+                hard_negatives=None if negatives is None else resize(negatives),
                 hard_negative_keys=batch.hard_negative_keys,
                 rows=batch.rows,
             )
 
         if not self.matryoshka_dims:
-            return at(lambda embeddings: embeddings)
-        return torch.stack([at(partial(truncate, dim=dim)) for dim in self.matryoshka_dims]).mean()
+            return clip_at(lambda embeddings: embeddings)
+        return torch.stack([clip_at(partial(truncate, dim=dim)) for dim in self.matryoshka_dims]).mean()
 
     def _kl(
         self, batch: Batch, exit_layer: int, teacher: tuple[Tensor, Tensor], temperature: float | None = None
@@ -157,7 +158,7 @@ class Objective:
 
     def _cosine(self, batch: Batch, exit_layer: int, teacher: tuple[Tensor, Tensor]) -> Tensor:
         losses = [
-            cosine_loss(batch.own(student), batch.own(taught))
-            for student, taught in zip(batch.sides(exit_layer), teacher, strict=True)
+            cosine_loss(batch.own(student_side), batch.own(teacher_side))
+            for student_side, teacher_side in zip(batch.sides(exit_layer), teacher, strict=True)
         ]
         return (losses[0] + losses[1]) / 2

@@ -1,5 +1,6 @@
-"""Thin subclasses of `Trainer`: they wire model, losses and logging."""
+"""The Trainer of fine-tuning: it wires model, objective and logging."""
 
+import dataclasses
 from collections import defaultdict
 
 import torch
@@ -7,22 +8,24 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from mose.modeling_mose import SIMILARITY_SCALE_RANGE, MoSEModel
+from mose.training.arguments import select_fields
 from mose.training.finetuning.arguments import FineTuningArguments
-from mose.training.finetuning.gradcache import embed, gather, ranks
+from mose.training.finetuning.gradcache import Ranks, embed, gather, gather_ranks
 from mose.training.finetuning.objective import Batch, Objective
-from mose.training.metric_logging import FigureTrainer
+from mose.training.trainer import MoSETrainer
 
 SIDES = ("query", "document", "negative")
 
 
-class BoundSimilarityScale(TrainerCallback):
-    """Puts the learned scale back into its range after every step.
+class ClampSimilarityScale(TrainerCallback):
+    """A callback that clamps the learned scale to its range after every step.
 
-    `forward` clamps it, too, and the gradient of a clamp is zero beyond its bounds: a scale that a step had
-    carried across would never come back. On the bound itself the gradient passes.
+    `forward` clamps it, too, but the gradient of a clamp is zero beyond its bounds: a scale outside would never
+    come back.
     """
 
     def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+        """Clamp the scale of `model` in place."""
         for name, parameter in model.named_parameters():
             if "similarity_scale" in name:
                 parameter.data.clamp_(*SIMILARITY_SCALE_RANGE)
@@ -30,21 +33,21 @@ class BoundSimilarityScale(TrainerCallback):
     on_train_begin = on_optimizer_step
 
 
-class FineTuningTrainer(FigureTrainer):
-    """Fine-tunes a `MoSEModel` on pairs, at every exit; minimising the `Objective`.
+class FineTuningTrainer(MoSETrainer):
+    """A Trainer that minimises the `Objective` of a `MoSEModel` on pairs, at every exit.
 
-    The batch is embedded in mini-batches (`mose.training.finetuning.gradcache`), so that any size fits; the
-    pairs of all processes are each other's negatives. What training makes of the space goes into the config
-    (`aligned_exits`, `matryoshka_dims`).
+    The batch is embedded in mini-batches (`mose.training.finetuning.gradcache`), so any batch size fits. The
+    pairs of all processes are each other's negatives. The configuration records `aligned_exits` and
+    `matryoshka_dims`. The log has each term of the objective per exit, such as `contrastive_loss_exit_9`.
 
     Args:
-        teacher_vectors: (n, hidden), where an outer teacher is wanted. Batches then carry `teacher_query` and
-            `teacher_document`, rows of it (`mose.training.finetuning.teacher.attach_teacher`).
-        Others as in `Trainer`; `data_collator` is a `mose.data.retrieval.collator.PairCollator`.
+        teacher_vectors: (n, hidden) vectors of an outer teacher. Batches then have `teacher_query` and
+            `teacher_document`, (batch,) row numbers (`mose.training.finetuning.teacher.attach_teacher`).
+        args, kwargs: as in `Trainer`; `data_collator` is a `mose.data.retrieval.collator.PairCollator`.
 
     Raises:
-        ValueError: nothing is left to learn from, there is but one exit where several are wanted, a dimension is
-            not the model's, or `args.learning_rate_multipliers` names no parameter.
+        ValueError: all loss weights are 0, the model has only one exit where several are needed, a size is not
+            the model's, or `args.learning_rate_multipliers` matches no parameter.
     """
 
     args: FineTuningArguments
@@ -53,84 +56,90 @@ class FineTuningTrainer(FigureTrainer):
 
     def __init__(self, *args, teacher_vectors: Tensor | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        given = self.args
-        left = given.contrastive_weight + (given.align_weight if given.align_exits else 0.0)
-        left += 0.0 if teacher_vectors is None else given.teacher_kl_weight + given.teacher_cosine_weight
-        if left == 0:
-            raise ValueError(
-                "contrastive_weight=0: without a teacher or align_exits, of a weight above 0, nothing is left to "
-                "learn from"
-            )
-        for part in self.args.multipliers:
-            if not any(part in name for name, _ in self.model.named_parameters()):
-                raise ValueError(f"learning_rate_multipliers: no parameter's name holds {part!r}")
-        self.objective: Objective = self._objective(taught=teacher_vectors is not None)
-        # Each part is a mean over the batch; Trainer is to divide by its accumulation steps.
-        self.model_accepts_loss_kwargs = False
         self.teacher_vectors = None if teacher_vectors is None else teacher_vectors.to(self.args.device)
-        self.add_callback(BoundSimilarityScale())
+        self._check_arguments()
+        self.objective: Objective = self._build_objective()
 
-    def _objective(self, taught: bool) -> Objective:
-        """The objective that the arguments ask for; the configuration learns what comes of it."""
+        # Terms are means over the batch, so Trainer must divide by its accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self.add_callback(ClampSimilarityScale())
+
+    def _check_arguments(self) -> None:
         args, config = self.args, self.model.config
+        total_weight = args.contrastive_weight + (args.align_weight if args.align_exits else 0.0)
+        if self.teacher_vectors is not None:
+            total_weight += args.teacher_kl_weight + args.teacher_cosine_weight
+        if total_weight == 0:
+            raise ValueError("All loss weights are 0. Set contrastive_weight, or use align_exits or a teacher.")
+
         if config.truncate_dim is not None:
-            raise ValueError(f"truncate_dim={config.truncate_dim}: load the model at its full width to train it")
+            raise ValueError(
+                f"truncate_dim must be None for training, got {config.truncate_dim}. Load the full model."
+            )
         if len(config.built_exit_layers) < 2 and (args.align_exits or args.distillation != "none"):
             raise ValueError(
-                f"align_exits={args.align_exits}, distillation={args.distillation!r}: the model has one exit "
-                f"only, {config.built_exit_layers[0]}"
+                f"align_exits={args.align_exits} and distillation={args.distillation!r} need several exits; the "
+                f"model has only exit {config.built_exit_layers[0]}. Build it deeper."
             )
-        full = config.resolve_truncate_dim()
-        shorter = {config.resolve_truncate_dim(dim) for dim in args.matryoshka_dims} - {full}
+
+        for part in args.multipliers:
+            if not any(part in name for name, _ in self.model.named_parameters()):
+                raise ValueError(f"learning_rate_multipliers: {part!r} must be part of a parameter's name.")
+
+    def _build_objective(self) -> Objective:
+        """Return the objective of the arguments, and record its space in the configuration."""
+        args, config = self.args, self.model.config
+        full_size = config.resolve_truncate_dim()
+        truncated = {config.resolve_truncate_dim(dim) for dim in args.matryoshka_dims} - {full_size}
+        dims = sorted(truncated, reverse=True)
         config.aligned_exits = args.align_exits and args.align_weight > 0
-        config.matryoshka_dims = sorted(shorter, reverse=True) or None
-        return Objective(
-            contrastive_weight=args.contrastive_weight,
-            align_weight=args.align_weight if args.align_exits else 0.0,
-            distillation=args.distillation,
-            distillation_weight=args.distillation_weight,
-            distillation_temperature=args.distillation_temperature,
-            teacher_kl_weight=args.teacher_kl_weight if taught else 0.0,
-            teacher_cosine_weight=args.teacher_cosine_weight if taught else 0.0,
-            teacher_temperature=args.teacher_temperature,
-            matryoshka_dims=(full, *sorted(shorter, reverse=True)) if shorter else (),
-        )
+        config.matryoshka_dims = dims or None
+
+        options = select_fields(args, [field.name for field in dataclasses.fields(Objective)])
+        options["matryoshka_dims"] = (full_size, *dims) if dims else ()
+        if not args.align_exits:
+            options["align_weight"] = 0.0
+        if self.teacher_vectors is None:
+            options |= {"teacher_kl_weight": 0.0, "teacher_cosine_weight": 0.0}
+        return Objective(**options)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        given = [side for side in SIDES if f"{side}_input_ids" in inputs]
-        sides, scale = embed(
-            model,
-            [(inputs[f"{side}_input_ids"], inputs[f"{side}_attention_mask"]) for side in given],
-            self.args.mini_batch_size,
-        )
-        embeddings = dict(zip(given, sides, strict=True))
-        batch, share = self._gather(embeddings, inputs, scale)
-        loss, figures = self.objective(batch, self.accelerator.unwrap_model(self.model).config.exit_weights)
-        for name, value in figures.items():
-            self._note(name, value * share)
-        self._note("similarity_scale", scale.mean())
+        """Return this process's part of the loss: a scalar whose mean over processes is that of all pairs."""
+        sides = [side for side in SIDES if f"{side}_input_ids" in inputs]
+        token_ids = [(inputs[f"{side}_input_ids"], inputs[f"{side}_attention_mask"]) for side in sides]
+        exits, scale = embed(model, token_ids, self.args.mini_batch_size)
+        embeddings = dict(zip(sides, exits, strict=True))
+
+        batch, share = self._gather_batch(embeddings, inputs, scale)
+        loss, metrics = self.objective(batch, self.accelerator.unwrap_model(self.model).config.exit_weights)
+
+        self.averages.add(self.model.training, list(metrics), torch.stack(list(metrics.values())) * share)
+        self.averages.add(self.model.training, ["similarity_scale"], scale.mean()[None])
         loss = loss * share
         return (loss, (embeddings["query"], embeddings["document"])) if return_outputs else loss
 
-    def _gather(
+    def _gather_batch(
         self, embeddings: dict[str, dict[int, Tensor]], inputs: dict, scale: Tensor
     ) -> tuple[Batch, float]:
-        """The batch of all processes, and the share that this process's loss has in the mean of all."""
+        """Return the batch of all processes, and the weight of this process's loss in their mean."""
         device = scale.device
-        pairs = ranks(len(inputs["query_input_ids"]), device)
+        pairs = gather_ranks(len(inputs["query_input_ids"]), device)
 
-        def everyone(side: str, over) -> dict[int, Tensor]:
-            exits = embeddings[side]  # in one collective
-            return dict(zip(exits, gather(torch.stack(list(exits.values()), 1), over).unbind(1), strict=True))
+        def gather_exits(side: str, ranks: Ranks) -> dict[int, Tensor]:
+            exits = embeddings[side]
+            stacked = torch.stack(list(exits.values()), 1)  # one collective for all exits
+            return dict(zip(exits, gather(stacked, ranks).unbind(1), strict=True))
 
-        batch = Batch(everyone("query", pairs), everyone("document", pairs), scale, pairs.rows)
+        batch = Batch(gather_exits("query", pairs), gather_exits("document", pairs), scale, pairs.rows)
         if "query_key" in inputs:
             batch.keys = gather(torch.stack((inputs["query_key"], inputs["document_key"]), 1), pairs)
+
         if "negative" in embeddings:
-            negatives = ranks(len(inputs["negative_input_ids"]), device)
+            negatives = gather_ranks(len(inputs["negative_input_ids"]), device)
             if sum(negatives.lengths):
-                batch.hard_negatives = everyone("negative", negatives)
+                batch.hard_negatives = gather_exits("negative", negatives)
                 batch.hard_negative_keys = gather(inputs["negative_key"], negatives)
+
         if self.teacher_vectors is not None:
             batch.teacher = (
                 self.teacher_vectors[gather(inputs["teacher_query"], pairs)],
@@ -139,26 +148,29 @@ class FineTuningTrainer(FigureTrainer):
         return batch, pairs.share
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Return the loss alone: embeddings need no gathering."""
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, self._prepare_inputs(inputs))
         return loss.detach(), None, None
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """As in `Trainer`, with `args.multipliers` on the learning rates."""
-        if self.optimizer is None and self.args.multipliers:
-            optimizer = super().create_optimizer(model)
-            names = {id(p): name for name, p in (self.model if model is None else model).named_parameters()}
-            groups = []
-            for group in optimizer.param_groups:
-                split = defaultdict(list)
-                for parameter in group["params"]:
-                    split[self._multiplier(names[id(parameter)])].append(parameter)
-                groups += [
-                    {**group, "params": parameters, "lr": group["lr"] * multiplier}
-                    for multiplier, parameters in split.items()
-                ]
-            optimizer.param_groups[:] = groups
-        return super().create_optimizer(model)
+        """Create the optimizer as `Trainer` does, with `args.multipliers` on the learning rates."""
+        if self.optimizer is not None or not self.args.multipliers:
+            return super().create_optimizer(model)
+
+        optimizer = super().create_optimizer(model)
+        names = {id(p): name for name, p in (self.model if model is None else model).named_parameters()}
+        groups = []
+        for group in optimizer.param_groups:
+            by_multiplier = defaultdict(list)
+            for parameter in group["params"]:
+                by_multiplier[self._multiplier(names[id(parameter)])].append(parameter)
+            groups += [
+                {**group, "params": parameters, "lr": group["lr"] * multiplier}
+                for multiplier, parameters in by_multiplier.items()
+            ]
+        optimizer.param_groups[:] = groups
+        return optimizer
 
     def _multiplier(self, name: str) -> float:
         return next((value for part, value in self.args.multipliers.items() if part in name), 1.0)

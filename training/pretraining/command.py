@@ -1,8 +1,10 @@
-"""Wires the command `pretrain`: corpus, tokenizer, model, stream, Trainer."""
+"""The command `pretrain`: corpus, tokenizer, model, stream, Trainer."""
 
 import logging
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, set_seed
 
@@ -12,43 +14,90 @@ from mose.data.pretraining.masking import MLMCollator
 from mose.data.pretraining.stream import PreTrainingStream
 from mose.modeling_mose import MoSEForPreTraining
 from mose.tokenization.build import STARCODER2_SIZE, build_tokenizer, extend_starcoder2
+from mose.training import setup
+from mose.training.arguments import select_fields
 from mose.training.pretraining.arguments import (
+    RECIPES,
     PreTrainingArguments,
     PreTrainingDataArguments,
     PreTrainingModelArguments,
 )
 from mose.training.pretraining.trainer import PreTrainingTrainer
-from mose.training.setup import SPECIAL_TOKENS, check_model, checkpoint_to_resume, load_tokenizer
 
 logger = logging.getLogger("mose.train")
+
+ARGUMENTS = (PreTrainingModelArguments, PreTrainingDataArguments, PreTrainingArguments)
+
+
+def pretrain(
+    model_args: PreTrainingModelArguments, data_args: PreTrainingDataArguments, args: PreTrainingArguments
+) -> None:
+    """Pre-train on repositories, with MLM and In-Context Classification at every exit; save to --output-dir."""
+    output_dir = Path(args.output_dir)
+    max_length = data_args.max_length or RECIPES[str(args.recipe)]["max_length"]
+    checkpoint = setup.checkpoint_to_resume(output_dir, args.resume)
+
+    set_seed(args.seed)
+    corpus, held_out = load_parts(data_args, args.seed)
+    with args.main_process_first(local=False, desc="choosing the tokenizer"):
+        # The first process trains the tokenizer of a new run, and the others read it.
+        anew = checkpoint is None and args.process_index == 0
+        tokenizer = choose_tokenizer(model_args, corpus, output_dir / "tokenizer", max_length, anew)
+
+    # A tokenizer that was just trained has used random numbers.
+    set_seed(args.seed)
+    model = load_pretraining_model(model_args, tokenizer, max_length)
+    settings = (tokenizer, max_length, data_args.context_objective)
+    sharding = {"rank": args.process_index, "world_size": args.world_size, "lanes": data_args.lanes}
+    stream = PreTrainingStream(corpus, *settings, seed=args.seed, batch_size=args.train_batch_size, **sharding)
+    examples = None
+    if held_out is not None:
+        held_out_stream = PreTrainingStream(held_out, *settings, seed=args.seed, epochs=1)
+        examples = list(islice(held_out_stream, data_args.eval_examples))
+        _check_examples(examples, data_args.held_out, args.world_size)
+
+    trainer = PreTrainingTrainer(
+        model=model,
+        args=args,
+        train_dataset=stream,
+        eval_dataset=examples,
+        processing_class=tokenizer,
+        data_collator=MLMCollator(tokenizer, data_args.mlm_probability, seed=args.seed),
+    )
+    trainer.datasets = tuple(data_args.dataset)
+    facts = (model.num_parameters(), ", ".join(map(str, model.model.exit_layers)), len(examples or ()))
+    logger.info("%d parameters, exits %s; %d examples held out", *facts)
+    with setup.after_argument_checks():
+        setup.train_and_save(trainer, checkpoint)
 
 
 def choose_tokenizer(
     args: PreTrainingModelArguments, corpus: Corpus, cache: Path, max_length: int, anew: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer asked for; for a preset without one, trained on the corpus and kept in `cache`.
+    """Return the tokenizer of the arguments; for a preset without one, train it on the corpus.
 
-    Args:
-        anew: do not use what lies in `cache`: a run that begins may have another corpus or size than the one
-            that left it there, or that was killed while it wrote.
+    A trained tokenizer is saved in `cache`. `anew` ignores it: a new run may have another corpus or size than the
+    run that wrote it, which may also have been killed while writing.
 
     Raises:
-        ValueError: it lacks a special token, or the preset's vocabulary is too large for a corpus.
+        ValueError: the tokenizer lacks a special token, or the preset's vocabulary is too large for a corpus.
     """
     if args.tokenizer:
         plain = PreTrainedTokenizerFast.from_pretrained(args.tokenizer)
         if len(plain) == STARCODER2_SIZE and plain.mask_token is None:
             return extend_starcoder2(plain, max_length)
-        return load_tokenizer(args.tokenizer)
+        return setup.load_tokenizer(args.tokenizer)
     if args.model:
-        return load_tokenizer(args.model)
+        return setup.load_tokenizer(args.model)
+
     if args.preset == "mose-1b" and args.vocab_size is None:
         raise ValueError(
-            "--preset mose-1b: give --tokenizer bigcode/starcoder2-3b (the paper's), another, or --vocab-size to "
-            "train one on the corpus"
+            "--preset mose-1b needs a tokenizer. Pass --tokenizer bigcode/starcoder2-3b (the paper's), another, "
+            "or --vocab-size to train one on the corpus."
         )
     if not anew and (cache / "tokenizer.json").exists():
-        return load_tokenizer(str(cache))
+        return setup.load_tokenizer(str(cache))
+
     size = args.vocab_size or MoSEConfig.from_preset(str(args.preset)).vocab_size
     logger.info("training a tokenizer of %d tokens on up to %d files", size, args.tokenizer_files)
     texts = (row["text"] for row in islice(iter(corpus), args.tokenizer_files))
@@ -60,119 +109,57 @@ def choose_tokenizer(
 def load_pretraining_model(
     args: PreTrainingModelArguments, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> MoSEForPreTraining:
-    """The model, in float32, with its heads.
+    """Load the model with its heads, in float32.
 
     Raises:
-        ValueError: it is no MoSE, or its vocabulary or special tokens are not the tokenizer's.
-        OSError: it cannot be found or reached.
+        ValueError: it is not a MoSE, or its vocabulary or special tokens are not the tokenizer's.
+        OSError: it is missing or cannot be reached.
     """
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in SPECIAL_TOKENS}
-    options = {} if args.exit_layer is None else {"exit_layer": args.exit_layer}
+    ids = setup.special_token_ids(tokenizer)
+    options: dict[str, Any] = {} if args.exit_layer is None else {"exit_layer": args.exit_layer}
+
     if args.preset:
-        if args.tokenizer is None:  # it was made for this preset
+        if args.tokenizer is None:
+            # The tokenizer was trained for this preset.
             options["vocab_size"] = len(tokenizer)
         config = MoSEConfig.from_preset(args.preset, **{**ids, **options, **args.overrides})
     else:
-        check_model(str(args.model))
+        setup.check_model(str(args.model))
         config = MoSEConfig.from_pretrained(str(args.model), **options)
-    if len(tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model's vocab_size={config.vocab_size}: give the "
-            "tokenizer that belongs to the model"
-            + (", or --config-overrides '{\"vocab_size\": …}'" if args.preset else "")
-        )
-    if wrong := {name: value for name, value in ids.items() if getattr(config, name) != value}:
-        expected = {name: getattr(config, name) for name in wrong}
-        raise ValueError(f"the tokenizer has {wrong}, the model {expected}: they do not belong together")
+    _check_tokenizer(tokenizer, ids, config)
+
     config.max_position_embeddings = max(config.max_position_embeddings, max_length)
     if args.preset:
         return MoSEForPreTraining(config)
     return MoSEForPreTraining.from_pretrained(str(args.model), config=config, dtype="float32")
 
 
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, ids: dict[str, int], config: MoSEConfig) -> None:
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"The tokenizer must have at most vocab_size={config.vocab_size} tokens, got {len(tokenizer)}. Pass "
+            "the model's own --tokenizer, or with --preset --config-overrides '{\"vocab_size\": …}'."
+        )
+
+    different = {name: value for name, value in ids.items() if getattr(config, name) != value}
+    if different:
+        expected = {name: getattr(config, name) for name in different}
+        raise ValueError(
+            f"The tokenizer must have the model's {expected}, got {different}. Pass the model's own --tokenizer."
+        )
+
+
 def load_parts(args: PreTrainingDataArguments, seed: int) -> tuple[Corpus, Corpus | None]:
-    """The repositories to train on, and those held out where some are.
+    """Return the repositories to train on, and the held-out ones or None; raises what `load_corpus` does."""
+    options = select_fields(args, ("shuffle_buffer", "near_duplicates", "files_per_repository", "held_out"))
+    options |= {"split": args.train_split, "seed": seed}
+    load_part = partial(load_corpus, args.source_tree, args.dataset, args.columns, **options)
+    return load_part(part="train"), load_part(part="held_out") if args.held_out else None
 
-    Raises:
-        ValueError: as in `load_corpus`.
-    """
 
-    def part(name: str) -> Corpus:
-        return load_corpus(
-            args.source_tree,
-            args.dataset,
-            args.columns,
-            split=args.train_split,
-            shuffle_buffer=args.shuffle_buffer,
-            seed=seed,
-            near_duplicates=args.near_duplicates,
-            files_per_repository=args.files_per_repository,
-            held_out=args.held_out,
-            part=name,
+def _check_examples(examples: list, share: float, world_size: int) -> None:
+    if len(examples) < world_size:
+        raise ValueError(
+            f"held_out={share} must give at least one example per process ({world_size}), got {len(examples)}. "
+            "Hold out more repositories, or 0."
         )
-
-    return part("train"), part("held_out") if args.held_out else None
-
-
-def pretrain(
-    model_args: PreTrainingModelArguments, data_args: PreTrainingDataArguments, args: PreTrainingArguments
-) -> None:
-    """Pre-trains on repositories, with MLM and In-Context Classification at every exit; saves to --output-dir."""
-    output_dir = Path(str(args.output_dir))
-    recipe = args.fill(model_args.preset)
-    max_length = data_args.max_length or recipe["max_length"]
-    checkpoint = checkpoint_to_resume(output_dir, args.resume)
-    set_seed(args.seed)
-    corpus, held_out = load_parts(data_args, args.seed)
-    with args.main_process_first(local=False, desc="choosing the tokenizer"):
-        anew = checkpoint is None and args.process_index == 0  # the others wait for what the first one wrote
-        tokenizer = choose_tokenizer(model_args, corpus, output_dir / "tokenizer", max_length, anew)
-    set_seed(args.seed)
-    model = load_pretraining_model(model_args, tokenizer, max_length)
-    stream = PreTrainingStream(
-        corpus,
-        tokenizer,
-        max_length,
-        data_args.context_objective,
-        seed=args.seed,
-        rank=args.process_index,
-        world_size=args.world_size,
-        lanes=data_args.lanes,
-        batch_size=args.train_batch_size,
-    )
-    examples = None
-    if held_out is not None:
-        once = PreTrainingStream(
-            held_out, tokenizer, max_length, data_args.context_objective, seed=args.seed, epochs=1
-        )
-        examples = list(islice(once, data_args.eval_examples))
-        if len(examples) < args.world_size:
-            raise ValueError(
-                f"held_out={data_args.held_out}: the repositories held out give {len(examples)} examples; hold "
-                "more out, or 0"
-            )
-    trainer = PreTrainingTrainer(
-        model=model,
-        args=args,
-        train_dataset=stream,
-        eval_dataset=examples,
-        processing_class=tokenizer,
-        data_collator=MLMCollator(tokenizer, data_args.mlm_probability, seed=args.seed),
-    )
-    trainer.datasets = tuple(data_args.dataset)
-    logger.info(
-        "%d parameters, exits %s; %d examples held out",
-        model.num_parameters(),
-        ", ".join(map(str, model.model.exit_layers)),
-        len(examples or ()),
-    )
-    if checkpoint is not None:
-        logger.info("going on from %s", checkpoint)
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.save_model()
-        if examples is not None:
-            trainer.save_metrics("eval", trainer.evaluate())
-        trainer.save_state()
-    except ValueError as error:  # the arguments were good, or we would not have come so far
-        raise RuntimeError(str(error)) from error

@@ -1,47 +1,49 @@
-"""The Trainer of pre-training: it wires stream, model, schedule and logging; the loss is the model's own."""
+"""The Trainer of pre-training: it wires stream, model, schedule and logging. The loss is the model's own."""
 
 import json
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerState
 
+from mose.data.pretraining.masking import MLMCollator
 from mose.data.pretraining.stream import PreTrainingStream
 from mose.modeling_mose import MoSEForPreTraining
-from mose.training.hub import HubTrainer
 from mose.training.pretraining.arguments import PreTrainingArguments
-from mose.training.pretraining.flops import peak_flops, training_flops
+from mose.training.pretraining.flops import ThroughputMeter, peak_flops
+from mose.training.trainer import MoSETrainer
 
 TASKS = ("mlm", "icc")
-#: Parts of the trunk that only embeddings go through: they learn in fine-tuning.
+#: Parts of the trunk that only embeddings use: fine-tuning trains them.
 EMBEDDING_ONLY = ("similarity_scale", ".gate.", ".projection.")
 
 
-class ShareOfSteps(TrainerCallback):
-    """A stream has no epochs: what is logged as the epoch is the share of the steps, also in a resumed run."""
+class EpochAsShareOfSteps(TrainerCallback):
+    """A callback that logs the share of the steps as the epoch, since a stream has no epochs."""
 
     def on_step_end(self, args, state, control, **kwargs):
+        """Set the epoch from the step, which a resumed run also knows."""
         state.epoch = state.global_step / state.max_steps
 
 
-class PreTrainingTrainer(HubTrainer):
-    """Pre-trains a `MoSEForPreTraining` on a stream: L = Σ_i w_i (MLM_i + ICC_i) over the exits i.
+class PreTrainingTrainer(MoSETrainer):
+    """A Trainer that pre-trains a `MoSEForPreTraining` on a stream: L = Σ_i w_i (MLM_i + ICC_i) over the exits i.
 
-    MLM is a mean over the masked tokens and ICC over the examples of a whole step, whatever it is split into:
-    processes, or batches whose gradients are accumulated.
+    MLM_i is a mean over the masked tokens of a step and ICC_i over its examples (paper, section 3), however the
+    step is split: over processes, or into batches whose gradients are accumulated.
 
     Args:
         train_dataset: a `PreTrainingStream`, sharded for this process.
-        eval_dataset: a list of examples, the same in every process; each takes its share.
+        eval_dataset: list of examples, the same in every process; each takes its share.
         data_collator: a `mose.data.pretraining.masking.MLMCollator`.
-        Others as in `Trainer`.
+        args, kwargs: as in `Trainer`.
     """
 
     task = "pre-training"
@@ -50,30 +52,35 @@ class PreTrainingTrainer(HubTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.add_callback(ShareOfSteps())
+        self.add_callback(EpochAsShareOfSteps())
         for name, parameter in self.model.named_parameters():
             if any(part in f".{name}." for part in EMBEDDING_ONLY):
-                parameter.requires_grad_(False)  # or DDP would wait for their gradients
-        self._sums: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}
-        self._step: dict[str, Tensor] = {}
-        self._tokens, self._sequences, self._since = 0, 0, time.perf_counter()
+                # DistributedDataParallel would wait for their gradients.
+                parameter.requires_grad_(False)
+
+        peak = peak_flops(self.args.device_name())
+        total_peak = None if peak is None else peak * self.args.world_size
+        self.throughput = ThroughputMeter(total_peak, cast(MLMCollator, self.data_collator).mlm_probability)
+        #: Examples of a step over all processes, which the model divides the ICC loss by.
+        self._examples_in_step: dict[str, Tensor] = {}
+        #: Step and number of examples at which the stream started.
         self._stream_start = (0, 0)
 
-    # --- data ----------------------------------------------------------------------------------------------
-
     def get_train_dataloader(self) -> DataLoader:
+        """Return a loader of this process's part of the stream."""
         return self._loader(self.train_dataset, self.args.train_batch_size)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """Return a loader of this process's share of the evaluation examples."""
         examples = cast(list, self.eval_dataset if eval_dataset is None else eval_dataset)
         ranks = self.args.world_size
-        # As many in each process, or one would wait for the others: up to ranks - 1 are left out.
+        # Equally many in each process, or one would wait for the others: up to ranks - 1 are left out.
         own = examples[self.args.process_index :: ranks][: max(1, len(examples) // ranks)]
         return self._loader(own, self.args.eval_batch_size)
 
     def _loader(self, data: Any, batch_size: int) -> DataLoader:
-        # Not prepared by accelerate: the stream is sharded already. The generator keeps the loader from drawing
-        # its seed from the one that dropout uses, which a resumed run would do once more than an unbroken one.
+        # Not prepared by accelerate: the stream is sharded already. With a generator of its own, the loader does
+        # not draw its seed from the one of dropout, which a resumed run would do once more than an unbroken one.
         return DataLoader(
             data,
             batch_size,
@@ -84,132 +91,112 @@ class PreTrainingTrainer(HubTrainer):
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Return the batches of a step, and count its examples and tokens over all processes."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = torch.tensor(
             [[len(batch["input_ids"]), int(batch["attention_mask"].sum())] for batch in batches]
         ).sum(dim=0)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts.to(device), "sum").cpu()
+
         examples, tokens = counts.tolist()
-        self._step = {"num_examples_in_batch": torch.tensor(examples, device=device)}
-        self._tokens += tokens
-        self._sequences += examples
+        self._examples_in_step = {"num_examples_in_batch": torch.tensor(examples, device=device)}
+        self.throughput.add(examples, tokens)
         return batches, items
 
-    # --- going on ------------------------------------------------------------------------------------------
-
-    def train(self, resume_from_checkpoint=None, **kwargs):
+    def train(self, resume_from_checkpoint=None, **kwargs):  # type: ignore[override]
+        """Train as `Trainer` does; a finished run that is resumed only loads its weights and returns None."""
         if resume_from_checkpoint is not None:
-            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
-            self._load_stream(Path(resume_from_checkpoint), state.global_step)
+            checkpoint = Path(resume_from_checkpoint)
+            state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            self._load_stream(checkpoint, state.global_step)
             if state.global_step >= self.args.max_steps:
-                self._load_from_checkpoint(str(resume_from_checkpoint))
+                self._load_from_checkpoint(str(checkpoint))
                 self.state = state
                 return None
-        self._since = time.perf_counter()  # what was made ready before is no training
+
+        self.throughput.restart()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _examples_used(self, step: int) -> int:
-        """How many examples all processes have used after so many steps."""
+        """Return the number of examples that all processes have used after `step` steps."""
         start_step, start_examples = self._stream_start
         per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return start_examples + (step - start_step) * per_step
 
-    def save_more(self, checkpoint: Path) -> None:
-        state = cast(PreTrainingStream, self.train_dataset).state_dict(
-            self._examples_used(self.state.global_step)
-        )
+    def save_extra_state(self, checkpoint: Path) -> None:
+        """Save this process's position in the stream."""
+        stream = cast(PreTrainingStream, self.train_dataset)
+        state = stream.state_dict(self._examples_used(self.state.global_step))
+        # The checkpoint's manifest comes last, so this file need not be atomic.
         (checkpoint / f"stream-{self.args.process_index}.json").write_text(json.dumps(state))
 
     def _load_stream(self, checkpoint: Path, step: int) -> None:
-        """Each process knows the places of the lanes that it read; together they know them all."""
+        """Restore the stream: each process saved the positions of its own lanes, together they have all."""
         states = [json.loads(path.read_text()) for path in sorted(checkpoint.glob("stream-*.json"))]
         if not states:
-            raise ValueError(f"{checkpoint} holds no stream-*.json: it is no checkpoint of a pre-training run")
+            raise ValueError(
+                f"{checkpoint} has no stream-*.json. Resume from a checkpoint of a pre-training run."
+            )
+
         marks = {lane: mark for state in states for lane, mark in state["marks"].items()}
         cast(PreTrainingStream, self.train_dataset).load_state_dict({**states[0], "marks": marks})
         self._stream_start = (step, states[0]["examples"])
 
-    # --- loss and schedule ---------------------------------------------------------------------------------
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss, outputs = super().compute_loss(model, {**inputs, **self._step}, True, num_items_in_batch)
-        self._note(outputs, inputs)
+        """Return the model's loss of a batch, divided by the masked tokens and examples of the whole step."""
+        inputs = {**inputs, **self._examples_in_step}
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        self._add_metrics(outputs, inputs)
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Return the loss alone: logits over the vocabulary are large."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
-        self._note(outputs, inputs)
+        self._add_metrics(outputs, inputs)
         return outputs.loss.detach(), None, None
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """Create the schedule of `args.lr_drop_steps`, or that of `Trainer` without drops."""
         if self.args.lr_drop_steps and not getattr(self, "lr_scheduler", None):
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, partial(self.args.multi_step))
+            self.lr_scheduler = LambdaLR(optimizer or cast(Optimizer, self.optimizer), self.args.multi_step)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    # --- logging -------------------------------------------------------------------------------------------
+    def _add_metrics(self, outputs: Any, inputs: dict[str, Tensor]) -> None:
+        """Add a batch's losses and accuracies per exit, weighted by what each is a mean over."""
+        weights: dict[str, Tensor | float] = {
+            "mlm": (inputs["labels"] != -100).sum(),
+            "icc": float(len(inputs["labels"])),
+        }
+        exits = self.accelerator.unwrap_model(self.model).model.exit_layers
 
-    def _note(self, outputs: Any, inputs: dict[str, Tensor]) -> None:
-        """Adds up a batch's losses and accuracies, on the device: reading them would wait for the step."""
-        sums = self._sums[self.model.training]
-        counts = {"mlm": (inputs["labels"] != -100).sum(), "icc": torch.tensor(len(inputs["labels"]))}
         for task in TASKS:
             losses, accuracies = (getattr(outputs, f"{task}_{kind}") for kind in ("losses", "accuracies"))
-            if losses is None:
-                continue
-            count = counts[task].to(losses)
-            part = torch.cat((losses.double() * count, accuracies.double() * count, count.double()[None]))
-            sums[task] = sums[task] + part if task in sums else part
+            if losses is not None:
+                names = [f"{task}_{kind}_exit_{e}" for kind in ("loss", "accuracy") for e in exits]
+                self.averages.add(self.model.training, names, torch.cat((losses, accuracies)), weights[task])
 
-    def _parts(self, training: bool) -> tuple[dict[str, float], float]:
-        """The figures of each exit since they were last asked for, over all processes; and L."""
-        model = self.accelerator.unwrap_model(self.model)
-        exits, weights = model.model.exit_layers, model.config.exit_weights
-        figures: dict[str, float] = {}
+    def pop_metrics(self, prefix: str) -> dict[str, float]:
+        """Return the metrics per exit with, while training, the throughput; else the loss over all batches."""
+        metrics = super().pop_metrics(prefix)
+        config = self.accelerator.unwrap_model(self.model).config
+        if not prefix:
+            return metrics | self.throughput.read(config)
+
+        # Trainer's own `eval_loss` averages over batches of different sizes.
         total = 0.0
-        for task, sums in self._sums[training].items():
-            if self.args.world_size > 1:
-                sums = self.accelerator.reduce(sums, "sum")
-            *values, count = sums.tolist()
-            means = [value / max(count, 1) for value in values]
-            for at, depth in enumerate(exits):
-                figures[f"{task}_loss_exit_{depth}"] = means[at]
-                figures[f"{task}_accuracy_exit_{depth}"] = means[len(exits) + at]
-                total += weights[depth] * means[at]
-        self._sums[training] = {}
-        return figures, total
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            logs |= self._parts(training=True)[0] | self._speed()
-        elif "eval_loss" in logs:
-            figures, total = self._parts(training=False)
-            logs |= {"eval_loss": total} | {f"eval_{name}": value for name, value in figures.items()}
-        super().log(logs, start_time)
-
-    def _speed(self) -> dict[str, float]:
-        """Tokens per second of all processes, without evaluations; MFU where the devices' peak is known."""
-        now = time.perf_counter()
-        seconds, self._since = now - self._since, now
-        tokens, sequences, self._tokens, self._sequences = self._tokens, self._sequences, 0, 0
-        if not sequences:
-            return {}
-        speed = {"tokens_per_second": tokens / seconds, "mean_length": tokens / sequences}
-        peak = peak_flops(self.args.device_name())
-        if peak is not None:
-            config = self.accelerator.unwrap_model(self.model).config
-            cost = training_flops(
-                config, round(tokens / sequences), mlm_probability=self.data_collator.mlm_probability
-            )
-            speed["mfu"] = speed["tokens_per_second"] * cost / (peak * self.args.world_size)
-        return speed
+        for name, value in metrics.items():
+            if "_loss_exit_" in name:
+                total += config.exit_weights[int(name.rpartition("_")[2])] * value
+        return {f"{prefix}loss": total} | metrics
 
     def evaluate(self, *args, **kwargs):
+        """Evaluate as `Trainer` does, outside the throughput."""
         start = time.perf_counter()
         try:
             return super().evaluate(*args, **kwargs)
         finally:
-            self._since += time.perf_counter() - start
+            self.throughput.start += time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Scores of clone detection as an `evaluate` module, thin over scikit-learn; it needs no other file.
+"""Clone-detection scores as an `evaluate` module, thin over scikit-learn. It needs no other file.
 
 import evaluate
 evaluate.load("eval/modules/clone_detection").compute(predictions=[1, 0], references=[1, 1])
@@ -9,8 +9,8 @@ import evaluate
 import sklearn.metrics
 
 _DESCRIPTION = """
-Precision, recall and F1 of class 1, the clones, as CodeXGLUE measures BigCloneBench. A score that is not defined,
-since nothing was predicted or nothing is a clone, is 0.
+Precision, recall and F1 of class 1, the clones, as CodeXGLUE measures BigCloneBench. A score that is undefined,
+because nothing was predicted or nothing is a clone, is 0.
 """
 _KWARGS_DESCRIPTION = """
 Args:
@@ -21,16 +21,15 @@ Returns:
 Raises:
     ValueError: no pairs, or a class other than 0 and 1.
 """
-_CITATION = ""
 
 
 class CloneDetection(evaluate.Metric):
-    """See the module's description."""
+    """A metric of clone detection; see the module's description."""
 
     def _info(self):
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
-            citation=_CITATION,
+            citation="",
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features(
                 {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
@@ -40,10 +39,11 @@ class CloneDetection(evaluate.Metric):
 
     def _compute(self, predictions, references):
         if not len(references):
-            raise ValueError("no pairs: the scores of none are not defined")
-        strange = {int(value) for value in (*predictions, *references)} - {0, 1}
-        if strange:
-            raise ValueError(f"class {min(strange)}: there are 0 (other) and 1 (clone)")
+            raise ValueError("no pairs: their scores are undefined. Pass at least one.")
+        unknown = {int(value) for value in (*predictions, *references)} - {0, 1}
+        if unknown:
+            raise ValueError(f"classes must be 0 (other) or 1 (clone), got {min(unknown)}")
+
         precision, recall, f1, _ = sklearn.metrics.precision_recall_fscore_support(
             references, predictions, average="binary", zero_division=0
         )

@@ -39,4 +39,4 @@ def test_the_command_reads_triples_and_retrieval_sets(tmp_path, capsys):
         assert [row["label"] for row in rows] == ["1", "0"] * 3
     (tmp_path / "bad.jsonl").write_text('{"code_a": "x"}\n')
     assert main([str(tmp_path / "bad.jsonl"), "--output-file", str(tmp_path / "out.jsonl")]) == 2
-    assert "it lacks ['code_b']" in capsys.readouterr().err
+    assert "must have the columns code_a, code_b" in capsys.readouterr().err

@@ -136,7 +136,7 @@ def test_rows_with_an_empty_side_are_dropped_and_counted(caplog):
 def test_bad_data_is_named(tmp_path):
     wrong = Dataset.from_list([{"question": "a", "answer": "b"}])
     with pytest.raises(
-        ValueError, match="text, code_a, code_b; code_a, code_b; text, code.*it has question, answer"
+        ValueError, match="text, code_a, code_b; or code_a, code_b; or text, code.*it has question, answer"
     ):
         load_pairs(datasets=[wrong])
     with pytest.raises(ValueError, match=r"'questio'.*question, answer"):

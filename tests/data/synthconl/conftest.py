@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mose.data.synthconl.plan import TARGETS
-from mose.data.synthconl.translation import SYSTEM, instruction
+from mose.data.synthconl.translator import SYSTEM, instruction
 
 ANSWERS = {
     "python": "Here it is:\n```python\ndef total(values):\n    return sum(values)\n```",

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mose.data.synthconl.answers import NoCode, fenced_blocks, parses, read_answer
+from mose.data.synthconl.answers import NoCodeError, fenced_blocks, parses, read_answer
 from mose.data.synthconl.plan import TARGETS
 
 #: The same function as each language has it.
@@ -94,7 +94,7 @@ def test_methods_without_their_class_and_files_of_php():
     ],
 )
 def test_bad_answers_have_a_reason(answer, language, reason):
-    with pytest.raises(NoCode, match=f"^{reason}$"):
+    with pytest.raises(NoCodeError, match=f"^{reason}$"):
         read_answer(answer, language, source=CODE["c"])
 
 
@@ -102,7 +102,7 @@ def test_bad_answers_have_a_reason(answer, language, reason):
 def test_any_answer_gives_code_that_parses_or_a_reason(answer, language):
     try:
         assert parses(read_answer(answer, language), language)
-    except NoCode as reason:
+    except NoCodeError as reason:
         assert str(reason) in ("no code", "other language", "does not parse", "no function", "unchanged")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mose.modeling_mose import MoSEModel
-from mose.training.finetuning.gradcache import Ranks, embed, gather, ranks
+from mose.training.finetuning.gradcache import Ranks, embed, gather, gather_ranks
 from mose.training.finetuning.objective import Batch, Objective
 from mose.training.losses import clip_loss, weighted_sum
 
@@ -241,7 +241,7 @@ def test_every_objective_goes_through_the_cache(tiny_model, sides, settings):
 
 def test_one_process_gathers_nothing():
     rows = torch.randn(3, 2, requires_grad=True)
-    alone = ranks(3)
+    alone = gather_ranks(3)
     assert alone == Ranks((3,), 0) and alone.rows == range(3) and alone.share == 1.0
     assert gather(rows, alone) is rows
 

@@ -81,11 +81,11 @@ def test_new_blocks_and_exits_learn_and_share_no_memory(trained_config, batch):
 def test_what_cannot_be_grown(trained_config):
     with pytest.raises(ValueError, match="exit_layer must be one of 0, 1, 3, got 2"):
         grow(shallow_model(trained_config, 0), 2)
-    with pytest.raises(ValueError, match="exit_layer=1: the model already reaches exit 1"):
+    with pytest.raises(ValueError, match="exit_layer must be above the model's exit 1, got 1"):
         grow(shallow_model(trained_config, 1), 1)
     final = shallow_model(trained_config, 0, exit_norm="final")
     assert grow(final, 1).exit_layers == (0, 1)
-    with pytest.raises(ValueError, match="exit_layer=3: with exit_norm='final'"):
+    with pytest.raises(ValueError, match="exit_layer must be below 3, got 3: exit_norm='final'"):
         grow(final, 3)
 
 
@@ -164,17 +164,17 @@ def test_rows_beyond_the_tokenizer_are_left_alone(trained_config, tiny_tokenizer
 
 def test_teachers_that_do_not_fit(trained_config, tiny_tokenizer):
     model, tokens = MoSEModel(trained_config), len(tiny_tokenizer)
-    with pytest.raises(ValueError, match=f"7 teacher vectors for a tokenizer of {tokens} tokens"):
+    with pytest.raises(ValueError, match=f"There must be {tokens} teacher vectors, one per token, got 7"):
         start_embeddings_from(model, tiny_tokenizer, np.ones((7, 40)))
-    with pytest.raises(ValueError, match="a teacher of 16 dimensions cannot fill hidden_size=32"):
+    with pytest.raises(ValueError, match="must span at least hidden_size=32 dimensions, got 1[56]"):
         start_embeddings_from(model, tiny_tokenizer, teacher_vectors(tiny_tokenizer, 16))
     flat = teacher_vectors(tiny_tokenizer, 40)
     flat[:, 10:] = 0
-    with pytest.raises(ValueError, match="span 10 dimensions: too few for hidden_size=32"):
+    with pytest.raises(ValueError, match="must span at least hidden_size=32 dimensions, got 1[01]"):
         start_embeddings_from(model, tiny_tokenizer, flat)
     config = copy.deepcopy(trained_config)
     config.vocab_size = 100
-    with pytest.raises(ValueError, match=f"a tokenizer of {tokens} tokens for a model of vocab_size=100"):
+    with pytest.raises(ValueError, match=f"at most vocab_size=100 tokens, got {tokens}"):
         start_embeddings_from(MoSEModel(config), tiny_tokenizer, teacher_vectors(tiny_tokenizer, 40))
 
 
@@ -220,5 +220,5 @@ def test_a_fitted_projection_is_the_ridge_regression(trained_config):
         model.get_parameter("exits.0.projection.weight").detach(), expected[:32].T, atol=1e-5
     )
     np.testing.assert_allclose(model.get_parameter("exits.0.projection.bias").detach(), expected[32], atol=1e-5)
-    with pytest.raises(ValueError, match="31 texts: at least hidden_size=32 are needed"):
+    with pytest.raises(ValueError, match="at least hidden_size=32 texts, got 31"):
         fit_projection(model, 0, [(ids[:31], mask[:31])], targets[:31])

@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
+from mose.eval.held_out import score_exits
 from mose.inference.encoding import encode
 from mose.modeling_mose import MoSEModel
 from mose.tokenization.prompts import code_prompt, text_prompt
 from mose.train_hf import main
 from mose.training.finetuning.gradcache import embed
-from mose.training.finetuning.held_out import as_retrieval_set, hold_out, measure
+from mose.training.finetuning.held_out import as_retrieval_set, hold_out
 from mose.training.finetuning.lora import LoRAModel, check_base, digests, load_adapter, lora_config
 from mose.training.losses import clip_loss
 
@@ -197,11 +198,11 @@ def test_merge_is_a_command(trained, tiny_batch, tmp_path, capsys):
     )
     assert json.loads((out / "modules.json").read_text())[0]["kwargs"] == ["exit_layer"]
     assert main(["merge", "--adapter", str(trained), "--output-dir", str(out)]) == 2
-    assert f"--output-dir {out}: exists and is not an empty folder" in capsys.readouterr().err
+    assert f"--output-dir {out} exists and is not an empty folder" in capsys.readouterr().err
     assert (
         main(["merge", "--adapter", str(trained), "--output-dir", str(tmp_path / "x"), "--exit-layer", "2"]) == 2
     )
-    assert "exit_layer=2: adapter" in capsys.readouterr().err
+    assert "exit_layer must be one of 0, 1, 3 for adapter" in capsys.readouterr().err
     foreign = tmp_path / "foreign"
     shutil.copytree(trained, foreign)
     config = json.loads((foreign / "adapter_config.json").read_text()) | {"modules_to_save": None}
@@ -209,7 +210,7 @@ def test_merge_is_a_command(trained, tiny_batch, tmp_path, capsys):
     assert main(["merge", "--adapter", str(foreign), "--output-dir", str(tmp_path / "x")]) == 2
     assert f"adapter {foreign} has no exits" in capsys.readouterr().err
     assert main(["merge", "--adapter", str(out), "--output-dir", str(tmp_path / "x")]) == 2
-    assert f"{out} holds no LoRA adapter" in capsys.readouterr().err
+    assert f"{out} has no LoRA adapter" in capsys.readouterr().err
 
 
 def test_the_cards_say_what_was_trained(trained, tiny_model_folder):
@@ -223,10 +224,10 @@ def test_the_cards_say_what_was_trained(trained, tiny_model_folder):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--lora-r", "0"], "lora_r=0: must be at least 1"),
-        (["--lora-dropout", "1"], "lora_dropout=1.0: a probability below 1"),
+        (["--lora-r", "0"], "lora_r must be at least 1, got 0"),
+        (["--lora-dropout", "1"], "lora_dropout must be in [0, 1), got 1.0"),
         (["--grow-to", "3"], "--grow-to changes the base of --lora"),
-        (["--held-out-share", "1"], "held_out_share=1.0: a share below 1"),
+        (["--held-out-share", "1"], "held_out_share must be in [0, 1), got 1.0"),
         (["--held-out-share", "0.01"], "of 30 functions 0 would be held out"),
         (["--model", "{adapter}"], "is a LoRA adapter of "),
     ],
@@ -240,8 +241,7 @@ def test_bad_arguments(trained, tiny_model_folder, tree, tmp_path, capsys, flags
 
 
 def test_what_a_bare_lora_run_begins_with(tree, monkeypatch):
-    from mose.training.arguments import DataArguments, ModelArguments
-    from mose.training.finetuning.arguments import FineTuningArguments
+    from mose.training.finetuning.arguments import DataArguments, FineTuningArguments, ModelArguments
     from mose.training.setup import shipped_model
 
     assert MoSEModel.from_pretrained(shipped_model(), exit_layer=0).config.hidden_size == 256
@@ -250,7 +250,7 @@ def test_what_a_bare_lora_run_begins_with(tree, monkeypatch):
     assert lora.max_steps == -1 and lora.num_train_epochs > 0 and lora.learning_rate > plain.learning_rate
     assert (plain.learning_rate, plain.max_steps, plain.num_train_epochs) == (1e-5, 20_000, 0)
     assert not plain.bf16 and not FineTuningArguments(lora=True, bf16=False).bf16
-    monkeypatch.setattr("mose.training.finetuning.arguments.multiplies_bf16", lambda: True)
+    monkeypatch.setattr("mose.training.finetuning.arguments.supports_bf16", lambda: True)
     assert FineTuningArguments(lora=True).bf16 and not FineTuningArguments().bf16
     steps = FineTuningArguments(lora=True, max_steps=7, learning_rate=1e-5)
     assert (steps.max_steps, steps.learning_rate) == (7, 1e-5)
@@ -290,7 +290,7 @@ def test_held_out_mrr_is_that_of_a_plain_ranking(shared_tiny_model, tiny_tokeniz
     pairs = pairs_of(texts)
     data = as_retrieval_set(pairs, pairs.select([0, 4, 7]))
     assert data.queries == ("add 0 numbers", "add 4 numbers", "add 7 numbers")
-    found = measure(shared_tiny_model, tiny_tokenizer, data, 64, 64)
+    found = score_exits(shared_tiny_model, tiny_tokenizer, data, 64, 64)
     queries = encode(shared_tiny_model, tiny_tokenizer, list(data.queries), prompts=text_prompt())
     documents = encode(shared_tiny_model, tiny_tokenizer, pairs["document"], prompts=code_prompt("go"))
     for e in EXITS:

@@ -75,7 +75,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny_teacher, tmp_path, asked, mo
         teacher_embeddings(texts, tiny_teacher, tmp_path / "killed")
     monkeypatch.setattr(np, "savez", save)
     assert len(asked) == 6
-    assert len(list((tmp_path / "killed").rglob("*.unfinished"))) == 1
+    assert len(list((tmp_path / "killed").rglob("*.npz"))) == 2
     asked.clear()
     found = teacher_embeddings(texts, tiny_teacher, tmp_path / "killed")
     assert len(asked) == 3  # those of the half-written shard, and the last
@@ -83,10 +83,10 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny_teacher, tmp_path, asked, mo
 
 
 def test_what_a_teacher_must_not_give(tiny_teacher, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="no texts"):
+    with pytest.raises(ValueError, match="There are no texts"):
         teacher_embeddings([], tiny_teacher, tmp_path)
     monkeypatch.setattr(SentenceTransformer, "encode", lambda self, texts, **_: np.full((len(texts), 4), np.nan))
-    with pytest.raises(ValueError, match=f"teacher {tiny_teacher} gives NaN"):
+    with pytest.raises(ValueError, match=f"teacher {tiny_teacher} returns NaN"):
         teacher_embeddings(["a"], tiny_teacher, tmp_path)
     assert not list(tmp_path.rglob("*.npz"))
 
@@ -140,5 +140,5 @@ def test_the_teacher_may_read_something_else(tiny_teacher, tmp_path, asked, side
 
 
 def test_a_narrower_teacher_is_refused(tiny_teacher, tmp_path):
-    with pytest.raises(ValueError, match="a teacher of 48 dimensions for a student of 64"):
+    with pytest.raises(ValueError, match="at least the student's 64 dimensions, got 48"):
         attach_teacher(dataset(2), tiny_teacher, tmp_path, 64)

@@ -360,12 +360,12 @@ def test_a_run_killed_at_random_and_resumed_ends_as_an_unbroken_one(flags, tmp_p
     # Without --resume nothing is touched; the newest checkpoint is spoilt, and the one before is used.
     assert main([*command, "--output-dir", str(killed)]) == 2
     newest = last_whole_checkpoint(killed)
-    assert newest is not None and "add --resume" in capsys.readouterr().err
+    assert newest is not None and "Pass --resume" in capsys.readouterr().err
     with (newest / "optimizer.pt").open("r+b") as file:
         file.seek(100)
         file.write(b"spoilt")
     assert main([*command, "--output-dir", str(killed), "--resume"]) == 0, capsys.readouterr().err
-    assert f"{newest} is passed over: optimizer.pt is not what was written" in caplog.text
+    assert f"{newest} is skipped: optimizer.pt has changed since it was written" in caplog.text
     expected, found = weights(unbroken), weights(killed)
     assert expected.keys() == found.keys()
     assert not [name for name in expected if not torch.equal(expected[name], found[name])]
@@ -389,7 +389,7 @@ def test_going_on_with_another_corpus_is_refused(flags, repositories, tmp_path, 
     command = [*flags, "--save-strategy", "steps", "--save-steps", "1", "--output-dir", str(tmp_path / "out")]
     assert main([*command, "--max-steps", "1"]) == 0
     assert main([*command, "--max-length", "32", "--resume"]) == 1
-    assert "the state is that of another stream" in capsys.readouterr().err
+    assert "is from another stream of examples" in capsys.readouterr().err
 
 
 # --- bad input ---------------------------------------------------------------------------------------------
@@ -398,24 +398,24 @@ def test_going_on_with_another_corpus_is_refused(flags, repositories, tmp_path, 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--model", "x"], "give either --model or --preset"),
-        (["--preset", "mose-2b"], "preset='mose-2b': there are mose-1b, mose-nano"),
+        (["--model", "x"], "exactly one of --model and --preset"),
+        (["--preset", "mose-2b"], "preset must be one of mose-1b, mose-nano, got 'mose-2b'"),
         (["--source-tree", "no/such"], "no/such"),
-        (["--context-objective", "sop"], "context_objective='sop': there are icc, nsp, none"),
-        (["--max-length", "4"], "max_length=4: 2 snippets of one token take 5"),
-        (["--max-steps", "0"], "max_steps=0: must be at least 1"),
-        (["--lr-drop-steps", "3", "2"], r"lr_drop_steps=\[3, 2\]: must be positive and rise"),
-        (["--lr-drop-factor", "0"], "lr_drop_factor=0.0"),
-        (["--mlm-probability", "0"], "mlm_probability=0.0"),
-        (["--config-overrides", "{hidden"], "config_overrides={hidden: not JSON"),
+        (["--context-objective", "sop"], "context_objective must be one of icc, nsp, none, got 'sop'"),
+        (["--max-length", "4"], "max_length must be at least 5 for .icc. examples, got 4"),
+        (["--max-steps", "0"], "max_steps must be at least 1, got 0"),
+        (["--lr-drop-steps", "3", "2"], r"lr_drop_steps must be positive and increasing, got \[3, 2\]"),
+        (["--lr-drop-factor", "0"], r"lr_drop_factor must be in \(0, 1\], got 0.0"),
+        (["--mlm-probability", "0"], r"mlm_probability must be in \(0, 1\], got 0.0"),
+        (["--config-overrides", "{hidden"], "config_overrides must be JSON, got {hidden"),
         (
             ["--config-overrides", '{"vocab_size": 100}'],
-            "the tokenizer has 320 tokens, the model's vocab_size=100",
+            "at most vocab_size=100 tokens, got 320",
         ),
-        (["--recipe", "big"], "recipe='big': there are mose-1b, mose-nano"),
-        (["--held-out", "1.5"], "held_out=1.5"),
-        (["--eval-examples", "0"], "eval_examples=0"),
-        (["--lanes", "0"], "lanes=0"),
+        (["--recipe", "big"], "recipe must be one of mose-1b, mose-nano, got 'big'"),
+        (["--held-out", "1.5"], r"held_out must be in \[0, 1\), got 1.5"),
+        (["--eval-examples", "0"], "eval_examples must be at least 1, got 0"),
+        (["--lanes", "0"], "lanes must be at least 1, got 0"),
     ],
 )
 def test_bad_arguments_end_with_2_and_a_line(flags, tmp_path, capsys, more, message):
@@ -433,9 +433,9 @@ def test_a_corpus_without_repositories_or_with_one_is_refused(flags, repositorie
     assert main([*plain, "--dataset", str(file)]) == 2
     assert "repository" in capsys.readouterr().err
     assert main([*plain, "--source-tree", str(repositories / "a" / "file_0.py")]) == 2
-    assert "telling repositories apart needs 2" in capsys.readouterr().err
+    assert "2 repositories or more; all are from" in capsys.readouterr().err
     assert main(plain) == 2
-    assert "nothing to train on" in capsys.readouterr().err
+    assert "No data to train on" in capsys.readouterr().err
 
 
 def test_a_tokenizer_of_another_model_is_refused(flags, tiny_model_folder, tmp_path, capsys):
@@ -449,19 +449,21 @@ def test_a_tokenizer_of_another_model_is_refused(flags, tiny_model_folder, tmp_p
     drop = plain.index("--config-overrides")
     del plain[drop : drop + 2]
     assert main([*plain, "--output-dir", str(tmp_path / "out")]) == 2
-    assert re.search("'mask_token_id': .*they do not belong together", capsys.readouterr().err)
+    assert re.search("must have the model's .*got {'mask_token_id': ", capsys.readouterr().err)
 
 
 def test_the_paper_sets_the_defaults_of_its_model(tmp_path):
-    args = PreTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", weight_decay=0.2)
-    args.fill("mose-1b")
+    args = PreTrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, report_to="none", recipe="mose-1b", weight_decay=0.2
+    )
     assert (args.adam_beta1, args.adam_beta2, args.adam_epsilon, args.weight_decay) == (0.9, 0.95, 1e-6, 0.2)
     assert (args.max_steps, args.warmup_steps) == (245_000, 4000)
     factors = {step: args.multi_step(step) for step in (0, 2000, 4000, 119_999, 120_000, 190_000, 244_999)}
     r = 10**-0.5
     assert list(factors.values()) == pytest.approx([0, 0.5, 1, 1, r, r**2, r**5])
-    given = PreTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=7)
-    given.fill("mose-1b")
+    given = PreTrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, report_to="none", recipe="mose-1b", max_steps=7
+    )
     assert given.max_steps == 7 and given.learning_rate == args.learning_rate
 
 

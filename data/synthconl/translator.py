@@ -1,4 +1,4 @@
-"""Translating code with a causal language model of transformers, in batches."""
+"""Translate code with a causal language model of transformers, in batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ SYSTEM = "You are an expert programmer who translates code faithfully, in the id
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, and whether it had ended before its limit of tokens."""
+    """The answer of the model; `finished` is False if it was cut off at the limit of new tokens."""
 
     text: str
     finished: bool
 
 
 def instruction(code: str, language_a: str, language_b: str) -> str:
-    """What the model is asked."""
+    """Return the request to translate `code`."""
     a, b = LANGUAGES[language_a], LANGUAGES[language_b]
     return (
         f"Translate this {a} code into {b}. Keep its behaviour and its structure. Answer with one fenced block "
@@ -32,60 +32,54 @@ def instruction(code: str, language_a: str, language_b: str) -> str:
 
 
 class Translator:
-    """A causal language model that is asked to translate.
+    """A causal language model that translates code.
+
+    The weights are float32 on a CPU, and the checkpoint's type on an accelerator.
 
     Args:
-        model: Folder or Hub id.
-        device: Where it runs; None: an accelerator where there is one.
-        dtype: Of the weights; None: that of the checkpoint on an accelerator, float32 on a CPU.
-        max_new_tokens: Tokens of an answer, at most.
-        temperature: 0 takes the likeliest token every time.
-        trust_remote_code: Whether code that comes with the model may run.
+        model: folder or Hub id.
+        device: device of the model; None for an accelerator if there is one.
+        max_new_tokens: most tokens of an answer.
+        temperature: sampling temperature; 0 for greedy decoding.
 
     Raises:
-        OSError, ValueError: the model cannot be found or loaded.
+        OSError: the model cannot be found or loaded.
     """
 
     def __init__(
         self,
         model: str = DEFAULT_MODEL,
         device: str | None = None,
-        dtype: str | None = None,
         max_new_tokens: int = 1024,
         temperature: float = 0.0,
-        trust_remote_code: bool = False,
     ):
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self.device = torch.device(device or accelerator or "cpu")
+        dtype = "float32" if self.device.type == "cpu" else "auto"
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(
-                model, padding_side="left", trust_remote_code=trust_remote_code
-            )
-            language_model: Any = AutoModelForCausalLM.from_pretrained(
-                model,
-                dtype=dtype or ("float32" if self.device.type == "cpu" else "auto"),
-                trust_remote_code=trust_remote_code,
-            )
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")
+            language_model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
         except OSError as error:
             raise OSError(f"--model {model}: {error}") from error
+
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model = language_model.to(self.device).eval()
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
 
     def prompt(self, code: str, language_a: str, language_b: str) -> str:
-        """The whole input: by the model's chat template, or, where it has none, up to an opened fence."""
-        asked = instruction(code, language_a, language_b)
+        """Return the complete input: the chat template, or without one the request and an opened fence."""
+        request = instruction(code, language_a, language_b)
         if self.tokenizer.chat_template:
-            messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": asked}]
+            messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": request}]
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return f"{asked}\n\n{self._opening(language_b)}"
+        return f"{request}\n\n{self._opening(language_b)}"
 
     def _opening(self, language_b: str) -> str:
         return "" if self.tokenizer.chat_template else f"```{language_b}\n"
 
     def length(self, prompt: str) -> int:
-        """Tokens of a prompt."""
+        """Return the number of tokens of a prompt."""
         return len(self._encode([prompt])["input_ids"][0])
 
     def _encode(self, prompts: Sequence[str], **options):
@@ -95,23 +89,30 @@ class Translator:
 
     @torch.inference_mode()
     def translate(self, prompts: Sequence[str], languages_b: Sequence[str], seed: int) -> list[Answer]:
-        """One answer for each prompt, from one batch; `seed` is that of the sampling, where there is any."""
+        """Return one answer for each prompt, from one batch.
+
+        Args:
+            prompts: complete inputs, from `prompt`.
+            languages_b: the target language of each.
+            seed: seed of the sampling, if the temperature is above 0.
+        """
         batch = self._encode(prompts, padding=True, return_tensors="pt", return_token_type_ids=False)
+        # A checkpoint's generation config can have sampling on, so greedy decoding resets it.
         sampling: dict = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if self.temperature > 0:
             torch.manual_seed(seed)
             sampling = {"do_sample": True, "temperature": self.temperature}
+
         generated = self.model.generate(
             **batch.to(self.device),
             max_new_tokens=self.max_new_tokens,
             pad_token_id=self.tokenizer.pad_token_id,
             **sampling,
         )[:, batch["input_ids"].shape[1] :]
-        ends = self.model.generation_config.eos_token_id
-        ends = torch.tensor(
-            ends if isinstance(ends, list) else [] if ends is None else [ends], device=self.device
-        )
-        finished = torch.isin(generated, ends).any(dim=1).tolist()
+        end_ids = self.model.generation_config.eos_token_id
+        end_ids = end_ids if isinstance(end_ids, list) else [] if end_ids is None else [end_ids]
+        finished = torch.isin(generated, torch.tensor(end_ids, device=self.device)).any(dim=1).tolist()
+
         texts = self.tokenizer.batch_decode(generated, skip_special_tokens=True)
         return [
             Answer(self._opening(language) + text, done)

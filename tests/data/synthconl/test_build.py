@@ -15,10 +15,24 @@ from huggingface_hub import DatasetCard
 import mose
 from mose.data.retrieval.pairs import load_pairs
 from mose.data.synthconl.__main__ import main
-from mose.data.synthconl.answers import NoCode, read_answer
+from mose.data.synthconl.answers import NoCodeError, read_answer
 from mose.data.synthconl.dataset import write_dataset
-from mose.data.synthconl.plan import TARGETS, choose, load_source
-from mose.data.synthconl.translation import Translator
+from mose.data.synthconl.plan import TARGETS, choose_jobs, load_source
+from mose.data.synthconl.translator import Translator
+
+
+def answers_of(folder: Path) -> list[dict]:
+    """The stored answers with their jobs; a chunk ends with its SHA-256."""
+    answers = [a for path in chunks_of(folder) for a in json.loads(path.read_bytes()[:-32])]
+    jobs = json.loads((folder / "plan.json").read_text())["jobs"]
+    return [
+        {"row": row, "language_b": language, "answer": answer}
+        for (row, language), answer in zip(jobs, answers, strict=True)
+    ]
+
+
+def chunks_of(folder: Path) -> list[Path]:
+    return sorted((folder / "answers").glob("*.chunk"))
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -30,18 +44,18 @@ def rows_of(folder: Path) -> list[dict]:
 
 
 def test_triples_are_what_the_answers_hold(finished_build, source_rows, learned_answers):
-    answers = [json.loads(line) for line in (finished_build / "answers.jsonl").read_text().splitlines()]
+    answers = answers_of(finished_build)
     assert len(answers) == 60 - 3
     asked = [answer for answer in answers if answer["answer"] is not None]
     assert [answer["row"] for answer in answers if answer["answer"] is None] == [40]
     assert all(
-        answer["finished"] and answer["answer"] == learned_answers[answer["language_b"]] for answer in asked
+        answer["answer"] == {"text": learned_answers[answer["language_b"]], "finished": True} for answer in asked
     )
     expected, reasons, seen = [], Counter(), set()
     for answer in asked:
         try:
-            code_b = read_answer(answer["answer"], answer["language_b"])
-        except NoCode as reason:
+            code_b = read_answer(answer["answer"]["text"], answer["language_b"])
+        except NoCodeError as reason:
             reasons[f"answer: {reason}"] += 1
             continue
         if code_b in seen:
@@ -85,31 +99,33 @@ def test_a_killed_build_ends_as_an_unbroken_one(
             [sys.executable, "-m", "mose.data.synthconl", *flags],
             stdout=log, stderr=log, env=environment, stdin=subprocess.DEVNULL, cwd=tmp_path,
         )  # fmt: skip
-        deadline, answers = time.monotonic() + 300, folder / "answers.jsonl"
-        while not answers.is_file() or answers.read_bytes().count(b"\n") < 4:
+        deadline = time.monotonic() + 300
+        while len(chunks_of(folder)) < 2:
             assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
-    written = answers.read_bytes()
-    assert written.count(b"\n") < 57 and not (folder / "data").exists()
-    whole = written.splitlines(keepends=True)
-    # As if it had been killed within a line, and within a batch.
-    answers.write_bytes(b"".join(whole[:3]) + whole[3][:-9])
+    chunks = chunks_of(folder)
+    assert len(chunks) < -(-57 // 2) and not (folder / "data").exists()
+    # As if the disk had lost a part of one batch, and another had been cut within a write.
+    chunks[0].write_bytes(chunks[0].read_bytes()[:-9])
+    chunks[1].rename(chunks[1].with_suffix(".chunk.partial"))
     assert main(flags) == 0
-    for name in ("answers.jsonl", "plan.jsonl", "README.md"):
+    for name in ("plan.json", "README.md"):
         assert (folder / name).read_bytes() == (finished_build / name).read_bytes(), name
+    assert [path.name for path in chunks_of(folder)] == [path.name for path in chunks_of(finished_build)]
+    assert answers_of(folder) == answers_of(finished_build)
     assert rows_of(folder) == rows_of(finished_build)
     # A finished build that is run again asks nothing.
-    before = answers.stat().st_mtime_ns
-    assert main(flags) == 0 and answers.stat().st_mtime_ns == before
+    before = [path.stat().st_mtime_ns for path in chunks_of(folder)]
+    assert main(flags) == 0 and [path.stat().st_mtime_ns for path in chunks_of(folder)] == before
     # Other settings, another source: another build.
     assert main([*flags, "--seed", "1"]) == 2
-    assert f"{folder} holds a build with seed=0, not 1" in capsys.readouterr().err
+    assert f"{folder} has a build with seed=0, got 1" in capsys.readouterr().err
     other = tmp_path / "other.jsonl"
     other.write_text(Path(source_file).read_text().replace("alpha", "aleph"))
     assert main([*flags, "--dataset", str(other)]) == 2
-    assert "holds a build with source=" in capsys.readouterr().err
+    assert "has a build with source=" in capsys.readouterr().err
 
 
 def test_a_build_of_a_source_tree_and_of_a_model_without_a_chat_template(tiny_translator, tmp_path, capsys):
@@ -165,14 +181,14 @@ def test_targets_come_equally_often_for_each_language():
         for i in range(3 * 21)
     ]
     counts: Counter[str] = Counter()
-    jobs = list(choose(Dataset.from_list(rows), seed=3, counts=counts))
+    jobs = list(choose_jobs(Dataset.from_list(rows), seed=3, counts=counts))
     assert len(jobs) == 63 and not counts
     pairs = Counter((rows[job.row]["language"], job.language_b) for job in jobs)
     assert (
         set(pairs.values()) == {3} and len(pairs) == 3 * 7 and not [pair for pair in pairs if len(set(pair)) == 1]
     )
-    assert jobs == list(choose(Dataset.from_list(rows), seed=3, counts=counts))
-    assert jobs != list(choose(Dataset.from_list(rows), seed=4, counts=counts))
+    assert jobs == list(choose_jobs(Dataset.from_list(rows), seed=3, counts=counts))
+    assert jobs != list(choose_jobs(Dataset.from_list(rows), seed=4, counts=counts))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 4, 5, 8])
@@ -193,14 +209,18 @@ def test_files_of_bounded_size_hold_all_rows_in_order(tmp_path, rows):
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
-        (["--batch-size", "0"], 2, "batch_size=0: must be at least 1"),
-        (["--temperature", "-1"], 2, "temperature=-1.0"),
+        (["--batch-size", "0"], 2, "batch_size must be at least 1, got 0"),
+        (["--temperature", "-1"], 2, "temperature must be at least 0 and finite, got -1.0"),
         (["--dataset", "no/such.jsonl"], 2, "no/such.jsonl"),
-        (["--column-mapping", "{"], 2, "--column-mapping {: not JSON"),
-        (["--column-mapping", '["code"]'], 2, '--column-mapping ["code"]: must be a JSON object'),
-        (["--column-mapping", '{"code": "kode"}'], 2, "column_mapping gives 'kode'"),
-        (["--column-mapping", '{"text": "repository"}'], 2, "it lacks text"),
-        (["--source-tree", "."], 2, "give either source trees or a dataset"),
+        (["--column-mapping", "{"], 2, "--column-mapping must be a JSON object, got { ("),
+        (["--column-mapping", '["code"]'], 2, '--column-mapping must be a JSON object, got ["code"]'),
+        (
+            ["--column-mapping", '{"code": "kode"}'],
+            2,
+            "column_mapping must map to text, code, language, repository; got 'kode'",
+        ),
+        (["--column-mapping", '{"text": "repository"}'], 2, "must have the columns text, code, language; it has"),
+        (["--source-tree", "."], 2, "You must specify exactly one of source trees or a dataset"),
         (["--model", "no/such-model"], 1, "no/such-model"),
     ],
 )
@@ -216,7 +236,7 @@ def test_help_and_missing_sources(capsys, monkeypatch):
         main(["build", "--help"])
     assert stop.value.code == 0
     assert "Qwen/Qwen2.5-Coder-7B-Instruct" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="give either source trees or a dataset"):
+    with pytest.raises(ValueError, match="You must specify exactly one of source trees or a dataset"):
         load_source()
     assert main(["push", "no-such-folder", "owner/name"]) == 2
-    assert "holds no finished dataset" in capsys.readouterr().err
+    assert "has no finished dataset" in capsys.readouterr().err

@@ -1,0 +1,178 @@
+"""The part that `retrieval` and `run` share: flags of a measurement, the measurement, and its output."""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from mose.eval.commands.shared import (
+    DTYPES,
+    check_output,
+    compute_dtype,
+    load_from_options,
+    parse_exit_layers,
+    process_devices,
+)
+from mose.utils.command_line import ArgumentError, positive_int
+from mose.utils.files import atomic_write_text
+
+
+def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of every command that measures: model, baselines, output, and computation."""
+    parser.add_argument("--model", required=True, help="folder or Hub id of the MoSE")
+    parser.add_argument(
+        "--exit-layers",
+        nargs="+",
+        default=["all"],
+        metavar="K",
+        help="exits to measure, in blocks run, or 'all' (default)",
+    )
+    parser.add_argument(
+        "--peers",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="PEER",
+        help="baselines to measure beside it: bm25, all-MiniLM-L6-v2, any folder or Hub id of a "
+        "sentence-transformers model, or another MoSE, at all its exits or as NAME@K at exit K",
+    )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="let baselines run the code stored beside their weights (--model always may)",
+    )
+    parser.add_argument(
+        "--name", help="name of the model in the report (default: the last part of its folder or Hub id)"
+    )
+    _add_output_arguments(parser)
+    _add_computation_arguments(parser)
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="write the report to FILE; - means stdout")
+    parser.add_argument("--plots", metavar="DIR", help="draw the report into PNG files in DIR")
+    parser.add_argument(
+        "--write-card",
+        metavar="FILE",
+        help="put every exit's figures into the model-index of this model card; nothing else of it changes",
+    )
+    parser.add_argument("--no-speed", action="store_true", help="measure quality only")
+    parser.add_argument(
+        "--no-intervals",
+        action="store_true",
+        help="omit bootstrap intervals and the permutation tests between exits",
+    )
+
+
+def _add_computation_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-length",
+        type=positive_int,
+        metavar="TOKENS",
+        help="truncate texts after this many tokens; a baseline that allows fewer keeps its own limit "
+        "(default: the limit of each model)",
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="fp32", help="compute type of all models (default: fp32)"
+    )
+    parser.add_argument(
+        "--device", help="device of the models, such as cpu or cuda (default: a GPU if there is one)"
+    )
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="keep embeddings in DIR: a killed run resumes from them, and later runs use them if model, texts "
+        "and settings are the same",
+    )
+    parser.add_argument(
+        "--num-proc",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="encode corpora in N processes: one on each GPU, or sharing the CPU's threads (default: 1, which "
+        "starts no further process)",
+    )
+
+
+def check_measuring_arguments(options: argparse.Namespace) -> None:
+    """Check the flags that can be checked before anything is loaded.
+
+    Raises:
+        ArgumentError: exits that are not numbers, or output that cannot be written.
+    """
+    parse_exit_layers(options.exit_layers)
+    check_output("--json", options.json)
+    if options.write_card and not Path(options.write_card).is_file():
+        raise ArgumentError(f"--write-card {options.write_card}: no such file")
+
+
+def measure_retrieval(options: argparse.Namespace, sets: list[Any]) -> dict[str, Any]:
+    """Return the report of the model and the baselines of `options` on `sets`.
+
+    Raises:
+        ArgumentError: no such model, or an exit that it does not have.
+        RuntimeError: a model exists but cannot be loaded.
+    """
+    # Slow to import.
+    from transformers.utils import logging
+
+    from mose.eval.baselines import load_baseline
+    from mose.eval.retrieval import evaluate
+    from mose.inference.loading import load_model
+
+    logging.disable_progress_bar()  # loading weights is the shortest part
+    dtype = compute_dtype(options.dtype)
+    model, tokenizer, exits = load_from_options(options, load_model)
+    device = str(model.device)
+    baselines = [
+        load_baseline(name, options.max_length, dtype, device, options.trust_remote_code)
+        for name in options.peers
+    ]
+
+    return evaluate(
+        model,
+        tokenizer,
+        sets,
+        exits,
+        baselines,
+        options.max_length,
+        dtype,
+        measure_speed=not options.no_speed,
+        progress=sys.stderr.isatty(),
+        certainty=not options.no_intervals,
+        cache=options.cache,
+        name=options.name,
+        devices=process_devices(device, options.num_proc),
+    )
+
+
+def write_report(options: argparse.Namespace, report: dict[str, Any]) -> None:
+    """Write the report as JSON, plots and card figures as requested, and print it as a table.
+
+    The table goes to stderr if the JSON goes to stdout.
+    """
+    # Slow to import, or an optional extra.
+    import torch
+
+    from mose.eval.report import terminal
+
+    document = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    if options.json == "-":
+        sys.stdout.write(document)
+    elif options.json:
+        atomic_write_text(options.json, document)
+    if options.plots:
+        from mose.eval.plots import plot_report
+
+        plot_report(report, options.plots)
+    if options.write_card:
+        from mose.eval.model_index import update_card
+
+        update_card(report, options.write_card)
+
+    out = sys.stderr if options.json == "-" else sys.stdout
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"{options.model}: {options.dtype} on {device}, {torch.get_num_threads()} threads\n", file=out)
+    print(terminal(report, shutil.get_terminal_size((120, 24)).columns), file=out)

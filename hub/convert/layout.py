@@ -1,0 +1,279 @@
+"""Layout of the paper's released checkpoints, and a plan that accounts for each of their tensors.
+
+The trunk is transformers' Starcoder2Model under `starEncoder2.`. Pre-training heads follow BERT's names, and a
+fine-tuned checkpoint has a list `projection_heads`. `docs/import.md` says how certain each fact is.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mose.configuration_mose import MoSEConfig
+from mose.hub.shards import TensorSource
+from mose.modeling_mose import MoSEForPreTraining, MoSEModel
+
+_TRUNK, _HEADS = r"(?:.+\.)?starEncoder2\.(?:module\.)?", r"(?:.+\.)?"
+#: Pattern of a released name -> our name; `head` and `final_norm` get theirs once the exits are known.
+PATTERNS = {
+    _TRUNK + r"embed_tokens\.weight": r"embed_tokens.weight",
+    _TRUNK + r"layers\.(\d+)\.(self_attn\.[qkvo]_proj|mlp\.c_(?:fc|proj))\.(weight|bias)": r"layers.\1.\2.\3",
+    _TRUNK + r"layers\.(\d+)\.((?:input|post_attention)_layernorm)\.(weight|bias)": r"layers.\1.\2.\3",
+    _TRUNK + r"norm\.(weight|bias)": r"final_norm.\1",
+    _HEADS + r"projection_heads\.(\d+)\.(?:[a-z]\w*\.)?(?:(\d+)\.)?(weight|bias)": r"head.\1.\2.\3",
+    _HEADS + r"predictions\.transform\.(dense|LayerNorm)\.(weight|bias)": r"predictions.transform.\1.\2",
+    _HEADS + r"predictions\.decoder\.(weight|bias)": r"predictions.decoder.\1",
+    _HEADS + r"predictions\.bias": r"predictions.decoder.bias",
+    _HEADS + r"seq_relationship\.(weight|bias)": r"seq_relationship.\1",
+    _HEADS + r"conditional_embeddings(?:\.weight)?": r"conditional_embeddings.weight",
+    _HEADS + r"pooler(?:\.dense)?\.(weight|bias)": r"pooler.\1",
+    _HEADS + r"temp(?:erature)?_coef": r"similarity_scale",
+}
+PRETRAINING = ("predictions.", "seq_relationship.", "conditional_embeddings.", "pooler.")
+#: Keys of config.json that must be there, and keys that default to the paper's values.
+REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+OPTIONAL = (
+    *("hidden_act", "max_position_embeddings", "initializer_range", "norm_epsilon", "use_bias", "pad_token_id"),
+    *("attention_dropout", "residual_dropout", "embedding_dropout"),
+)
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """Facts that a checkpoint does not state. Only the pooling has no default."""
+
+    pooling: str  # "mean" or "cls"
+    projection_act: str = "leaky_relu"  # between the two layers of a projection head
+    embedding_norm: str | None = None  # None: "at_most_one" if there are projection heads, else "unit"
+    exit_layers: Sequence[int] | None = None  # of the whole model; None: `matryoshka_layers`, or the paper's
+    rope_theta: float | None = None  # base of the rotary positions; None: the checkpoint's, or the paper's
+    #: A final norm in a truncated checkpoint: "drop" it, as the whole model has none at that exit, or "apply"
+    #: it, as transformers' model of that depth does.
+    last_norm: str = "drop"
+    leave_out: Sequence[str] = ()  # regular expressions of tensors to skip
+
+
+class CheckpointError(ValueError):
+    """Tensors without a place in the model, parameters without a tensor, or shapes that differ."""
+
+    def __init__(self, problems: Sequence[str]):
+        super().__init__("the checkpoint does not fit:" + "".join(f"\n  {problem}" for problem in problems))
+
+
+@dataclass
+class Conversion:
+    """A plan: the configuration of a model, and the tensors that fill it."""
+
+    config: MoSEConfig
+    tensors: dict[str, TensorSource]  # by their names in the model, not read yet
+    left_out: dict[str, str]  # name in the checkpoint -> reason why the model has no place for it
+    notes: list[str]  # facts that a user of the model should know
+
+
+def plan_conversion(
+    settings: Mapping[str, Any], sources: Mapping[str, TensorSource], options: ConversionOptions
+) -> Conversion:
+    """Return how a checkpoint with this config.json and these tensors becomes a MoSE.
+
+    Raises:
+        CheckpointError: a tensor or a parameter is left over, or a shape differs. Names all of them.
+        ValueError: a setting or an option has a value that MoSE does not support.
+    """
+    planner = _Planner(settings, sources, options)
+    fields = planner.trunk_fields()
+    fields |= planner.place_exits()
+    if any(name.startswith(PRETRAINING) for name in planner.names):
+        fields |= planner.pretraining_fields()
+
+    config = MoSEConfig(**fields)
+    planner.place_scale(config)
+    return Conversion(config, planner.account(config), planner.left_out, planner.notes)
+
+
+class _Planner:
+    """The state of `plan_conversion`: which tensor goes where."""
+
+    def __init__(
+        self, settings: Mapping[str, Any], sources: Mapping[str, TensorSource], options: ConversionOptions
+    ):
+        self.settings, self.sources, self.options = settings, sources, options
+        self.left_out: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.problems: list[str] = []
+        #: Our name -> the checkpoint's; and tensors that the checkpoint lacks, by our names.
+        self.names: dict[str, str] = {}
+        self.created: dict[str, TensorSource] = {}
+
+        # A pattern without a match is a mistake, most likely in the pattern.
+        for pattern in options.leave_out:
+            matching = [name for name in sources if re.search(pattern, name)]
+            if not matching:
+                raise ValueError(f"--leave-out {pattern} matches no tensor of the checkpoint")
+            self.left_out |= dict.fromkeys(matching, "left out as requested")
+
+        for name in sources:
+            if name not in self.left_out:
+                self._rename(name)
+
+    def _rename(self, name: str) -> None:
+        matches = ((re.fullmatch(pattern, name), ours) for pattern, ours in PATTERNS.items())
+        ours = next((match.expand(ours) for match, ours in matches if match), None)
+        if ours is None:
+            self.problems.append(f"tensor without a place in the model: {name}")
+        elif ours in self.names:
+            self.problems.append(f"{self.names[ours]} and {name} are both {ours}. Skip one with --leave-out.")
+        else:
+            self.names[ours] = name
+
+    def trunk_fields(self) -> dict[str, Any]:
+        settings, options = self.settings, self.options
+        for name in REQUIRED:
+            if not isinstance(settings.get(name), int) or settings[name] < 1:
+                raise ValueError(f"config.json: {name} must be an integer >= 1, got {settings.get(name)!r}")
+
+        # Variants of Starcoder2 that MoSE does not have.
+        head_dim = settings["hidden_size"] // settings["num_attention_heads"]
+        if settings.get("head_dim", head_dim) not in (None, head_dim):
+            raise ValueError(f"config.json: head_dim must be {head_dim}, got {settings['head_dim']}")
+        window, longest = settings.get("sliding_window"), settings.get("max_position_embeddings", 0)
+        if window and window < longest:
+            raise ValueError(f"config.json: sliding_window must be at least {longest} or null, got {window}")
+        if settings.get("rope_scaling"):
+            raise ValueError(f"config.json: rope_scaling must be null, got {settings['rope_scaling']}")
+
+        fields = {name: settings[name] for name in (*REQUIRED, *OPTIONAL) if settings.get(name) is not None}
+
+        rope: dict[str, Any] = {"rope_type": "default"} | dict(settings.get("rope_parameters") or {})
+        stored = rope.get("rope_theta") or settings.get("rope_theta")
+        rope["rope_theta"] = float(options.rope_theta or stored or MoSEConfig.default_theta)
+        fields |= {"rope_parameters": rope, "exit_norm": "final", "pooling": options.pooling}
+
+        # The stored vocabulary may be padded. If there is none, `account` reports it.
+        if "embed_tokens.weight" in self.names:
+            embeddings, pad = self.sources[self.names["embed_tokens.weight"]], fields.get("pad_token_id", 0)
+            fields |= {"vocab_size": embeddings.shape[0], "dtype": embeddings.dtype}
+            if not 0 <= pad < embeddings.shape[0]:
+                raise ValueError(f"config.json: pad_token_id must be in [0, {embeddings.shape[0]}), got {pad}")
+        return fields
+
+    def place_exits(self) -> dict[str, Any]:
+        """Place projection heads and the final norm; return the fields that describe the exits."""
+        settings = self.settings
+        depth = settings.get("till_layer") or settings["num_hidden_layers"]
+        exits = tuple(self.options.exit_layers or settings.get("matryoshka_layers") or MoSEConfig.exit_layers)
+        if depth not in exits:
+            raise ValueError(
+                f"the checkpoint has {depth} blocks, which must be one of its exits "
+                f"{', '.join(map(str, exits))}. Pass --exit-layers."
+            )
+
+        built = [exit_layer for exit_layer in exits if exit_layer <= depth]
+        fields = self._place_heads(exits, built)
+
+        # Only the exit after the last block of the whole model goes through the final norm.
+        blocks = max(settings["num_hidden_layers"], exits[-1])
+        norms = {kind: self.names.pop(f"final_norm.{kind}", None) for kind in ("weight", "bias")}
+        if depth == blocks or self.options.last_norm == "apply":
+            blocks = depth
+            self.names |= {f"exits.{depth}.norm.{kind}": name for kind, name in norms.items() if name}
+        else:
+            reason = "final norm of the whole model, which this exit does not go through"
+            self.left_out |= {name: reason for name in norms.values() if name}
+        return {"num_hidden_layers": blocks, "exit_layers": built} | fields
+
+    def _place_heads(self, exits: Sequence[int], built: Sequence[int]) -> dict[str, Any]:
+        heads = {name: name.split(".")[1:] for name in self.names if name.startswith("head.")}
+        if not heads:
+            return self._create_heads(built)
+
+        # Numbers may have gaps, such as those of activations: only their order counts.
+        numbers = sorted({int(number) for number, _, _ in heads.values()})
+        layers = sorted({int(layer or 0) for _, layer, _ in heads.values()})
+        owners = _head_owners(len(numbers), len(layers), exits, built)
+
+        for ours, (number, layer, kind) in heads.items():
+            name = self.names.pop(ours)
+            exit_layer = owners[numbers.index(int(number))]
+            # Two layers and an activation form a Sequential: 0, 1, 2.
+            suffix = f"{2 * layers.index(int(layer or 0))}." if len(layers) == 2 else ""
+            if exit_layer in built:
+                self.names[f"exits.{exit_layer}.projection.{suffix}{kind}"] = name
+            else:
+                self.left_out[name] = f"head of exit {exit_layer}, deeper than the file's {built[-1]} blocks"
+
+        if without := [exit_layer for exit_layer in built if exit_layer not in owners]:
+            self.notes.append(f"Left out exits without a projection head: {', '.join(map(str, without))}.")
+
+        return {
+            "projection_layers": len(layers),
+            "projection_act": self.options.projection_act,
+            "embedding_norm": self.options.embedding_norm or "at_most_one",
+            "exit_layers": [exit_layer for exit_layer in built if exit_layer in owners],
+        }
+
+    def _create_heads(self, built: Sequence[int]) -> dict[str, Any]:
+        self.notes.append("Projection heads start as the identity: embeddings are the pooled states.")
+        size, embeddings = self.settings["hidden_size"], self.names.get("embed_tokens.weight")
+        dtype = self.sources[embeddings].dtype if embeddings else torch.float32  # `account` reports it
+        identity = TensorSource((size, size), dtype, lambda: torch.eye(size, dtype=dtype))
+        zeros = TensorSource((size,), dtype, lambda: torch.zeros(size, dtype=dtype))
+        for exit_layer in built:
+            self.created[f"exits.{exit_layer}.projection.weight"] = identity
+            self.created[f"exits.{exit_layer}.projection.bias"] = zeros
+        return {"projection_layers": 1, "embedding_norm": self.options.embedding_norm or "unit"}
+
+    def pretraining_fields(self) -> dict[str, Any]:
+        condition = self.sources.get(self.names.get("conditional_embeddings.weight", ""))
+        size = condition.shape[-1] if condition and condition.shape else MoSEConfig.conditional_size
+        return {"context_pooler": "plain", "tie_word_embeddings": False, "conditional_size": size}
+
+    def place_scale(self, config: MoSEConfig) -> None:
+        """Place the learned similarity scale, which checkpoints made for embedding may lack."""
+        stored = self.sources.get(self.names.get("similarity_scale", ""))
+        if stored is None:
+            initial = torch.tensor([config.similarity_scale_init])
+            self.created["similarity_scale"] = TensorSource((1,), torch.float32, lambda: initial)
+        elif not stored.shape:  # a number, which is a vector of length 1 here
+            del self.names["similarity_scale"]
+            self.created["similarity_scale"] = TensorSource((1,), stored.dtype, lambda: stored.read().view(1))
+
+    def account(self, config: MoSEConfig) -> dict[str, TensorSource]:
+        """Return the tensors by their names in the model, if they are exactly those that it has."""
+        pretraining = any(name.startswith(PRETRAINING) for name in self.names)
+        cls = MoSEForPreTraining if pretraining else MoSEModel
+        config.architectures = [cls.__name__]
+        with torch.device("meta"):  # names and shapes without memory
+            expected = {name: tuple(tensor.shape) for name, tensor in cls(config).state_dict().items()}
+
+        def full_name(ours: str) -> str:
+            is_trunk = pretraining and not ours.startswith(PRETRAINING)
+            return f"{cls.base_model_prefix}.{ours}" if is_trunk else ours
+
+        # Report every problem at once, by the names in the checkpoint.
+        theirs = {full_name(ours): name for ours, name in self.names.items()}
+        tensors = {name: self.sources[source] for name, source in theirs.items()}
+        tensors |= {full_name(ours): source for ours, source in self.created.items()}
+
+        unplaced = sorted(theirs.get(name, name) for name in tensors.keys() - expected.keys())
+        self.problems += [f"tensor without a place in the model: {name}" for name in unplaced]
+        unfilled = sorted(expected.keys() - tensors.keys())
+        self.problems += [f"parameter without a tensor in the checkpoint: {name}" for name in unfilled]
+        for name in sorted(expected.keys() & tensors.keys()):
+            if tensors[name].shape != expected[name]:
+                source = theirs.get(name, name)
+                self.problems.append(f"{source} must have shape {expected[name]}, got {tensors[name].shape}")
+        if self.problems:
+            raise CheckpointError(self.problems)
+        return tensors
+
+
+def _head_owners(heads: int, layers: int, exits: Sequence[int], built: Sequence[int]) -> Sequence[int]:
+    """Return the exit of each projection head, in order."""
+    # One head per exit of the whole model, one per exit of the file, or that of the deepest exit alone.
+    owners = {1: built[-1:], len(built): built, len(exits): exits}.get(heads)
+    if owners is None or layers > 2:
+        shape = f"{heads} projection heads of {layers} layers"
+        raise CheckpointError([f"{shape}, expected at most 2 layers and one head per exit {list(exits)}"])
+    return owners

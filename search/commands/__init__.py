@@ -1,0 +1,1 @@
+"""The subcommands of `python -m mose.search`, one module each."""

@@ -1,0 +1,38 @@
+"""Ranking of documents by several scores, as pure functions of arrays."""
+
+import numpy as np
+
+DEFAULT_HYBRID = True
+DENSE_WEIGHT = 0.8  # BM25 has the rest
+
+
+def fuse(dense: np.ndarray, lexical: np.ndarray, dense_weight: float = DENSE_WEIGHT) -> np.ndarray:
+    """Return the convex combination of a query's scaled scores.
+
+        w · (dense - min dense) / (max dense - min dense) + (1 - w) · lexical / max lexical
+
+    Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval", 2023, arXiv 2210.11934.
+    Similarities are scaled from their minimum because models differ in how far they spread them. BM25 has a
+    natural minimum of 0.
+
+    Args:
+        dense: (…, documents) cosine similarities.
+        lexical: (…, documents) BM25 scores, at least 0.
+        dense_weight: weight of the similarities, in [0, 1].
+
+    Returns:
+        (…, documents) fused scores in [0, 1].
+    """
+    lowest = dense.min(axis=-1, keepdims=True)
+    spread = dense.max(axis=-1, keepdims=True) - lowest
+    best = lexical.max(axis=-1, keepdims=True)
+
+    # Equal similarities, or no common word, contribute 0.
+    dense = (dense - lowest) / np.where(spread > 0, spread, 1)
+    lexical = lexical / np.where(best > 0, best, 1)
+    return dense_weight * dense + (1 - dense_weight) * lexical
+
+
+def best_rows(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the positions of the `k` highest of (documents,) scores, best first. Ties keep their order."""
+    return np.argsort(-scores, kind="stable")[:k]

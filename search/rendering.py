@@ -1,0 +1,55 @@
+"""Search results as text for a terminal."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mose.search.index import Hit, Index
+
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def render(hits: "Sequence[Hit]", colour: bool = False, width: int = 110, lines: int = 6) -> str:
+    """Return hits as text: rank, score, name, location and the first lines of each.
+
+    Control characters in names and source code are replaced, so that they cannot reach the terminal.
+
+    Args:
+        hits: best first.
+        colour: use ANSI escape sequences.
+        width: maximum line length, in characters.
+        lines: number of source lines for each hit.
+    """
+    bold, dim, green, off = ("\033[1m", "\033[2m", "\033[32m", "\033[0m") if colour else ("",) * 4
+    rows = []
+
+    for rank, hit in enumerate(hits, 1):
+        name, location = printable(hit.name), printable(f"{hit.path}:{hit.start_line}")
+        rows.append(f"{rank:>3}  {green}{hit.score:.3f}{off}  {bold}{name}{off}  {location}")
+
+        code = hit.source.rstrip().expandtabs(4).split("\n")
+        # The note "1 more line" would take as much room as the line itself.
+        shown = code if len(code) <= lines + 1 else code[:lines]
+        rows += [f"     {dim}│{off} {printable(line.rstrip())[: width - 7]}".rstrip() for line in shown]
+        if len(code) > len(shown):
+            rows.append(f"     {dim}│ … {len(code) - len(shown)} more lines{off}")
+        rows.append("")
+
+    return "\n".join(rows)
+
+
+def printable(text: str) -> str:
+    """Return `text` with its control characters replaced."""
+    return _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def summarize_index(index: "Index") -> str:
+    """Return one line about the contents of an index and, if it has just been built, the work that took."""
+    meta, report = index.meta, index.report
+    unreadable = f" ({len(meta.skipped):,} unreadable)" if meta.skipped else ""
+    text = f"{len(index):,} functions of {len(meta.files):,} files{unreadable} at exit {meta.exit_layer}"
+
+    if report:
+        text += f", {report.embedded:,} of them embedded now" if report.embedded else ", none embedded anew"
+    return text
