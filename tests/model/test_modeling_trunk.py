@@ -267,11 +267,11 @@ def test_the_vocabulary_can_grow_and_shrink(build_model, tiny_config, tiny_batch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"input_ids": torch.ones(0, 4, dtype=torch.long)}, r"input_ids must hold at least one token, got shape \(0, 4\)"),
-        ({"input_ids": torch.ones(2, 0, dtype=torch.long)}, r"input_ids must hold at least one token, got shape \(2, 0\)"),
-        ({"input_ids": torch.ones(4, dtype=torch.long)}, r"input_ids must have shape \(batch, tokens\), got \(4,\)"),
-        ({"input_ids": torch.ones(1, 2, 4, dtype=torch.long)}, r"input_ids must have shape \(batch, tokens\), got \(1, 2, 4\)"),
-        ({"inputs_embeds": torch.ones(4, 32)}, r"inputs_embeds must have shape \(batch, tokens, hidden\), got \(4, 32\)"),
+        ({"input_ids": torch.ones(0, 4, dtype=torch.long)}, r"at least one token, got shape \(0, 4\)"),
+        ({"input_ids": torch.ones(2, 0, dtype=torch.long)}, r"at least one token, got shape \(2, 0\)"),
+        ({"input_ids": torch.ones(4, dtype=torch.long)}, r"input_ids must have shape .* got \(4,\)"),
+        ({"input_ids": torch.ones(1, 2, 4, dtype=torch.long)}, r"input_ids must have shape .* got \(1, 2, 4\)"),
+        ({"inputs_embeds": torch.ones(4, 32)}, r"must have shape \(batch, tokens, hidden\), got \(4, 32\)"),
         (
             {"input_ids": torch.ones(2, 4, dtype=torch.long), "attention_mask": torch.ones(2, 1, 4, 4)},
             r"attention_mask must have shape \(batch, tokens\) = \(2, 4\), got \(2, 1, 4, 4\)",
