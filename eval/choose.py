@@ -81,6 +81,7 @@ def choose_exit(
     if fitting:
         return fitting[0] if min_quality is not None else max(fitting, key=lambda figures: figures["quality"])
 
+    # Nothing fits: the nearest exit is the one that misses its worst bound by the smallest share.
     nearest = exits[min(range(len(exits)), key=excess.__getitem__)]
     requested = " and ".join(map(str, bounds))
     actual = " and ".join(f"{_format_number(nearest[bound.field])} {bound.unit}" for bound in bounds)
@@ -91,14 +92,9 @@ def choose_exit(
 def mean_quality(
     report: dict[str, Any], kind: str, key: str, measure: str, sets: Sequence[str] | None = None
 ) -> float | None:
-    """Return the mean over sets of one row's measure, or None if a set does not have it.
+    """Return the mean of a measure over sets (None: all), or None if a set does not have it.
 
-    Args:
-        report: from `mose.eval.retrieval.evaluate`.
-        kind: "exits" or "peers".
-        key: the exit, or the name of the baseline.
-        measure: such as `mrr`.
-        sets: names of sets in the report; None means all.
+    The row is an exit or a baseline: `kind` is "exits" or "peers", and `key` its number or name.
     """
     values = [report["sets"][name][kind].get(key, {}).get(measure) for name in sets or report["sets"]]
     return None if None in values or not values else sum(values) / len(values)
@@ -138,6 +134,7 @@ def _exit_figures(report: dict[str, Any], key: str, measure: str, sets: Sequence
         known = ", ".join(sorted({name for figures in exits for name in figures}))
         message = f"not all sets have {measure!r} at exit {key}; the report has {known}"
         raise ValueError(f"{message}. Choose another measure, or name the sets.")
+
     measured = {**report["speed"].get(key, {}), **report.get("costs", {}).get(key, {})}
     return {"exit_layer": int(key), "measure": measure, "quality": quality, **measured}
 

@@ -23,27 +23,18 @@ def load_pair_classifier(
 ) -> tuple[Any, Any, tuple[int, ...]]:
     """Load a MoSE with classification heads in float32, only as deep as the requested exits need.
 
-    Args:
-        source: folder or Hub id.
-        exit_layers: exits to use; None means all.
-        device: device of the model; None means a GPU if there is one.
-
-    Returns:
-        Model in evaluation mode, tokenizer, and the requested exits.
+    Arguments and results are those of `mose.inference.loading.load_model`: model, tokenizer, requested exits.
 
     Raises:
         ValueError: not a MoSE, an exit that it does not have, or no trained classifier at a requested exit.
         OSError: there is no model at `source`.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer  # slow to import
+    # Slow to import.
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     exits = resolve_exit_layers(load_mose_config(source), exit_layers)
     model, info = AutoModelForSequenceClassification.from_pretrained(
-        source,
-        trust_remote_code=True,
-        exit_layer=exits[-1],
-        dtype=torch.float32,
-        output_loading_info=True,
+        source, trust_remote_code=True, exit_layer=exits[-1], dtype=torch.float32, output_loading_info=True
     )
 
     missing = info["missing_keys"]
@@ -51,6 +42,7 @@ def load_pair_classifier(
     if untrained:
         message = f"it has no trained classifier at exit {', '.join(map(str, untrained))}"
         raise ValueError(f"{message}. Train one with `train_hf.py classify`.")
+    # Refuse a classifier of something else before hours of work.
     clone_class(model.config)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
     return model.to(device or default_device()).eval(), tokenizer, exits
@@ -103,6 +95,7 @@ def classify_pairs(
     reached = [k for k in model.config.built_exit_layers if k <= exits[-1]]
     limit = token_limit(model, tokenizer, max_length)
     budget = token_budget or default_token_budget(model.device)
+
     # Functions occur in many pairs, so each is tokenized once. None can fill more than the whole input.
     ids = tokenizer(list(data.functions), add_special_tokens=False, truncation=True, max_length=limit)[
         "input_ids"
@@ -119,8 +112,10 @@ def classify_pairs(
                     if bool(logits.isnan().any()):
                         message = f"{model.name_or_path}: logits must not be NaN, got NaN at exit {k}"
                         raise FloatingPointError(f"{message}. The weights are broken; load others.")
+
                     result[k][rows] = (logits.argmax(dim=-1) == clone).long().cpu().numpy()
             bar.update(len(rows))
+
     return result
 
 
@@ -153,15 +148,14 @@ def _pair_logits(model: Any, tokenizer: Any, pairs: list[list[int]], deepest: in
 def scores(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     """Return `f1`, `precision` and `recall` of class 1; an undefined score is 0.
 
-    Args:
-        labels: (pairs,) of 0 and 1.
-        predictions: (pairs,) of 0 and 1.
+    Both arguments are (pairs,) arrays of 0 and 1.
 
     Raises:
         ValueError: no pairs, or a different number of labels and predictions.
     """
     if not len(labels):
         raise ValueError("no pairs: their scores are undefined. Pass at least one.")
+
     precision, recall, f1, _ = precision_recall_fscore_support(
         labels, predictions, average="binary", zero_division=0
     )
@@ -183,6 +177,7 @@ def evaluate_pairs(
     `classify_pairs`.
     """
     report: dict[str, Any] = {"sets": {}, "speed": {}}
+
     for data in sets:
         exits = classify_pairs(model, tokenizer, data, exit_layers, max_length, dtype=dtype, progress=progress)
         report["sets"][data.name] = {
@@ -191,4 +186,5 @@ def evaluate_pairs(
             "exits": {str(k): scores(data.labels, predictions) for k, predictions in exits.items()},
             "peers": {},
         }
+
     return report

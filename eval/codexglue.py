@@ -29,7 +29,7 @@ def advtest(answers: str | Path, predictions: str | Path) -> dict[str, float]:
 
     Raises:
         FileNotFoundError: one of the files does not exist.
-        RetrievalSetError: a malformed line, an id that occurs twice, or a query without prediction.
+        RetrievalSetError: a malformed line, an id that occurs twice, or a missing prediction.
     """
     expected = _read_column(answers, "url", "idx")
     predicted = _read_column(predictions, "url", "answers")
@@ -40,44 +40,37 @@ def advtest(answers: str | Path, predictions: str | Path) -> dict[str, float]:
 
 
 def poj104(answers: str | Path, predictions: str | Path) -> dict[str, float]:
-    """Return the MAP@R of POJ-104.
+    """Return the MAP@R of POJ-104; for errors see `advtest`.
 
     Args:
         answers: `index` and `answers` (the other programs of the same problem). Or the programs with `index` and
             `label`, from which the answers follow, as in `extract_answers.py`.
         predictions: `index` and `answers`, from best to worst, at least as many as there are relevant ones.
-
-    Raises:
-        FileNotFoundError: one of the files does not exist.
-        RetrievalSetError: a malformed line, an id that occurs twice, or a program without prediction or with too
-            few answers.
     """
     rows = list(json_rows(_existing(answers)))
     labelled = bool(rows) and "label" in rows[0][1]
+
     expected = _same_label(rows) if labelled else _read_column(answers, "index", "answers")
     predicted = _read_column(predictions, "index", "answers")
     ranks = []
 
     for program, relevant in expected.items():
         ranking = _prediction(predicted, program, predictions)
+
+        # MAP@R looks at the first R answers, so a shorter list would be scored too low.
         count = len(set(ranking))
         if count < len(relevant):
             message = f"answers for {program!r} must be at least {len(relevant)} (its relevant programs)"
             raise RetrievalSetError(f"{predictions}: {message}, got {count}")
         ranks.append(_answer_ranks(relevant, ranking))
+
     return {"map@r": metrics.map_at_r(ranks)}
 
 
 def bigclonebench(answers: str | Path, predictions: str | Path) -> dict[str, float]:
-    """Return F1, precision and recall of BigCloneBench.
+    """Return F1, precision and recall of BigCloneBench; for errors see `advtest`.
 
-    Args:
-        answers: lines of two ids and 0 or 1, separated by white space.
-        predictions: lines alike.
-
-    Raises:
-        FileNotFoundError: one of the files does not exist.
-        RetrievalSetError: a malformed line, or a pair without prediction.
+    Both files have lines of two ids and 0 or 1, separated by white space.
     """
     expected, predicted = _read_labels(answers), _read_labels(predictions)
     missing = [pair for pair in expected if pair not in predicted]
@@ -103,6 +96,7 @@ def _read_column(path: str | Path, key: str, value: str) -> dict[str, Any]:
         name = str(cell(location, row, key))
         if name in table:
             raise RetrievalSetError(f"{location}: {key} {name!r} occurs twice")
+
         table[name] = cell(location, row, value)
     return table
 
@@ -116,7 +110,9 @@ def _prediction(predicted: Mapping[str, Any], key: str, path: str | Path) -> Seq
 def _answer_ranks(relevant: Sequence[Any], ranking: Sequence[Any]) -> np.ndarray:
     ranks: dict[str, int] = {}
     for rank, key in enumerate(ranking, 1):
-        ranks.setdefault(str(key), rank)  # a repeated answer counts where it first occurs
+        # A repeated answer counts where it first occurs.
+        ranks.setdefault(str(key), rank)
+
     return np.array([ranks.get(str(key), MISSING_RANK) for key in relevant], dtype=np.int64)
 
 

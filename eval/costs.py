@@ -34,6 +34,7 @@ def flops_per_token(config: Any, exit_layer: int, tokens: int = FLOPS_TOKENS) ->
     every_token = config.projection_layers == 2 and config.pooling != "cls"
     projection = config.projection_layers * 2 * hidden * hidden
     head = projection if every_token else projection / tokens
+
     if config.pooling != "cls":
         head += 2 * hidden
     if config.pooling == "gated":
@@ -45,6 +46,8 @@ def parameters(model: Any, exit_layer: int) -> int:
     """Return the number of parameters of a model loaded at an exit: embeddings, blocks, and exits up to it."""
     config = copy.deepcopy(model.config)
     config.exit_layer = exit_layer
+
+    # On the meta device no memory is allocated.
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in type(model)(config).parameters())
 
@@ -77,7 +80,8 @@ def counted_flops_per_token(baseline: SentenceTransformerBaseline, tokens: int =
 
     The sequence is truncated to the model's maximum length.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # slow to import
+    # Slow to import.
+    from torch.utils.flop_counter import FlopCounterMode
 
     transformer = getattr(baseline.model[0], "auto_model", None)
     if transformer is None:
@@ -86,7 +90,9 @@ def counted_flops_per_token(baseline: SentenceTransformerBaseline, tokens: int =
     tokens = min(tokens, baseline.model.max_seq_length or tokens)
     ids = torch.ones(1, tokens, dtype=torch.long, device=baseline.device)
     attention = transformer.config._attn_implementation
-    transformer.set_attn_implementation("eager")  # torch does not count the fused kernels of a CPU
+
+    # torch does not count the fused kernels of a CPU.
+    transformer.set_attn_implementation("eager")
     try:
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
             transformer(input_ids=ids, attention_mask=torch.ones_like(ids))

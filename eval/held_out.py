@@ -1,4 +1,4 @@
-"""Scores of every exit on a retrieval set whose queries and documents have length limits of their own."""
+"""Scores of every exit on a retrieval set, with separate length limits for queries and documents."""
 
 from typing import Any
 
@@ -18,21 +18,20 @@ def score_exits(
     max_document_length: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Return exit → metric → value over the whole corpus, for all exits that the model has built.
+    """Return exit -> measure of the set -> value over the whole corpus, for all exits that are built.
 
     Args:
         model: a `MoSEModel`, perhaps with an adapter.
-        tokenizer: the model's.
-        data: its `measures` are computed.
+        tokenizer: the model's tokenizer.
+        data: the set.
         max_query_length: tokens after which a query is truncated.
         max_document_length: tokens after which a document is truncated.
         dtype: compute type, by autocast; None means the type of the weights.
     """
-    queries = MoSEEncoder(model, tokenizer, max_length=max_query_length, dtype=dtype).encode(
-        data.queries, data.query_languages, query=True
-    )
-    documents = MoSEEncoder(model, tokenizer, max_length=max_document_length, dtype=dtype).encode(
-        data.documents, data.document_languages, query=False
-    )
+    query_encoder = MoSEEncoder(model, tokenizer, max_length=max_query_length, dtype=dtype)
+    queries = query_encoder.encode(data.queries, data.query_languages, query=True)
 
-    return {e: score(data, score_blocks(queries[e], documents[e])) for e in queries}
+    document_encoder = MoSEEncoder(model, tokenizer, max_length=max_document_length, dtype=dtype)
+    documents = document_encoder.encode(data.documents, data.document_languages, query=False)
+
+    return {key: score(data, score_blocks(queries[key], documents[key])) for key in queries}

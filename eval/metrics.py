@@ -15,9 +15,6 @@ from mose.data.retrieval.retrieval_set import DEFAULT_MEASURES
 
 #: Maximum size of one block of scores.
 BLOCK_BYTES = 64 << 20
-#: Up to this number of relevant documents, one pass over the scores for each is cheaper than sorting them.
-_FEW_DOCUMENTS = 8
-
 #: One int array for each query: the ranks of its relevant documents, as `relevant_ranks` returns them.
 Ranks = Sequence[np.ndarray]
 
@@ -25,15 +22,12 @@ Ranks = Sequence[np.ndarray]
 def score_blocks(
     queries: np.ndarray, documents: np.ndarray, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[np.ndarray]:
-    """Yield inner products in blocks of consecutive queries.
+    """Yield the rows of `queries @ documents.T`, in blocks of at most `block_bytes` and at least one row.
 
     Args:
         queries: (queries, dim) float.
         documents: (documents, dim) float.
-        block_bytes: maximum size of a block. A block has at least one row.
-
-    Yields:
-        (rows, documents) arrays. Stacked, they are `queries @ documents.T`.
+        block_bytes: maximum size of a block.
     """
     rows = max(1, block_bytes // max(1, len(documents) * queries.itemsize))
     for start in range(0, len(queries), rows):
@@ -43,15 +37,12 @@ def score_blocks(
 def relevant_ranks(
     blocks: Iterable[np.ndarray], relevant: Sequence[Sequence[int]], document_ids: Sequence[str]
 ) -> list[np.ndarray]:
-    """Return the ranks of every query's relevant documents.
+    """Return the ranks of every query's relevant documents: one int array per query, in the order of `relevant`.
 
     Args:
         blocks: (rows, documents) arrays of scores, greater is better. Together they have one row per query.
         relevant: the columns of the relevant documents of each query.
         document_ids: one per column, to break ties.
-
-    Returns:
-        One int array per query, in the order of `relevant`.
 
     Raises:
         ValueError: the width of a block or the number of rows does not fit, or a score is NaN.
@@ -67,6 +58,7 @@ def relevant_ranks(
                 raise ValueError(f"scores must have one row for each of the {len(relevant)} queries, got more")
             if np.isnan(row).any():
                 raise ValueError(f"scores must not be NaN, got NaN for query {len(ranks)}")
+
             columns = np.asarray(relevant[len(ranks)], dtype=np.int64)
             ranks.append(1 + count_ahead(row, ties, row[columns], ties[columns]))
 
@@ -86,15 +78,13 @@ def count_ahead(row: np.ndarray, ties: np.ndarray, scores: np.ndarray, score_tie
     """Count the documents of a row that rank before each of some documents.
 
     Args:
-        row: (documents,) scores of the documents to count.
-        ties: (documents,) their tie order.
-        scores: (ranked,) scores of the documents to rank. They can be among those of the row.
+        row: (documents,) scores.
+        ties: (documents,) tie order.
+        scores: (ranked,) scores of the documents to rank, which can be among those of the row.
         score_ties: (ranked,) their tie order.
-
-    Returns:
-        (ranked,) int64.
     """
-    if len(scores) > _FEW_DOCUMENTS:
+    # Up to a few documents, one pass over the row for each is cheaper than sorting it.
+    if len(scores) > 8:
         ordered = np.sort(row)
         upper = np.searchsorted(ordered, scores, side="right")
         ahead, equal = len(row) - upper, upper - np.searchsorted(ordered, scores, side="left")
@@ -102,6 +92,7 @@ def count_ahead(row: np.ndarray, ties: np.ndarray, scores: np.ndarray, score_tie
         ahead = np.array([np.count_nonzero(row > score) for score in scores], dtype=np.int64)
         equal = np.array([np.count_nonzero(row == score) for score in scores], dtype=np.int64)
 
+    # Only documents with the same score need a look at their ids.
     for index in np.flatnonzero(equal):
         ahead[index] += np.count_nonzero((row == scores[index]) & (ties < score_ties[index]))
     return ahead
@@ -110,21 +101,16 @@ def count_ahead(row: np.ndarray, ties: np.ndarray, scores: np.ndarray, score_tie
 def mask_own(blocks: Iterable[np.ndarray], own: Sequence[int | None]) -> Iterator[np.ndarray]:
     """Yield copies of the blocks in which the document that is the query itself scores -∞ and ranks last.
 
-    Args:
-        blocks: as for `relevant_ranks`.
-        own: for each query, the column of that document; None if there is none.
+    `own` has the column of that document for each query, or None.
     """
     start = 0
     for block in blocks:
-        block = np.array(block)
+        block = np.array(block)  # scores of the caller stay as they are
         for row, column in enumerate(own[start : start + len(block)]):
             if column is not None:
                 block[row, column] = -np.inf
         start += len(block)
         yield block
-
-
-# --- values per query -------------------------------------------------------------------------------------
 
 
 def reciprocal_ranks(ranks: Ranks) -> np.ndarray:
@@ -148,13 +134,8 @@ def ndcgs(ranks: Ranks, grades: Sequence[Sequence[int]], k: int) -> np.ndarray:
     DCG = Σ grade / log2(1 + rank) over the documents with rank ≤ k, divided by the DCG of the best order. The
     gain is the grade itself, as in trec_eval. A query without relevant documents has 0.
 
-    Args:
-        ranks: see `Ranks`.
-        grades: the positive grade of each of those documents.
-        k: cut-off.
-
     Raises:
-        ValueError: k < 1, or a query has not as many grades as ranks.
+        ValueError: k < 1, or a query has not as many positive `grades` as `ranks`.
     """
     _check_cutoff(k)
     values = []
@@ -162,6 +143,7 @@ def ndcgs(ranks: Ranks, grades: Sequence[Sequence[int]], k: int) -> np.ndarray:
     for index, (query, query_grades) in enumerate(zip(ranks, grades, strict=True)):
         if len(query) != len(query_grades):
             raise ValueError(f"query {index} has {len(query)} ranks but {len(query_grades)} grades")
+
         gains = np.asarray(query_grades, dtype=np.float64)
         best = np.sort(gains)[::-1][:k]
         ideal = (best / np.log2(np.arange(2, len(best) + 2))).sum()
@@ -180,41 +162,27 @@ def precisions_at_r(ranks: Ranks) -> np.ndarray:
     """
     values = []
     for query in ranks:
+        # The i-th relevant document is preceded by i - 1 others, so its precision is i / rank.
         ordered = np.sort(query)
         precision = np.arange(1, len(ordered) + 1) / ordered
         values.append(float(precision[ordered <= len(ordered)].sum() / len(ordered)) if len(ordered) else 0.0)
     return np.array(values)
 
 
-# --- means over queries -----------------------------------------------------------------------------------
-
-
 def mrr(ranks: Ranks) -> float:
-    """Return the mean reciprocal rank.
-
-    Raises:
-        ValueError: no queries.
-    """
+    """Return the mean reciprocal rank; ValueError without queries."""
     return _query_mean(reciprocal_ranks(ranks))
 
 
 def map_at_r(ranks: Ranks) -> float:
-    """Return the mean of `precisions_at_r`.
-
-    Raises:
-        ValueError: no queries.
-    """
+    """Return the mean of `precisions_at_r`; ValueError without queries."""
     return _query_mean(precisions_at_r(ranks))
 
 
 def per_query(
     ranks: Ranks, grades: Sequence[Sequence[int]], measures: Sequence[str] = DEFAULT_MEASURES
 ) -> dict[str, np.ndarray]:
-    """Return measure -> (queries,), the values whose means `summary` returns.
-
-    Raises:
-        ValueError: an unknown measure.
-    """
+    """Return measure -> (queries,), the values whose means `summary` returns."""
     return {name: _per_query_values(name, ranks, grades) for name in measures}
 
 

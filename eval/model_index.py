@@ -19,18 +19,13 @@ _HEADER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULT
 
 
 def eval_results(report: Mapping[str, Any], metrics: Sequence[str] = CARD_METRICS) -> list[EvalResult]:
-    """Return a report's figures for the `model-index`: one result per set, exit and metric.
-
-    Args:
-        report: from `mose.eval.retrieval.evaluate`.
-        metrics: of the report; a metric that a set does not have is skipped.
-    """
+    """Return a report's figures for the `model-index`: one result per set, exit and metric that it has."""
     results = []
+
     for name, data in report["sets"].items():
-        dataset = {
-            "dataset_type": data.get("source") or re.sub(r"[^\w./-]+", "-", name),
-            "dataset_name": name,
-        }
+        # The Hub needs an id for the dataset; a local set has only its name.
+        dataset = {"dataset_type": data.get("source") or re.sub(r"[^\w./-]+", "-", name), "dataset_name": name}
+
         for exit_layer, figures in data["exits"].items():
             for metric in metrics:
                 if isinstance(figures.get(metric), int | float):
@@ -44,6 +39,7 @@ def eval_results(report: Mapping[str, Any], metrics: Sequence[str] = CARD_METRIC
                             metric_args={"exit_layer": int(exit_layer)},
                         )
                     )
+
     return results
 
 
@@ -77,12 +73,15 @@ def card_with_results(card: str, report: dict[str, Any], metrics: Sequence[str] 
     start, end = _index_lines(lines)
     name = report.get("settings", {}).get("model", "mose")
     old_results: list[EvalResult] = []
+
     if start < end:
         old_name, old_results = _read_index(card)
         name = old_name or name
 
     replaced = {result.unique_identifier for result in new_results}
     results = [result for result in old_results if result.unique_identifier not in replaced] + new_results
+
+    # Write the new block with the card's own line ends.
     newline = "\r\n" if "\r\n" in card else "\n"
     block = yaml_dump({_KEY: eval_results_to_model_index(name, results)}, sort_keys=False)
     yaml = "".join(lines[:start]) + block.replace("\n", newline) + "".join(lines[end:])
@@ -113,7 +112,10 @@ def _index_lines(lines: list[str]) -> tuple[int, int]:
             end = start + 1
             while end < len(lines) and (not lines[end].strip() or lines[end][0] in " \t-"):
                 end += 1
+
+            # Blank lines belong to the next key.
             while not lines[end - 1].strip():
-                end -= 1  # blank lines belong to the next key
+                end -= 1
             return start, end
+
     return len(lines), len(lines)

@@ -120,14 +120,17 @@ def text_language(task_metadata: TaskMetadata, hf_subset: str, prompt_type: Prom
     CoIR's tasks are known. In other tasks, queries of retrieval are text. The rest is code if the task's
     languages name code: in that language if it is the only one, otherwise in an unknown language.
     """
+    # MTEB names one language for queries and documents of CoIR alike, so its metadata cannot tell.
     if task_metadata.name in COIR and prompt_type is not None:
         entry = ENTRIES[COIR[task_metadata.name]]
         kind = entry.queries if prompt_type == PromptType.query else entry.documents
         return hf_subset if kind == SUBSET else kind
 
+    # MTEB keys the languages by subset, if there are subsets.
     names = task_metadata.eval_langs
     names = names.get(hf_subset, []) if isinstance(names, Mapping) else names
     code = [name.removesuffix("-Code") for name in names if name.endswith("-Code")]
+
     if prompt_type == PromptType.query or not code:
         return "en"
     return code[0] if len(code) == 1 else UNKNOWN_LANGUAGE
@@ -135,25 +138,22 @@ def text_language(task_metadata: TaskMetadata, hf_subset: str, prompt_type: Prom
 
 def _model_meta(name: str, revision: str | None, model: Any, exit_layer: int) -> ModelMeta:
     """Return what MTEB writes beside the results. The exit tells the results of one model apart."""
+    unknown = ("release_date", "memory_usage_mb", "license", "public_training_code", "public_training_data")
     return ModelMeta(
         loader=None,
         name=f"local/{Path(name).resolve().name}" if Path(name).is_dir() else name,
         revision=revision or "local",
-        release_date=None,
         languages=["eng-Latn"],
         n_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        memory_usage_mb=None,
         max_tokens=model.config.max_position_embeddings,
         embed_dim=model.config.resolve_truncate_dim(),
-        license=None,
         open_weights=True,
-        public_training_code=None,
-        public_training_data=None,
         framework=["PyTorch", "Transformers"],
         similarity_fn_name=ScoringFunction.COSINE,
         use_instructions=True,
         training_datasets=None,
         experiment_kwargs={"exit_layer": exit_layer},
+        **dict.fromkeys(unknown),
     )
 
 
@@ -170,6 +170,7 @@ def local_task(data: RetrievalSet, languages: tuple[str, ...] = ("eng-Latn",)) -
     """
     attributes = {"metadata": _task_metadata(data.name, languages), "ignore_identical_ids": data.exclude_own}
     task = type("LocalTask", (AbsTaskRetrieval,), attributes)()
+
     # MTEB drops a query's own document from the results, but not from the judgements.
     qrels = {
         query: {key: grade for key, grade in grades.items() if not data.exclude_own or key != query}
@@ -183,16 +184,18 @@ def local_task(data: RetrievalSet, languages: tuple[str, ...] = ("eng-Latn",)) -
         "relevant_docs": {key: qrels[key] for key in data.query_ids},
         "top_ranked": None,
     }
+
+    # MTEB would download the dataset otherwise.
     task.dataset = {"default": {"test": tables}}
     task.data_loaded = True
     return task
 
 
 def _task_metadata(name: str, languages: tuple[str, ...]) -> TaskMetadata:
+    unknown = ("reference", "date", "domains", "task_subtypes", "license", "annotations_creators", "dialect")
     return TaskMetadata(
         name=name,
         description=f"The retrieval set {name}.",
-        reference=None,
         dataset={"path": f"local/{name}", "revision": "local"},
         type="Retrieval",
         category="t2t",
@@ -200,12 +203,5 @@ def _task_metadata(name: str, languages: tuple[str, ...]) -> TaskMetadata:
         eval_splits=["test"],
         eval_langs=list(languages),
         main_score="ndcg_at_10",
-        date=None,
-        domains=None,
-        task_subtypes=None,
-        license=None,
-        annotations_creators=None,
-        dialect=None,
-        sample_creation=None,
-        bibtex_citation=None,
+        **dict.fromkeys((*unknown, "sample_creation", "bibtex_citation")),
     )

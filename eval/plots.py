@@ -77,14 +77,10 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
     ]
 
 
-# --- quality against latency ------------------------------------------------------------------------------
-
-
 def quality_latency(report: dict[str, Any], measure: str = "mrr") -> Figure | None:
     """Plot quality against milliseconds per query: the mean over sets, then each set with its intervals.
 
-    Returns:
-        The figure, or None if the report has no speed.
+    Returns None if the report has no speed.
     """
     rows = [row for row in report_rows(report) if "query_ms_p50" in report["speed"].get(row.key, {})]
     if not rows:
@@ -116,6 +112,7 @@ def _plot_latency_panel(
         quality = mean_quality(report, row.kind, row.key, measure, sets)
         if quality is not None:
             points.append(_Point(row, report["speed"][row.key]["query_ms_p50"], quality))
+
     front = pareto_front([(point.milliseconds, point.quality) for point in points])
     times = [point.milliseconds for point in points]
     middle = math.sqrt(min(times) * max(times))  # of the logarithmic axis
@@ -130,6 +127,7 @@ def _plot_latency_panel(
         axis.plot(ms, point.quality, marker, color=colour, markersize=7, fillstyle=fill)
         _label_point(axis, point, rows.index(row), colour, ms > middle, on_front)
 
+    # The front, from fast to slow, behind the points.
     line = sorted((p.milliseconds, p.quality) for p, on_front in zip(points, front, strict=True) if on_front)
     axis.plot(*zip(*line, strict=True), color=FRONT_COLOUR, linewidth=1.2, zorder=0)
     _scale_latency_axis(axis, times)
@@ -154,6 +152,7 @@ def _scale_latency_axis(axis: Axes, times: list[float]) -> None:
     axis.set_xscale("log")
     axis.margins(x=0.25, y=0.12)
 
+    # Ticks at 1, 2 and 5 would overlap on a wide axis.
     steps = (1, 2, 5) if max(times) < 50 * min(times) else (1,)
     ticks = [step * 10.0**power for power in range(-3, 6) for step in steps]
     low, high = axis.get_xlim()
@@ -165,15 +164,8 @@ def _scale_latency_axis(axis: Axes, times: list[float]) -> None:
     axis.set_xlabel("ms per query")
 
 
-# --- MRR across exits and per language --------------------------------------------------------------------
-
-
 def exits_heat_map(report: dict[str, Any]) -> Figure | None:
-    """Plot the MRR of queries of one exit on documents of another, a heat map for each set.
-
-    Returns:
-        The figure, or None if no set has two exits.
-    """
+    """Plot the MRR of queries of one exit on documents of another, or return None if no set has two exits."""
     sets = {name: data.get("across_exits", {}) for name, data in report["sets"].items()}
     sets = {name: across for name, across in sets.items() if len(across) > 1}
     if not sets:
@@ -184,6 +176,7 @@ def exits_heat_map(report: dict[str, Any]) -> Figure | None:
     for axis, (name, across) in zip(axes, sets.items(), strict=True):
         exits = list(across)
         values = [[across[q][d] for d in exits] for q in exits]
+
         image = axis.imshow(values, cmap="viridis")
         _write_values(axis, values)
         axis.set_xticks(range(len(exits)), exits)
@@ -206,11 +199,7 @@ def _write_values(axis: Axes, values: list[list[float]]) -> None:
 
 
 def language_chart(report: dict[str, Any]) -> Figure | None:
-    """Plot the MRR per language and set, a mark for each exit and baseline.
-
-    Returns:
-        The figure, or None if no set names its languages.
-    """
+    """Plot the MRR per language and set, or return None if no set names its languages."""
     groups = [
         (name, language, figures)
         for name, data in report["sets"].items()
@@ -222,6 +211,8 @@ def language_chart(report: dict[str, Any]) -> Figure | None:
     figure = Figure(figsize=(max(6.0, 1.8 + 0.95 * len(groups)), 4.6), layout="constrained")
     axis = figure.subplots()
     rows = report_rows(report)
+
+    # Every row has its own offset within the column of a language.
     for index, row in enumerate(rows):
         shift = 0.7 * (index + 0.5) / len(rows) - 0.35
         points = [
@@ -236,6 +227,7 @@ def language_chart(report: dict[str, Any]) -> Figure | None:
     labels = [f"{language}\n{figures['queries']:,}" for _, language, figures in groups]
     axis.set_xticks(range(len(groups)), labels, fontsize=8)
     _separate_sets(axis, [name for name, _, _ in groups])
+
     axis.set_xlim(-0.5, len(groups) - 0.5)
     axis.grid(axis="y", alpha=0.3)
     axis.set_ylabel("MRR")
@@ -253,15 +245,13 @@ def _separate_sets(axis: Axes, names: list[str]) -> None:
         axis.text(x - 0.45, height, names[x], transform=axis.get_xaxis_transform(), fontsize=8, va="bottom")
 
 
-# --- shared by the plots ----------------------------------------------------------------------------------
-
-
 def _row_style(rows: list[Row], row: Row) -> tuple[Any, str]:
     """Return colour and marker: exits from light to dark, one colour for each baseline."""
     index = [other for other in rows if other.kind == row.kind].index(row)
     if row.kind == "peers":
         return BASELINE_COLOURS[index % len(BASELINE_COLOURS)], BASELINE_MARKERS[index % len(BASELINE_MARKERS)]
 
+    # The palest blues of the colour map are hard to see on white.
     exits = sum(other.kind == "exits" for other in rows)
     return colormaps["Blues"](0.45 + 0.5 * index / max(1, exits - 1)), "o"
 

@@ -38,6 +38,7 @@ class Judgements:
                 {document: grade for document, grade in grades.items() if document != query}
                 for query, grades in zip(data.query_ids, judged, strict=True)
             ]
+
         self.relevant = [[column[document] for document in grades] for grades in judged]
         self.grades = [list(grades.values()) for grades in judged]
 
@@ -81,6 +82,7 @@ def quality_figures(judgements: Judgements, rows: RowRanks, certainty: bool) -> 
     }
 
     figures["languages"] = _language_figures(judgements, rows)
+
     if certainty:
         figures["intervals"] = _row_intervals(values)
         figures["p_values"] = _exit_p_values(rows["exits"])
@@ -96,6 +98,7 @@ def _row_intervals(values: RowValues) -> dict[str, dict[str, dict[str, list[floa
         for measure, query_values in measures.items()
     }
     nested: dict[str, Any] = {kind: {row: {} for row in rows} for kind, rows in values.items()}
+
     for (kind, row, measure), interval in intervals(flat).items():
         nested[kind][row][measure] = list(interval)
     return nested
@@ -103,6 +106,7 @@ def _row_intervals(values: RowValues) -> dict[str, dict[str, dict[str, list[floa
 
 def _exit_p_values(exits: Mapping[str, metrics.Ranks]) -> dict[str, dict[str, float]]:
     reciprocal = {key: metrics.reciprocal_ranks(ranks) for key, ranks in exits.items()}
+
     p_values: dict[str, dict[str, float]] = {key: {} for key in reciprocal}
     for first, second in combinations(reciprocal, 2):
         p_values[first][second] = permutation_p_value(reciprocal[first], reciprocal[second])
@@ -116,9 +120,6 @@ def across_exits(
     return {
         q: {d: metrics.mrr(judgements.vector_ranks(queries[q], documents[d])) for d in documents} for q in queries
     }
-
-
-# --- languages --------------------------------------------------------------------------------------------
 
 
 def _language_figures(judgements: Judgements, rows: RowRanks) -> dict[str, Any]:
@@ -136,16 +137,19 @@ def _language_figures(judgements: Judgements, rows: RowRanks) -> dict[str, Any]:
             np.array([not by_document or data.document_languages[c] == language for c in judgements.relevant[q]])
             for q in queries
         ]
+
         figures[language] = {"queries": len(queries), **{kind: {} for kind in rows}}
         for kind, kind_rows in rows.items():
             for row, ranks in kind_rows.items():
                 kept = [_ranks_without(ranks[q], mask) for q, mask in zip(queries, counted, strict=True)]
                 figures[language][kind][row] = {"mrr": metrics.mrr(kept)}
+
     return figures
 
 
 def _queries_by_language(judgements: Judgements, by_document: bool) -> dict[str, list[int]]:
     data = judgements.data
+    # Queries in one language say nothing; then the language of the documents names the group.
     one_query_language = len(set(data.query_languages)) == 1
     groups: dict[str, list[int]] = {}
 
@@ -154,6 +158,7 @@ def _queries_by_language(judgements: Judgements, by_document: bool) -> dict[str,
             languages = {data.document_languages[column] for column in columns}
         else:
             languages = {data.document_languages[0] if one_query_language else data.query_languages[query]}
+
         for language in languages - {""}:
             groups.setdefault(language, []).append(query)
     return groups

@@ -55,6 +55,8 @@ def terminal(report: dict[str, Any], width: int = 120) -> str:
     for name, keys in groups:
         columns = [[title(key), *(_format_value(report, row, Cell(name, key)) for row in rows)] for key in keys]
         lines = _aligned_lines(_group_heading(report, name), columns)
+
+        # A set that does not fit beside the others starts a block of its own, with the labels again.
         if not blocks or len(blocks[-1][0]) + 3 + len(lines[0]) > width:
             blocks.append([label.ljust(label_width) for label in labels])
         blocks[-1] = [f"{left}   {right}" for left, right in zip(blocks[-1], lines, strict=True)]
@@ -81,9 +83,11 @@ def markdown(report: dict[str, Any], metrics: Sequence[str] | None = None, detai
         _figures_table(report, title(metric), [Cell(name, metric) for name in names], names, details)
         for metric in metrics or report_measures(report)
     ]
+
     for name, keys in _measured_groups(report).items():
         cells = [Cell(name, key) for key in keys]
         tables.append(_figures_table(report, name.capitalize(), cells, [*map(title, keys)], False))
+
     if details:
         tables += [table for name in names for table in _detail_tables(report["sets"][name], name)]
     return "\n\n".join(tables)
@@ -136,6 +140,7 @@ def _measured_groups(report: dict[str, Any]) -> dict[str, list[str]]:
 
 def _format_value(report: dict[str, Any], row: Row, cell: Cell, with_intervals: bool = False) -> str:
     """Return the formatted figure, or "" if the report has none."""
+    # Speed and costs belong to the row alone, measures to the row and a set.
     measured = cell.group in ("speed", "costs")
     figures = report[cell.group] if measured else report["sets"][cell.group][row.kind]
     value = figures.get(row.key, {}).get(cell.key)
@@ -146,16 +151,14 @@ def _format_value(report: dict[str, Any], row: Row, cell: Cell, with_intervals: 
         bounds = row_interval(report["sets"][cell.group], row, cell.key) if with_intervals else None
         return f"{value:.3f} ({bounds[0]:.3f}–{bounds[1]:.3f})" if bounds else f"{value:.3f}"
     if cell.key in ("parameters", "flops_per_token"):
-        value /= 1e6  # the titles count them in millions
+        # The titles count these in millions.
+        value /= 1e6
     return f"{value:,.0f}" if cell.key == "snippets_per_second" and value >= 10 else f"{value:,.1f}"
 
 
 def row_interval(data: dict[str, Any], row: Row, measure: str) -> list[float] | None:
     """Return [lower, upper] of a row's measure on one set of a report, or None if it has no interval."""
     return data.get("intervals", {}).get(row.kind, {}).get(row.key, {}).get(measure)
-
-
-# --- plain text -------------------------------------------------------------------------------------------
 
 
 def _group_heading(report: dict[str, Any], name: str) -> str:
@@ -174,9 +177,6 @@ def _aligned_lines(heading: str, columns: list[list[str]]) -> list[str]:
     ]
     total = max(len(heading), len(lines[0]))
     return [heading.ljust(total), *(line.rjust(total) for line in lines)]
-
-
-# --- markdown ---------------------------------------------------------------------------------------------
 
 
 def _markdown_table(corner: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:

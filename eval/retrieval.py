@@ -83,6 +83,7 @@ def evaluate(
     for encoder, names in rows.items():
         if not isinstance(encoder, BM25Baseline):
             report["costs"] |= {names[key]: figures for key, figures in costs(encoder).items()}
+
     if measure_speed:
         report["speed"] = _speed_report(sets[0], rows)
     report["settings"] = {
@@ -131,6 +132,7 @@ def _set_report(
         if isinstance(encoder, BM25Baseline):
             ranks["peers"][encoder.name] = judgements.ranks(encoder.scores(data))
             continue
+
         documents, queries = embed(encoder, data, False), embed(encoder, data, True)
         for key, row in names.items():
             ranks["peers" if index else "exits"][row] = judgements.vector_ranks(queries[key], documents[key])
@@ -156,13 +158,15 @@ def _embedder(cache: str | Path | None, devices: Sequence[str], progress: bool) 
         fingerprints: dict[Encoder, str] = {}
 
         def embed(encoder: Encoder, data: RetrievalSet, query: bool) -> Embeddings:
+            # A fingerprint reads all weights, so it is computed once.
             if encoder not in fingerprints:
                 fingerprints[encoder] = encoder.fingerprint()[:12]
             name = f"{encoder.name}-{fingerprints[encoder]}"
             folder = Path(cache or scratch) / data.name / name / ("queries" if query else "documents")
 
             texts, languages = _set_texts(data, query)
-            processes = () if query else devices  # queries are few
+            # Queries are few: starting processes for them would take longer.
+            processes = () if query else devices
             store = encode_corpus(encoder, texts, folder, languages, query, processes, progress=progress)
             return {key: store[key] for key in encoder.keys}
 
@@ -175,13 +179,16 @@ def _set_texts(data: RetrievalSet, query: bool) -> tuple[Sequence[str], Sequence
 
 def _speed_report(data: RetrievalSet, rows: dict[Baseline, dict[str, str]]) -> dict[str, dict[str, float]]:
     speed = {}
+
     for encoder, names in rows.items():
         for key, row in names.items():
             if isinstance(encoder, BM25Baseline):
                 encode_documents, encode_queries = encoder.timed(data)
             else:
                 encode_documents, encode_queries = (_timed(encoder, key, data, query) for query in (False, True))
+
             speed[row] = time_encoding(encode_documents, encode_queries, data.documents, data.queries)
+
     return speed
 
 

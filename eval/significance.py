@@ -28,18 +28,21 @@ def intervals(
         seed: of the random generator.
 
     Returns:
-        name -> (lower, upper). For a single query, both are its value.
+        name -> (lower, upper), in the unit of the values.
 
     Raises:
         ValueError: no queries.
     """
-    from scipy.stats import bootstrap  # optional extra, and slow to import
+    # An optional extra, and slow to import.
+    from scipy.stats import bootstrap
 
     if not values:
         return {}
+
     table = np.stack([np.asarray(row, dtype=np.float64) for row in values.values()])
     if not table.shape[1]:
         raise ValueError("no queries: a mean over none has no interval. Pass at least one.")
+    # scipy refuses a sample of one, whose mean is always its value.
     if table.shape[1] == 1:
         return {name: (float(row[0]), float(row[0])) for name, row in zip(values, table, strict=True)}
 
@@ -54,6 +57,7 @@ def intervals(
         batch=max(1, BATCH_VALUES // table.size),
         rng=np.random.default_rng(seed),
     ).confidence_interval
+
     bounds = zip(values, result.low, result.high, strict=True)
     return {name: (float(low), float(high)) for name, low, high in bounds}
 
@@ -78,7 +82,8 @@ def permutation_p_value(
     Raises:
         ValueError: no values, or a different number for each model.
     """
-    from scipy.stats import permutation_test  # optional extra, and slow to import
+    # An optional extra, and slow to import.
+    from scipy.stats import permutation_test
 
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     if difference.ndim != 1 or not len(difference):

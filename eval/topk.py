@@ -52,6 +52,7 @@ def top_k(
         block_ties = ties[start : start + scores.shape[1]]
         best[rows], best_ties[rows] = _merge_best(best[rows], best_ties[rows], scores, block_ties, k)
 
+    # From tie order back to positions.
     positions = np.empty(len(ties), dtype=np.int64)
     positions[ties] = np.arange(len(ties))
     return best, positions[best_ties]
@@ -62,6 +63,7 @@ def _merge_best(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Update the best (rows, k) scores and their tie order with the (rows, documents) scores of a block."""
     bound = best[:, -1:]
+
     # In the first blocks most scores would pass; the block's own k-th best is a tighter bound.
     if scores.shape[1] > k and np.count_nonzero(scores >= bound) > 4 * best.size:
         bound = np.maximum(bound, np.partition(scores, -k, axis=1)[:, -k, None])
@@ -87,18 +89,13 @@ def vector_ranks(
     own: Sequence[int | None] | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> list[np.ndarray]:
-    """Return the ranks, over all documents, of every query's relevant ones, as `metrics.relevant_ranks` does.
+    """Return the ranks, over all documents, of every query's relevant ones.
 
     Embeddings on disk are read twice: for the scores of the relevant documents, then to count the documents
     ahead of them. Scores over the whole corpus are never in memory at once.
 
-    Args:
-        queries: (queries, dim) float.
-        documents: (documents, dim) float.
-        relevant: the columns of the relevant documents of each query.
-        document_ids: one per document, to break ties.
-        own: as for `metrics.mask_own`.
-        block_bytes: maximum size of a block of scores.
+    `queries` and `documents` are (n, dim) float. For the other arguments see `metrics.relevant_ranks` and
+    `metrics.mask_own`; `block_bytes` is the maximum size of a block of scores.
 
     Raises:
         ValueError: numbers of queries, documents and judgements that do not fit, or a score that is NaN.
@@ -136,6 +133,7 @@ def _relevant_scores(
     for query, start, row in _query_rows(queries, documents, own, block_bytes):
         if np.isnan(row).any():
             raise ValueError(f"scores must not be NaN, got NaN for query {query}")
+
         inside = (columns[query] >= start) & (columns[query] < start + len(row))
         scores[query][inside] = row[columns[query][inside] - start]
     return scores

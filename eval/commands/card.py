@@ -21,9 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Update the card."""
-    from mose.eval.model_index import update_card  # slow to import
+    # Slow to import.
+    from mose.eval.model_index import update_card
 
     report = read_report(options.report)
+
     try:
         update_card(report, options.write_card, options.metrics)
     except FileNotFoundError:

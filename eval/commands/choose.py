@@ -18,17 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "within the other bounds. If no exit fits, fail and name the nearest. Times are those of the report's "
         "machine."
     )
+    bounds = parser.add_argument_group("bounds")
+    bounds.add_argument("--budget-ms", type=_positive_number, metavar="MS", help="maximum time of one query")
+    bounds.add_argument("--max-params", type=_positive_number, metavar="N", help="maximum size, such as 5M")
+    bounds.add_argument("--min-quality", type=_positive_number, metavar="Q", help="minimum of the measure")
+
     parser.add_argument(
-        "--report",
-        default=str(REPORT),
-        metavar="FILE",
-        help="report written by --json (default: the shipped model's)",
+        "--report", default=str(REPORT), metavar="FILE", help="written by --json (default: the shipped model's)"
     )
-    parser.add_argument("--budget-ms", type=_positive_number, metavar="MS", help="maximum time of one query")
-    parser.add_argument(
-        "--max-params", type=_positive_number, metavar="N", help="maximum number of parameters, such as 5M"
-    )
-    parser.add_argument("--min-quality", type=_positive_number, metavar="Q", help="minimum of the measure")
     parser.add_argument(
         "--measure", default="mrr", help="quality is the mean of this measure over sets (default: mrr)"
     )
@@ -40,28 +37,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=50,
         help="percentile of the query times to compare with --budget-ms (default: 50, the median)",
     )
+
     parser.add_argument("--json", action="store_true", help="print the exit and its figures as JSON")
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the exit."""
     report = read_report(options.report)
+
     try:
-        chosen = choose_exit(
-            report,
-            options.budget_ms,
-            options.max_params,
-            options.min_quality,
-            options.measure,
-            options.percentile,
-            options.sets,
-        )
+        bounds = (options.budget_ms, options.max_params, options.min_quality)
+        chosen = choose_exit(report, *bounds, options.measure, options.percentile, options.sets)
     except NoExitFits as error:
+        # The exit code says that no exit fits; the document is for scripts that want the nearest.
         if options.json:
             print(json.dumps({"exit_layer": None, "nearest": error.nearest}))
         raise
     except ValueError as error:
         raise ArgumentError(str(error)) from None
+
     print(json.dumps(chosen) if options.json else _choice_text(chosen))
 
 
@@ -83,6 +77,8 @@ def _positive_number(word: str) -> float:
         value = float(word[:-1] if factor != 1 else word) * factor
     except ValueError:
         value = 0.0
+
+    # This refuses NaN, too.
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number above 0, such as 20, 0.5 or 5M, got {word!r}")
     return value

@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the scores."""
-    from mose.eval.codexglue import EVALUATORS  # slow to import
+    # Slow to import.
+    from mose.eval.codexglue import EVALUATORS
 
     try:
         scores = EVALUATORS[options.task](options.answers, options.predictions)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mose.eval.commands.shared import (
-    DTYPES,
+    add_encoding_arguments,
     compute_dtype,
     load_from_options,
     parse_exit_layers,
@@ -24,15 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Write the embeddings of a corpus in shards with checksums. A killed run resumes at the first missing "
         "shard. `mose.eval.open_store(DIR)` reads the embeddings, `mose.eval.top_k` searches them."
     )
-    parser.add_argument("--model", required=True, help="folder or Hub id of the MoSE")
+    add_encoding_arguments(parser)
+
     parser.add_argument(
         "--corpus",
         required=True,
         metavar="FILE_OR_ID",
-        help="a .jsonl, .parquet or .csv file, a folder in the BEIR layout, or the id of a Hub dataset; read "
-        "from disk, a shard at a time",
+        help="a .jsonl, .parquet or .csv file, a folder in the BEIR layout, or the id of a Hub dataset",
     )
     parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder of the embeddings")
+
     parser.add_argument("--split", default="train", help="split of a Hub dataset (default: train)")
     parser.add_argument("--column", default="text", metavar="NAME", help="column of the texts (default: text)")
     parser.add_argument(
@@ -41,23 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="column of the languages, which select the prompts (default: language, if there is such a column)",
     )
     parser.add_argument("--query", action="store_true", help="the texts are queries, not documents")
+
     parser.add_argument(
-        "--exit-layers", nargs="+", default=["all"], metavar="K", help="exits, or 'all' (default)"
-    )
-    parser.add_argument(
-        "--max-length", type=positive_int, metavar="TOKENS", help="truncate texts after this many tokens"
-    )
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="compute type (default: fp32)")
-    parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
-    parser.add_argument(
-        "--num-proc", type=positive_int, default=1, metavar="N", help="processes, on a GPU each (default: 1)"
-    )
-    parser.add_argument(
-        "--shard-rows",
-        type=positive_int,
-        default=4096,
-        metavar="N",
-        help="texts per shard (default: %(default)s)",
+        "--shard-rows", type=positive_int, default=4096, metavar="N", help="texts per shard (default: 4096)"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace embeddings of another model, corpus or setting"
@@ -66,9 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Encode the corpus, and print the size of the store."""
+    # Refuse a bad value before the slow imports.
     parse_exit_layers(options.exit_layers)
 
-    # Slow to import.
+    # These are slow to import.
     from transformers.utils import logging
 
     from mose.inference.corpus import encode_corpus
@@ -80,6 +68,7 @@ def run(options: argparse.Namespace) -> None:
     model, tokenizer, exits = load_from_options(options, load_model)
     dtype = compute_dtype(options.dtype)
 
+    # On a terminal, a bar shows the progress; logs stay free of it.
     store = encode_corpus(
         MoSEEncoder(model, tokenizer, exits, options.max_length, dtype, options.model),
         texts,
@@ -91,6 +80,7 @@ def run(options: argparse.Namespace) -> None:
         options.overwrite,
         progress=sys.stderr.isatty(),
     )
+
     spec = store.spec
     stored = f"{spec.rows:,} texts at exits {', '.join(spec.keys)}, in {len(spec.shards)} shards"
     print(f"{options.output_dir}: {stored}")
@@ -98,10 +88,13 @@ def run(options: argparse.Namespace) -> None:
 
 def _corpus_columns(options: argparse.Namespace) -> tuple[Any, Any]:
     """Return the columns of the texts and of their languages, which stay on disk; None without languages."""
-    import datasets  # slow to import
+    # Slow to import.
+    import datasets
 
     path = Path(options.corpus)
     path = path / "corpus.jsonl" if path.is_dir() else path
+
+    # `datasets` would ask the Hub for a file that does not exist.
     if path.suffix in FORMATS:
         if not path.is_file():
             raise ArgumentError(f"--corpus {path}: no such file")

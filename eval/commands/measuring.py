@@ -8,91 +8,54 @@ from pathlib import Path
 from typing import Any
 
 from mose.eval.commands.shared import (
-    DTYPES,
+    add_encoding_arguments,
     check_output,
     compute_dtype,
     load_from_options,
     parse_exit_layers,
     process_devices,
 )
-from mose.utils.command_line import ArgumentError, positive_int
+from mose.utils.command_line import ArgumentError
 from mose.utils.files import atomic_write_text
 
 
 def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of every command that measures: model, baselines, output, and computation."""
-    parser.add_argument("--model", required=True, help="folder or Hub id of the MoSE")
-    parser.add_argument(
-        "--exit-layers",
-        nargs="+",
-        default=["all"],
-        metavar="K",
-        help="exits to measure, in blocks run, or 'all' (default)",
-    )
-    parser.add_argument(
+    """Add the flags of every command that measures: model, baselines and output."""
+    add_encoding_arguments(parser)
+
+    baselines = parser.add_argument_group("baselines")
+    baselines.add_argument(
         "--peers",
         action="extend",
         nargs="+",
         default=[],
         metavar="PEER",
-        help="baselines to measure beside it: bm25, all-MiniLM-L6-v2, any folder or Hub id of a "
-        "sentence-transformers model, or another MoSE, at all its exits or as NAME@K at exit K",
+        help="bm25, all-MiniLM-L6-v2, any folder or Hub id of a sentence-transformers model, or another MoSE, at "
+        "all its exits or as NAME@K at exit K",
     )
-    parser.add_argument(
+    baselines.add_argument(
         "--trust-remote-code",
         action="store_true",
         help="let baselines run the code stored beside their weights (--model always may)",
     )
-    parser.add_argument(
-        "--name", help="name of the model in the report (default: the last part of its folder or Hub id)"
-    )
-    _add_output_arguments(parser)
-    _add_computation_arguments(parser)
 
-
-def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", metavar="FILE", help="write the report to FILE; - means stdout")
-    parser.add_argument("--plots", metavar="DIR", help="draw the report into PNG files in DIR")
-    parser.add_argument(
-        "--write-card",
-        metavar="FILE",
-        help="put every exit's figures into the model-index of this model card; nothing else of it changes",
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--name", help="the model's name in the report (default: the end of its folder or Hub id)"
     )
-    parser.add_argument("--no-speed", action="store_true", help="measure quality only")
-    parser.add_argument(
-        "--no-intervals",
-        action="store_true",
-        help="omit bootstrap intervals and the permutation tests between exits",
+    output.add_argument("--json", metavar="FILE", help="write the report to FILE; - means stdout")
+    output.add_argument("--plots", metavar="DIR", help="draw the report into PNG files in DIR")
+    output.add_argument(
+        "--write-card", metavar="FILE", help="put every exit's figures into the model-index of this card"
     )
-
-
-def _add_computation_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--max-length",
-        type=positive_int,
-        metavar="TOKENS",
-        help="truncate texts after this many tokens; a baseline that allows fewer keeps its own limit "
-        "(default: the limit of each model)",
+    output.add_argument("--no-speed", action="store_true", help="measure quality only")
+    output.add_argument(
+        "--no-intervals", action="store_true", help="omit bootstrap intervals and permutation tests between exits"
     )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="fp32", help="compute type of all models (default: fp32)"
-    )
-    parser.add_argument(
-        "--device", help="device of the models, such as cpu or cuda (default: a GPU if there is one)"
-    )
-    parser.add_argument(
+    output.add_argument(
         "--cache",
         metavar="DIR",
-        help="keep embeddings in DIR: a killed run resumes from them, and later runs use them if model, texts "
-        "and settings are the same",
-    )
-    parser.add_argument(
-        "--num-proc",
-        type=positive_int,
-        default=1,
-        metavar="N",
-        help="encode corpora in N processes: one on each GPU, or sharing the CPU's threads (default: 1, which "
-        "starts no further process)",
+        help="keep embeddings in DIR, from which a killed run resumes and later runs read",
     )
 
 
@@ -104,6 +67,7 @@ def check_measuring_arguments(options: argparse.Namespace) -> None:
     """
     parse_exit_layers(options.exit_layers)
     check_output("--json", options.json)
+
     if options.write_card and not Path(options.write_card).is_file():
         raise ArgumentError(f"--write-card {options.write_card}: no such file")
 
@@ -115,16 +79,19 @@ def measure_retrieval(options: argparse.Namespace, sets: list[Any]) -> dict[str,
         ArgumentError: no such model, or an exit that it does not have.
         RuntimeError: a model exists but cannot be loaded.
     """
-    # Slow to import.
+    # These are slow to import.
     from transformers.utils import logging
 
     from mose.eval.baselines import load_baseline
     from mose.eval.retrieval import evaluate
     from mose.inference.loading import load_model
 
-    logging.disable_progress_bar()  # loading weights is the shortest part
+    # Bars for the loading of weights would hide those of the encoding, which takes much longer.
+    logging.disable_progress_bar()
     dtype = compute_dtype(options.dtype)
     model, tokenizer, exits = load_from_options(options, load_model)
+
+    # Baselines run where the model runs.
     device = str(model.device)
     baselines = [
         load_baseline(name, options.max_length, dtype, device, options.trust_remote_code)
@@ -153,7 +120,7 @@ def write_report(options: argparse.Namespace, report: dict[str, Any]) -> None:
 
     The table goes to stderr if the JSON goes to stdout.
     """
-    # Slow to import, or an optional extra.
+    # Slow to import.
     import torch
 
     from mose.eval.report import terminal
@@ -163,11 +130,14 @@ def write_report(options: argparse.Namespace, report: dict[str, Any]) -> None:
         sys.stdout.write(document)
     elif options.json:
         atomic_write_text(options.json, document)
+
     if options.plots:
+        # Needs matplotlib, an optional extra.
         from mose.eval.plots import plot_report
 
         plot_report(report, options.plots)
     if options.write_card:
+        # Slow to import.
         from mose.eval.model_index import update_card
 
         update_card(report, options.write_card)

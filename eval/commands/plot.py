@@ -19,11 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw the plots, and print the paths of the files."""
-    from mose.eval.plots import plot_report  # imports matplotlib, an optional extra
+    # Needs matplotlib, an optional extra.
+    from mose.eval.plots import plot_report
 
     report = read_report(options.report)
     try:
         written = plot_report(report, options.output_dir, options.measure)
     except ValueError as error:
         raise ArgumentError(str(error)) from None
+
     print("\n".join(map(str, written)))

@@ -17,31 +17,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Measure MRR, NDCG@10 and Recall@k over the whole corpus at every exit, beside BM25 and "
         "sentence-transformers models, and the encoding speed of each."
     )
+
     parser.add_argument(
         "--data",
         required=True,
         action="extend",
         nargs="+",
         metavar="DIR_OR_ID",
-        help="retrieval set in the BEIR layout: a folder with corpus.jsonl, queries.jsonl and qrels.tsv or "
-        "qrels/SPLIT.tsv, or the id of a Hub dataset; may be repeated",
+        help="folder in the BEIR layout (corpus.jsonl, queries.jsonl, qrels.tsv or qrels/SPLIT.tsv), or Hub id",
     )
     parser.add_argument("--split", default="test", help="split of the relevance judgements (default: test)")
     parser.add_argument(
-        "--drop-unjudged",
-        action="store_true",
-        help="drop queries without relevant documents instead of refusing the set",
+        "--drop-unjudged", action="store_true", help="drop queries without relevant documents, do not fail"
     )
+
     add_measuring_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure, and write the report."""
-    from mose.data.retrieval.retrieval_set import load_retrieval_set  # slow to import
+    # Slow to import.
+    from mose.data.retrieval.retrieval_set import load_retrieval_set
 
     check_measuring_arguments(options)
+
     try:
         sets = [load_retrieval_set(source, options.split, options.drop_unjudged) for source in options.data]
     except FileNotFoundError as error:
         raise ArgumentError(f"--data {error}") from None
+
     write_report(options, measure_retrieval(options, sets))

@@ -22,13 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Measure a model at its exits on the benchmarks that `tasks` lists, from the Hub or from a local folder "
         "of the same shape, and write the same report as `retrieval`."
     )
+
     parser.add_argument("tasks", nargs="+", metavar="TASK", help="names from the list of `tasks`")
     parser.add_argument(
         "--data",
         metavar="DIR",
-        help="local folder to read instead of the Hub dataset; for several tasks, a folder with one sub-folder "
-        "per task, named after it",
+        help="local folder to read instead of the Hub; for several tasks, with a sub-folder named after each",
     )
+
     parser.add_argument("--split", help="split to measure (default: the one that publications report)")
     parser.add_argument(
         "--subsets", nargs="+", default=[], metavar="PART", help="only these parts of the task, such as ruby"
@@ -38,15 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="WHAT=COLUMN",
-        help="column that holds a field of the task, for data with other column names; `tasks --json` lists the "
-        "fields",
+        help="column of a field, if the data have other column names; `tasks --json` lists the fields",
     )
     parser.add_argument(
-        "--limit",
-        type=positive_int,
-        metavar="N",
-        help="only the first N queries, or pairs, of each set; all documents stay",
+        "--limit", type=positive_int, metavar="N", help="only the first N queries or pairs of each set"
     )
+
     add_measuring_arguments(parser)
 
 
@@ -54,9 +52,11 @@ def run(options: argparse.Namespace) -> None:
     """Measure every task, and write the report."""
     check_measuring_arguments(options)
 
-    from mose.eval.tasks import summarize  # slow to import
+    # These are slow to import.
+    from mose.eval.tasks import summarize
     from mose.eval.tasks.base import PairSet
 
+    # Pairs are classified by another kind of model, so a run over both kinds needs a classifier.
     sets = _load_sets(options)
     every_set = [one for task_sets in sets.values() for one in task_sets]
     ranked = [one for one in every_set if not isinstance(one, PairSet)]
@@ -77,7 +77,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _load_sets(options: argparse.Namespace) -> dict[str, list[Any]]:
     """Return task -> its sets, after checking the names of all tasks."""
-    from mose.data.retrieval.retrieval_set import RetrievalSetError  # slow to import
+    # These are slow to import.
+    from mose.data.retrieval.retrieval_set import RetrievalSetError
     from mose.eval.tasks import get_task, load_task
 
     columns = _parse_columns(options.columns)
@@ -86,8 +87,10 @@ def _load_sets(options: argparse.Namespace) -> dict[str, list[Any]]:
 
     sets: dict[str, list[Any]] = {}
     try:
+        # A misspelled name is reported before the first download.
         for name in options.tasks:
             get_task(name)
+
         for name in options.tasks:
             folder = options.data
             if folder is not None and len(options.tasks) > 1:
@@ -95,7 +98,8 @@ def _load_sets(options: argparse.Namespace) -> dict[str, list[Any]]:
             sets[name] = list(load_task(name, folder, options.split, options.subsets, columns, options.limit))
     except FileNotFoundError as error:
         raise ArgumentError(f"--data {error}" if options.data else str(error)) from None
-    except RetrievalSetError:  # a ValueError, but the data are wrong rather than the arguments
+    except RetrievalSetError:
+        # A ValueError, but the data are wrong rather than the arguments.
         raise
     except ValueError as error:
         raise ArgumentError(str(error)) from None
@@ -113,10 +117,12 @@ def _parse_columns(words: list[str]) -> dict[str, str]:
 
 
 def _measure_pairs(options: argparse.Namespace, sets: list[Any]) -> dict[str, Any]:
-    from mose.eval.classification import evaluate_pairs, load_pair_classifier  # slow to import
+    # Slow to import.
+    from mose.eval.classification import evaluate_pairs, load_pair_classifier
 
     if options.peers:
         print("mose eval run: --peers cannot classify pairs; they are left out there", file=sys.stderr)
+
     model, tokenizer, exits = load_from_options(options, load_pair_classifier)
     dtype, progress = compute_dtype(options.dtype), sys.stderr.isatty()
     return evaluate_pairs(model, tokenizer, sets, exits, options.max_length, dtype, progress)
@@ -124,13 +130,16 @@ def _measure_pairs(options: argparse.Namespace, sets: list[Any]) -> dict[str, An
 
 def _summary_lines(tasks: dict[str, Any]) -> list[str]:
     lines = []
+
     for name, task in tasks.items():
         mean = f"mean of {len(task['sets'])} sets" if len(task["sets"]) > 1 else "one set"
         figures = {f"exit {key}": value for key, value in task["exits"].items()} | task["peers"]
         shown = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
+
         lines.append(f"{name}, {task['measure']}, {mean}: {shown}")
         if task["paper"]:
             lines.append(f"  the paper's model: {paper_line(task['paper'])}")
         if task["note"]:
             lines.append(f"  {task['note']}")
+
     return lines

@@ -7,9 +7,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mose.utils.command_line import ArgumentError
+from mose.utils.command_line import ArgumentError, positive_int
 
-DTYPES = ("fp32", "bf16")
+
+def add_encoding_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a model and its computation."""
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", required=True, help="folder or Hub id of the MoSE")
+    model.add_argument(
+        "--exit-layers", nargs="+", default=["all"], metavar="K", help="exits, in blocks run, or 'all' (default)"
+    )
+    model.add_argument("--max-length", type=positive_int, metavar="TOKENS", help="truncate longer texts")
+
+    computation = parser.add_argument_group("computation")
+    computation.add_argument(
+        "--dtype", choices=("fp32", "bf16"), default="fp32", help="compute type of all models (default: fp32)"
+    )
+    computation.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
+    computation.add_argument(
+        "--num-proc",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="encode in N processes: one on each GPU, or sharing the CPU's threads (default: 1)",
+    )
 
 
 def parse_exit_layers(words: list[str]) -> list[int] | None:
@@ -29,7 +50,8 @@ def parse_exit_layers(words: list[str]) -> list[int] | None:
 
 def compute_dtype(name: str) -> Any:
     """Return the autocast type of `--dtype`, or None for that of the weights."""
-    import torch  # slow to import
+    # Slow to import.
+    import torch
 
     return torch.bfloat16 if name == "bf16" else None
 
@@ -42,11 +64,13 @@ def load_from_options(options: argparse.Namespace, load: Callable[..., Any]) -> 
         RuntimeError: the model exists but cannot be loaded.
     """
     exits = parse_exit_layers(options.exit_layers)
+
     try:
         return load(options.model, exits, options.device)
     except (ValueError, OSError) as error:
         raise ArgumentError(f"--model {options.model}: {error}") from None
-    except Exception as error:  # such as a truncated checkpoint
+    # Such as a truncated checkpoint; the libraries raise many types.
+    except Exception as error:
         raise RuntimeError(f"--model {options.model}: cannot be loaded: {error}") from error
 
 
@@ -72,11 +96,13 @@ def process_devices(device: str, processes: int) -> list[str]:
     """
     if processes == 1:
         return []
+
     kind = device.partition(":")[0]
     if kind == "cpu":
         return [device] * processes
 
-    import torch  # slow to import
+    # Slow to import.
+    import torch
 
     count = torch.accelerator.device_count()
     if processes > count:
@@ -100,6 +126,7 @@ def read_report(path: str) -> dict[str, Any]:
         report: Any = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
+
     if not isinstance(report, dict) or not {"sets", "speed"} <= report.keys():
         raise ValueError(f"{path}: not a report: it must be an object with 'sets' and 'speed'")
     return report

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the tables."""
     report = read_report(options.report)
+
     try:
         print(markdown(report, options.metrics, options.details))
     except ValueError as error:

@@ -46,6 +46,7 @@ def listing() -> str:
         heading = textwrap.fill(f"{name}: {task['title']}", width, subsequent_indent="    ")
         body = [textwrap.fill(line, width, initial_indent="  ", subsequent_indent="    ") for line in lines]
         blocks.append("\n".join([heading, *body]))
+
     return "\n\n".join(blocks)
 
 
@@ -71,11 +72,13 @@ def paper_line(paper: dict[str, dict[str, float]]) -> str:
 
 def task_catalogue() -> dict[str, dict[str, Any]]:
     """Return all tasks by name, ready for JSON."""
-    from mose.eval.tasks import TASKS  # slow to import
+    # Slow to import.
+    from mose.eval.tasks import TASKS
 
     catalogue = {}
     for name, task in TASKS.items():
         source = task.source
+
         catalogue[name] = {
             "title": task.title,
             "size": task.size,
@@ -89,4 +92,5 @@ def task_catalogue() -> dict[str, dict[str, Any]]:
             "paper": {measure: dict(figures) for measure, figures in task.paper.items()},
             "note": task.notes(from_hub=True),
         }
+
     return catalogue

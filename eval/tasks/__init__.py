@@ -44,11 +44,7 @@ TASKS: dict[str, Task] = {
 
 
 def get_task(name: str) -> Task:
-    """Return the task called `name`.
-
-    Raises:
-        ValueError: there is none; the message lists all tasks.
-    """
+    """Return the task called `name`; ValueError lists all tasks."""
     if name not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {name!r}")
     return TASKS[name]
@@ -113,6 +109,7 @@ def summarize(name: str, report: Mapping[str, Any], sets: Sequence[str], from_hu
     measure = task.measures[0]
     set_figures = [report["sets"][one] for one in sets]
 
+    # A mean over fewer sets could not be compared with that of another row.
     means = {
         kind: {
             key: sum(figures[kind][key][measure] for figures in set_figures) / len(set_figures)
@@ -121,5 +118,6 @@ def summarize(name: str, report: Mapping[str, Any], sets: Sequence[str], from_hu
         }
         for kind in ("exits", "peers")
     }
+
     paper = {key: dict(figures) for key, figures in task.paper.items()}
     return {"sets": list(sets), "measure": measure, **means, "paper": paper, "note": task.notes(from_hub)}

@@ -23,6 +23,7 @@ def load(reader: TaskReader) -> list[RetrievalSet]:
     judgements = (
         relevance_row(location, reader.cell(location, row, "query id"), key) for location, row, key in rows
     )
+
     return [assemble(reader.name, documents, queries, judgements)]
 
 

@@ -112,8 +112,7 @@ class TaskReader:
     def rows(self, split: str | None = None, config: str = "") -> Iterator[Row]:
         """Yield the rows of one split with their location, for error messages.
 
-        In a folder, these are the lines of `CONFIG/SPLIT.jsonl`, or the rows of `CONFIG/SPLIT-*.parquet` as in a
-        clone of the Hub repository (also below `data/`).
+        A folder has them in `CONFIG/SPLIT.jsonl`, or as a clone of the Hub in `CONFIG/SPLIT-*.parquet`.
 
         Raises:
             FileNotFoundError: the folder has no such file.
@@ -141,6 +140,7 @@ class TaskReader:
             return value
         if isinstance(value, list | tuple) and all(isinstance(token, str) for token in value):
             return " ".join(value)
+
         names = " or ".join(map(repr, self._columns_for(name)))
         raise RetrievalSetError(f"{location}: {names} must be a text or a list of tokens, got {value!r:.60}")
 
@@ -161,6 +161,8 @@ class TaskReader:
         requested = self.subsets or tuple(all_parts)
         if self.folder is None or self.subsets:
             return list(requested)
+
+        # A clone may have only some of the languages.
         present = [part for part in requested if (self.folder / part).is_dir()]
         if not present:
             raise FileNotFoundError(f"{self.folder}: must have one of the folders {', '.join(requested)}")
@@ -177,6 +179,8 @@ class TaskReader:
         lines = base / f"{split}.jsonl"
         if lines.is_file():
             return [lines]
+
+        # The names that the Hub gives to the files of a split.
         patterns = (f"{split}-*.parquet", f"{split}.parquet", f"data/{split}-*.parquet")
         return [path for pattern in patterns for path in sorted(base.glob(pattern))]
 
@@ -191,6 +195,7 @@ class TaskReader:
         if self.source is None:
             raise FileNotFoundError(f"{self.name} has no dataset of its own. Name a folder.")
         table = hub_table(self.source.repo, config or None, self.source.revision)
+
         if split not in table:
             splits = ", ".join(table)
             raise RetrievalSetError(f"{self.source.repo}: split must be one of {splits}, got {split!r}")
@@ -199,7 +204,8 @@ class TaskReader:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    import pyarrow.parquet as parquet  # optional extra, and slow to import
+    # An optional extra, and slow to import.
+    import pyarrow.parquet as parquet
 
     try:
         number = 0
@@ -222,11 +228,9 @@ def cell(location: str, row: Mapping[str, Any], *columns: str) -> Any:
             if row[column] is None:
                 raise RetrievalSetError(f"{location}: {column!r} is empty")
             return row[column]
+
     names = " or ".join(map(repr, columns))
     raise RetrievalSetError(f"{location}: no column {names}; there are: {', '.join(row)}")
-
-
-# --- building sets ----------------------------------------------------------------------------------------
 
 
 def text_row(location: str, key: Any, text: Any, language: str) -> Row:
@@ -251,6 +255,7 @@ def merge_identical(data: RetrievalSet) -> RetrievalSet:
     for query, grades in data.qrels.items():
         merged = qrels.setdefault(query, {})
         for document, grade in grades.items():
+            # The best grade of the copies counts.
             key = merged_id[document]
             merged[key] = max(grade, merged.get(key, 0))
 

@@ -35,6 +35,7 @@ def load(reader: TaskReader) -> list[PairSet]:
                 raise RetrievalSetError(f"{location}: function id {key!r} is not among the functions")
         if str(label) not in LABELS:
             raise RetrievalSetError(f"{location}: label must be 0 or 1, got {label!r}")
+
     if not rows:
         raise RetrievalSetError(f"{reader.name}: the pairs are empty")
 
@@ -56,6 +57,7 @@ def _listed_pairs(path: Path) -> Iterator[tuple[str, LabelledPair]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; it must list the pairs of {FUNCTIONS}")
     for location, line in lines(path):
+        # CodeXGLUE separates by tabs, other copies by spaces.
         columns = line.split()
         if len(columns) != 3:
             raise RetrievalSetError(f"{location}: must have 3 columns (id, id, label), got {len(columns)}")

@@ -26,6 +26,8 @@ def load(reader: TaskReader) -> list[RetrievalSet]:
 
 def _language_set(reader: TaskReader, language: str) -> RetrievalSet:
     rows = list(reader.rows(config=language))
+
+    # The published candidates if the folder has them, otherwise those that the Hub has.
     if reader.has_split("codebase", language):
         candidates: Iterable[Row] = reader.rows("codebase", language)
     else:
@@ -41,6 +43,7 @@ def _language_set(reader: TaskReader, language: str) -> RetrievalSet:
         for key, (location, row) in zip(keys, rows, strict=True)
     )
     judgements = (relevance_row(location, key, key) for key, (location, _) in zip(keys, rows, strict=True))
+
     return assemble(f"{reader.name}-{language}", _drop_repeated(documents), queries, judgements)
 
 

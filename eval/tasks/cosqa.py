@@ -28,6 +28,7 @@ def load(reader: TaskReader) -> list[RetrievalSet]:
     else:
         assert reader.source is not None
         data = load_retrieval_set(reader.source.repo, reader.split, revision=reader.source.revision)
+
     data = replace(
         data,
         name=reader.name,
@@ -39,6 +40,7 @@ def load(reader: TaskReader) -> list[RetrievalSet]:
 
 def _published_set(name: str, folder: Path, split: str) -> RetrievalSet:
     codes_path, queries_path = folder / CODES, folder / f"cosqa-retrieval-{split}-500.json"
+
     codes = _read_published(codes_path, dict)
     rows = [
         (f"{queries_path} entry {number}", row) for number, row in enumerate(_read_published(queries_path, list))
@@ -51,6 +53,7 @@ def _published_set(name: str, folder: Path, split: str) -> RetrievalSet:
     judgements = (
         relevance_row(location, row["idx"], cell(location, row, "retrieval_idx")) for location, row in rows
     )
+
     return assemble(name, documents, queries, judgements)
 
 
@@ -59,6 +62,7 @@ def _read_published(path: Path, kind: type) -> Any:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RetrievalSetError(f"{path}: not JSON: {error}") from None
+
     if not isinstance(value, kind):
         raise RetrievalSetError(f"{path}: must be one JSON {kind.__name__}, got {type(value).__name__}")
     return value

@@ -22,6 +22,7 @@ def load(reader: TaskReader) -> list[RetrievalSet]:
         for number, (location, row) in enumerate(rows):
             yield text_row(location, str(number), reader.cell(location, row, language), language)
 
+    # Line N of one side is the counterpart of line N of the other.
     judgements = [relevance_row(location, str(number), str(number)) for number, (location, _) in enumerate(rows)]
     return [
         assemble(name, side(document), side(query), judgements)
@@ -49,6 +50,7 @@ def _read_sides(folder: Path, split: str) -> dict[str, list[str]]:
     files = {side: folder / f"{split}.java-cs.txt.{side}" for side in SUFFIXES}
     if not any(path.is_file() for path in files.values()):
         return {}
+
     for path in files.values():
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file, though the other side exists")

@@ -148,14 +148,14 @@ def document(runs: list[Run]) -> str:
     parts = [
         "# Ablations of fine-tuning: the tables",
         "Made by `python recipes/ablations/report.py` from the runs of `recipes/ablations/ablate.py`; "
-        "[finetuning.md](finetuning.md) says how they were trained and what they show.",
+        "[finetuning.md](finetuning.md) describes the runs and the results.",
         f"MRR, mean over {', '.join(sets)} unless a column says otherwise; mean ± standard deviation over seeds; "
         "differences are taken between runs of the same seed. "
         f"{max(run['steps'] for run in runs)} steps each; runs: {counts}.",
         "## All exits in one model against one model for each depth",
         depth_table(by_arm, exits, sets),
-        "## Self-distillation and alignment, each exit asked about itself",
-        "In brackets the change against none.",
+        "## Self-distillation and alignment, queries and documents at the same exit",
+        "In brackets: the change from none.",
         distillation_table(by_arm, exits),
         "## Queries at one exit, documents at another",
         "![Heat maps](finetuning-exits.png)",

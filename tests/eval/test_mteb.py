@@ -105,12 +105,12 @@ def test_the_task_says_what_is_text_and_what_is_code(task, subset, of_query, of_
 
 
 def test_the_pinned_datasets_are_those_of_mteb():
-    from mose.eval.tasks.coir import ENTRIES
+    from mose.eval.tasks.coir import ENTRIES, SOURCES
 
-    assert sorted(COIR.values()) == sorted(ENTRIES)
+    assert sorted(COIR.values()) == sorted(ENTRIES) == sorted(SOURCES)
     for name, ours in COIR.items():
         dataset = mteb.get_task(name).metadata.dataset
-        assert (dataset["path"], dataset["revision"]) == (ENTRIES[ours].repo, ENTRIES[ours].revision)
+        assert (dataset["path"], dataset["revision"]) == SOURCES[ours]
 
 
 def test_a_query_that_is_a_document_is_left_out_as_we_leave_it_out(

@@ -258,7 +258,7 @@ def test_all_exits_keep_no_hidden_states_alive(build_model, tiny_config, tiny_ba
     alive: list[int] = []
     for block in model.layers:
         block.register_forward_pre_hook(lambda *_: alive.append(sum(ref() is not None for ref in states)))
-        block.register_forward_hook(lambda _, args, out: states.append(weakref.ref(out[0])))
+        block.register_forward_hook(lambda _, args, out: states.append(weakref.ref(out)))
     with torch.no_grad():
         out = model(**tiny_batch, output_all_exits=True)
     assert len(states) == 6

@@ -156,7 +156,7 @@ def test_hidden_states_are_the_residual_stream_and_the_normed_end(tiny_model, ti
     stream: list[torch.Tensor] = []
     tiny_model.embed_tokens.register_forward_hook(lambda _, args, out: stream.append(out))
     for block in tiny_model.layers:
-        block.register_forward_hook(lambda _, args, out: stream.append(out[0]))
+        block.register_forward_hook(lambda _, args, out: stream.append(out))
     out = tiny_model(**tiny_batch, exit_layer=exit_layer, output_hidden_states=True)
     assert len(out.hidden_states) == exit_layer + 1
     for found, expected in zip(out.hidden_states[:-1], stream[:-1], strict=True):
@@ -168,8 +168,7 @@ def test_hidden_states_are_the_residual_stream_and_the_normed_end(tiny_model, ti
 
 def test_attentions_are_distributions_over_the_real_tokens(tiny_model, tiny_batch):
     mask = tiny_batch["attention_mask"]
-    with pytest.raises(ValueError, match="attn_implementation='sdpa' keeps no weights.*'eager'"):
-        tiny_model(**tiny_batch, output_attentions=True)
+    assert tiny_model(**tiny_batch, output_attentions=True).attentions == ()  # sdpa returns no weights
     tiny_model.set_attn_implementation("eager")
     attentions = tiny_model(**tiny_batch, output_attentions=True).attentions
     assert [tuple(weights.shape) for weights in attentions] == [(3, 4, 9, 9)] * 3
@@ -228,7 +227,7 @@ def test_embeddings_may_be_given_instead_of_ids(tiny_model, tiny_batch):
     found = tiny_model(inputs_embeds=states, attention_mask=mask).pooler_output
     assert torch.equal(found, tiny_model(ids, mask).pooler_output)
     for both in ({}, {"input_ids": ids, "inputs_embeds": states}):
-        with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
+        with pytest.raises(ValueError, match="You must specify exactly one of input_ids or inputs_embeds"):
             tiny_model(**both)
 
 
@@ -268,18 +267,18 @@ def test_the_vocabulary_can_grow_and_shrink(build_model, tiny_config, tiny_batch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"input_ids": torch.ones(0, 4, dtype=torch.long)}, "empty input: 0 sequences of 4 tokens"),
-        ({"input_ids": torch.ones(2, 0, dtype=torch.long)}, "empty input: 2 sequences of 0 tokens"),
-        ({"input_ids": torch.ones(4, dtype=torch.long)}, r"input of shape \(4,\): must be \(batch, tokens\)"),
-        ({"input_ids": torch.ones(1, 2, 4, dtype=torch.long)}, r"input of shape \(1, 2, 4\): must be"),
-        ({"inputs_embeds": torch.ones(4, 32)}, r"input of shape \(4, 32\): must be"),
+        ({"input_ids": torch.ones(0, 4, dtype=torch.long)}, r"at least one token, got shape \(0, 4\)"),
+        ({"input_ids": torch.ones(2, 0, dtype=torch.long)}, r"at least one token, got shape \(2, 0\)"),
+        ({"input_ids": torch.ones(4, dtype=torch.long)}, r"input_ids must have shape .* got \(4,\)"),
+        ({"input_ids": torch.ones(1, 2, 4, dtype=torch.long)}, r"input_ids must have shape .* got \(1, 2, 4\)"),
+        ({"inputs_embeds": torch.ones(4, 32)}, r"must have shape \(batch, tokens, hidden\), got \(4, 32\)"),
         (
             {"input_ids": torch.ones(2, 4, dtype=torch.long), "attention_mask": torch.ones(2, 1, 4, 4)},
-            r"attention_mask of shape \(2, 1, 4, 4\): must be \(batch, tokens\) = \(2, 4\)",
+            r"attention_mask must have shape \(batch, tokens\) = \(2, 4\), got \(2, 1, 4, 4\)",
         ),
         (
             {"input_ids": torch.ones(2, 4, dtype=torch.long), "attention_mask": torch.ones(2, 5)},
-            r"attention_mask of shape \(2, 5\)",
+            r"attention_mask must have shape \(batch, tokens\) = \(2, 4\), got \(2, 5\)",
         ),
         (
             {"input_ids": torch.ones(1, 4, dtype=torch.long), "exit_layer": 2},

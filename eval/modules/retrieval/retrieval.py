@@ -65,6 +65,7 @@ class Retrieval(evaluate.Metric):
     def _compute(self, predictions, references, measures=MEASURES):
         if not len(predictions):
             raise ValueError("no queries: their mean is undefined. Pass at least one.")
+
         queries = [
             (_scored_documents(index, ranking), _relevant_grades(index, judged))
             for index, (ranking, judged) in enumerate(zip(predictions, references, strict=True))
@@ -79,6 +80,7 @@ def _scored_documents(index, ranking):
     ids, scores = _checked_columns(index, ranking, "scores")
     if numpy.isnan(scores).any():
         raise ValueError(f"query {index}: scores must not be NaN")
+
     # trec_eval keeps scores in single precision. It keeps their order exactly if they are small whole numbers.
     order = numpy.unique(scores, return_inverse=True)[1]
     return dict(zip(ids, order.astype(float).tolist(), strict=True))
@@ -93,6 +95,8 @@ def _checked_columns(index, row, name):
     ids, values = list(row["ids"]), numpy.asarray(row[name])
     if len(ids) != len(values):
         raise ValueError(f"query {index}: {len(ids)} ids but {len(values)} {name}")
+
+    # trec_eval would silently keep the last score of a repeated id.
     if len(set(ids)) != len(ids):
         twice = next(key for key in ids if ids.count(key) > 1)
         raise ValueError(f"query {index}: id {twice!r} occurs twice")
@@ -101,6 +105,8 @@ def _checked_columns(index, row, name):
 
 def _query_value(measure, run, relevant):
     name = _trec_name(measure, len(relevant))
+
+    # pytrec_eval leaves such a query out; the mean counts it as 0.
     if not run or not relevant:
         return 0.0
     return pytrec_eval.RelevanceEvaluator({"q": relevant}, {name}).evaluate({"q": run})["q"][name]
@@ -111,6 +117,7 @@ def _trec_name(measure, relevant_count):
         return "recip_rank"
     if measure == "map@r":
         return f"map_cut_{relevant_count}"
+
     kind, _, k = measure.partition("@")
     if kind not in ("ndcg", "recall") or not k.isdecimal() or not int(k):
         raise ValueError(f"measure must be mrr, map@r, ndcg@k or recall@k, got {measure!r}")
