@@ -27,7 +27,7 @@ class Encoder(Protocol):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What embeddings depend on besides weights and texts, ready for JSON."""
+        """Settings that embeddings depend on besides weights and texts, ready for JSON."""
 
     @property
     def device(self) -> torch.device:
