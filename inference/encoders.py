@@ -24,7 +24,7 @@ class Encoder(Protocol):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that embeddings depend on besides weights and texts, ready for JSON."""
+        """Settings that embeddings depend on besides weights and texts, ready for JSON."""
 
     @property
     def device(self) -> torch.device:
