@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from mose.data.pretraining.contexts import check_special_tokens
+from mose.tokenization.special_tokens import check_special_tokens
 
 #: The value in `labels` that the loss ignores.
 IGNORED = -100
@@ -19,14 +19,12 @@ class MLMCollator:
     """Convert examples of `mose.data.pretraining.stream.PreTrainingStream` to batches with masked tokens.
 
     Each token that is not special is chosen with probability `mlm_probability`. Of the chosen ones, 80 % become
-    `<mask>`, 10 % a random token that is not special, and 10 % stay. The masks of an example depend only on
-    `seed`,
-    its tokens and its `index`: they are the same after a resume, for any batch and number of workers.
+    `<mask>`, 10 % a random token that is not special, and 10 % stay. The masks of an example depend only on its
+    tokens, its `index` and `seed`: they are the same after a resume, for any batch and number of workers.
 
     Attributes:
         tokenizer: provides the padding side and the special tokens.
         mlm_probability: probability of choosing a token for prediction, in (0, 1].
-        pad_to_multiple_of: pad to a multiple of this length; None for the longest example's length.
         seed: seed of the masks.
 
     Raises:
@@ -35,14 +33,11 @@ class MLMCollator:
 
     tokenizer: PreTrainedTokenizerBase
     mlm_probability: float = 0.15
-    pad_to_multiple_of: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.mlm_probability <= 1.0:
             raise ValueError(f"mlm_probability must be in (0, 1], got {self.mlm_probability}.")
-        if self.pad_to_multiple_of is not None and self.pad_to_multiple_of < 1:
-            raise ValueError(f"pad_to_multiple_of must be at least 1, got {self.pad_to_multiple_of}.")
         check_special_tokens(self.tokenizer)
 
         special = set(self.tokenizer.all_special_ids)
@@ -76,9 +71,6 @@ class MLMCollator:
             )
 
         length = max(len(example["input_ids"]) for example in examples)  # type: ignore[arg-type]
-        if self.pad_to_multiple_of:
-            length += -length % self.pad_to_multiple_of
-
         shape = len(examples), length
         batch = {
             "input_ids": np.full(shape, self.tokenizer.pad_token_id),

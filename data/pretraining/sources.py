@@ -38,8 +38,8 @@ _ALIASES = {
     "path": ("max_stars_repo_path", "file_path", "func_path_in_repository"),
     "files": (),
 }
-#: Files that belong together, [] if none of them is readable; and a function that returns the position after
-#: them, ready for JSON. Call it before the next step.
+#: Files that belong together ([] if none is readable), and a function that returns the position after them, ready
+#: for JSON. Call it before the next step.
 ReadStep = tuple[list[CorpusRow], Callable[[], Any]]
 
 
@@ -142,7 +142,7 @@ class TreeSource:
             data = read_source_file(path)
         except SkippedFileError as skipped:
             if skipped.reason == "unreadable":
-                _count_skipped(counts, skipped.reason, path, skipped.detail)
+                _count_skipped(counts, skipped.reason, path, str(skipped))
             else:
                 counts[skipped.reason] += 1
             return None
@@ -250,10 +250,8 @@ class DatasetSource:
             position = partial(_position, index, table)
             # In batches of one: iterated directly, a dataset would split itself among the workers of a loader.
             for batch in table.iter(batch_size=1):
-                yield (
-                    self._rows_of({name: values[0] for name, values in batch.items()}, includes, counts),
-                    position,
-                )
+                row = {name: values[0] for name, values in batch.items()}
+                yield self._rows_of(row, includes, counts), position
 
     def _rows_of(
         self, raw: Mapping[str, Any], includes: Callable[[str], bool], counts: Counter[str]
@@ -289,12 +287,8 @@ class DatasetSource:
             return None
 
         language = file.get("language") or (language_of(str(path)) if path else "") or ""
-        return {
-            "text": text,
-            "repository": str(repository),
-            "language": str(language).lower(),
-            "path": str(path or ""),
-        }
+        row = {"text": text, "repository": repository, "language": str(language).lower(), "path": path or ""}
+        return {name: str(value) for name, value in row.items()}
 
 
 def _position(shard: int, table: IterableDataset) -> dict[str, Any]:

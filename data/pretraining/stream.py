@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
-from mose.data.pretraining.contexts import ContextBuilder
+from mose.data.pretraining.contexts import ContextBuilder, tokenize_texts
 from mose.data.pretraining.corpus import Corpus
 from mose.utils.hashing import digest
 
@@ -128,7 +128,8 @@ class PreTrainingStream(IterableDataset):
         """16 hexadecimal digits that differ if another stream would be read; equal for all processes of a run."""
         builder = self.builder
         settings = builder.max_length, builder.objective, builder.min_snippet, self.seed, self.lanes, self.epochs
-        probe = builder.tokenizer("def main(x): return x + 1  # probe", add_special_tokens=False)["input_ids"]
+        # Tokenize it like a block: other options would change the tokenizer while the thread uses it.
+        probe = tokenize_texts(builder.tokenizer, ["def main(x): return x + 1  # probe"])[0].tolist()
         return f"{digest(self.corpus.fingerprint(), *settings, len(builder.tokenizer), probe):016x}"
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

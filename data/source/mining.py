@@ -152,7 +152,7 @@ def mine(
 ) -> tuple[Dataset, Counter[str]]:
     """Return the rows of `mine_rows` as a dataset, and the counts of what was read and skipped.
 
-    Takes the arguments of `mine_rows`, and raises the same errors.
+    Arguments and errors are those of `mine_rows`.
     """
     counts: Counter[str] = options.pop("counts", None) or Counter()
     rows = mine_rows(source_trees, languages, counts=counts, **options)

@@ -85,11 +85,7 @@ def choose_jobs(source: Dataset, seed: int, counts: Counter[str], progress: bool
     equally frequent. Rows that are blank, in another language, or near-duplicates of an earlier row's code
     (Jaccard 0.7, 256 permutations, character 5-grams) are skipped.
 
-    Args:
-        source: pairs, as `load_source` returns them.
-        seed: seed of the target languages.
-        counts: updated with the number of rows skipped for each reason.
-        progress: show a progress bar on stderr.
+    `counts` is updated with the number of rows skipped for each reason.
     """
     unique = NearDuplicates()
     cycles: dict[str, list[str]] = defaultdict(list)
