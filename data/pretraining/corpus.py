@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from mose.data.pretraining.sources import CorpusRow, CorpusSource, DatasetSource, ReadStep, TreeSource
+from mose.data.pretraining.sources import CorpusRow, DatasetSource, ReadStep, TreeSource
 from mose.data.source.near_duplicates import NearDuplicates
 from mose.data.tables import check_column_mapping
 from mose.utils.hashing import digest
@@ -88,7 +88,7 @@ def load_corpus(
 
     names = held_out if isinstance(held_out, int | float) else frozenset(held_out)
     includes = partial(_is_in_part, names, part == "held_out")
-    sources: list[CorpusSource] = []
+    sources: list[TreeSource | DatasetSource] = []
     if source_trees:
         trees = TreeSource(source_trees, includes, seed, languages, files_per_repository)
         if not any(map(includes, trees.repositories)):
@@ -126,7 +126,9 @@ class Corpus:
         counts: number of `files` read, and of files skipped for each reason, in all passes so far.
     """
 
-    def __init__(self, sources: Sequence[CorpusSource], shuffle_buffer: int, seed: int, **settings: Any):
+    def __init__(
+        self, sources: Sequence[TreeSource | DatasetSource], shuffle_buffer: int, seed: int, **settings: Any
+    ):
         self.sources, self.shuffle_buffer, self.seed = list(sources), shuffle_buffer, seed
         self.settings = settings
         self.counts: Counter[str] = Counter()

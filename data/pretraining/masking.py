@@ -3,9 +3,11 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from mose.tokenization.special_tokens import check_special_tokens
@@ -70,24 +72,18 @@ class MLMCollator:
                 f"All examples or none must have a context_label, got {labelled} of {len(examples)}."
             )
 
-        length = max(len(example["input_ids"]) for example in examples)  # type: ignore[arg-type]
-        shape = len(examples), length
+        masked = [self._mask(np.array(row["input_ids"], dtype=np.int64), row.get("index", 0)) for row in examples]
+        ids, labels = ([torch.from_numpy(values) for values in column] for column in zip(*masked, strict=True))
+        pad = partial(pad_sequence, batch_first=True, padding_side=self.tokenizer.padding_side)
         batch = {
-            "input_ids": np.full(shape, self.tokenizer.pad_token_id),
-            "attention_mask": np.zeros(shape, dtype=np.int64),
-            "labels": np.full(shape, IGNORED),
+            "input_ids": pad(ids, padding_value=self.tokenizer.pad_token_id),
+            "attention_mask": pad([torch.ones_like(row) for row in ids]),
+            "labels": pad(labels, padding_value=IGNORED),
         }
 
-        for row, example in enumerate(examples):
-            ids, labels = self._mask(np.asarray(example["input_ids"], dtype=np.int64), example.get("index", 0))
-            real = slice(length - len(ids), None) if self.tokenizer.padding_side == "left" else slice(len(ids))
-            batch["input_ids"][row, real], batch["labels"][row, real] = ids, labels
-            batch["attention_mask"][row, real] = 1
-
         if labelled:
-            batch["context_labels"] = np.array([example["context_label"] for example in examples])
-
-        return {name: torch.from_numpy(values) for name, values in batch.items()}
+            batch["context_labels"] = torch.tensor([example["context_label"] for example in examples])
+        return batch
 
     def _mask(self, ids: np.ndarray, index: object) -> tuple[np.ndarray, np.ndarray]:
         """Return the input tokens of an example and the labels, (tokens,) each."""

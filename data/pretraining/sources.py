@@ -1,11 +1,14 @@
-"""Sources of a pre-training corpus: local source trees, and streamed datasets. Reading can resume anywhere."""
+"""Sources of a pre-training corpus: local source trees, and streamed datasets.
+
+A pass over a source is read in independent lanes, which together hold every file once. It can resume anywhere.
+"""
 
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset
@@ -41,18 +44,6 @@ _ALIASES = {
 #: Files that belong together ([] if none is readable), and a function that returns the position after them, ready
 #: for JSON. Call it before the next step.
 ReadStep = tuple[list[CorpusRow], Callable[[], Any]]
-
-
-class CorpusSource(Protocol):
-    """A part of a corpus. A pass over it is read in independent lanes, which together hold every file once."""
-
-    name: str
-
-    def fingerprint(self) -> int:
-        """Return 64 bits that differ if other files would be read."""
-
-    def read(self, epoch: int, lane: int, lanes: int, state: Any, counts: Counter[str]) -> Iterator[ReadStep]:
-        """Yield the files of a lane of a pass, from the position `state` (None for the start)."""
 
 
 class TreeSource:
@@ -112,7 +103,6 @@ class TreeSource:
         unique = NearDuplicates(seed=seed)
         total = sum(len(files) for _, files in self._parcels)
         parcels = []
-
         with tqdm(total=total, desc="near-duplicates", unit="file", disable=not progress) as bar:
             for repository, files in self._parcels:
                 remaining = []

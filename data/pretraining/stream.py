@@ -30,14 +30,12 @@ class PreTrainingStream(IterableDataset):
     block.
 
     Example i comes from lane i mod `lanes`. If `lanes` is a multiple of `world_size`, each process reads only its
-    own part of the corpus; with one lane, each reads everything. Keep the number of lanes
-    when resuming with another number of processes: it belongs to the stream.
+    own part of the corpus; with one lane, each reads everything. Keep the number of lanes when resuming with
+    another number of processes: it belongs to the stream.
 
     Args:
         corpus: a corpus, from `mose.data.pretraining.corpus.load_corpus`.
-        tokenizer: as in `mose.data.pretraining.contexts.ContextBuilder`.
-        max_length: as there.
-        objective: as there.
+        tokenizer, max_length, objective: as in `mose.data.pretraining.contexts.ContextBuilder`.
         seed: seed of layouts and labels.
         rank: index of this process.
         world_size: number of processes.

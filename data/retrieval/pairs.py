@@ -71,10 +71,8 @@ def load_pairs(
     # Without the column, the collator skips the third side of a batch.
     if not any(pairs.unique("negative")):
         pairs = pairs.remove_columns("negative")
-
     if not len(pairs):
         raise ValueError(f"no pairs in {', '.join([*map(str, source_trees), *(name for name, _ in tables)])}")
-
     return pairs
 
 

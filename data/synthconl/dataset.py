@@ -117,7 +117,7 @@ def write_dataset_card(
     card.save(folder / "README.md")
 
 
-def push(folder: Path, repo_id: str, private: bool = False, token: str | None = None) -> str:
+def push(folder: Path, repo_id: str, private: bool = False) -> str:
     """Push data and card to a dataset repository, and return the address of the commit.
 
     The repository is created if it is missing, privately if `private`. Nothing else of the folder is pushed.
@@ -130,7 +130,7 @@ def push(folder: Path, repo_id: str, private: bool = False, token: str | None = 
         raise ValueError(f"{folder} has no finished dataset. Build it first.")
 
     DatasetCard.load(folder / "README.md").validate(repo_type="dataset")
-    api = HfApi(token=token)
+    api = HfApi()
 
     try:
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
