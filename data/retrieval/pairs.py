@@ -57,10 +57,12 @@ def load_pairs(
     if not source_trees and not datasets:
         raise ValueError("There is nothing to read. Pass source_trees, datasets, or both.")
 
+    targets = sorted({column for shape in _SHAPES for column in shape} | {*_OPTIONAL_COLUMNS})
+    # Loading can take long: refuse a wrong target before it.
+    check_column_mapping(column_mapping or {}, targets)
     tables = [
         ("dataset" if isinstance(data, Dataset) else str(data), load_table(data, split)) for data in datasets
     ]
-    targets = sorted({column for shape in _SHAPES for column in shape} | {*_OPTIONAL_COLUMNS})
     check_column_mapping(column_mapping or {}, targets, [(name, table.column_names) for name, table in tables])
     parts = [_pairs_of_table(name, rename_columns(table, column_mapping or {})) for name, table in tables]
     if source_trees:
