@@ -40,7 +40,7 @@ def convert_checkpoint(
     tokenizer: str | None = None,
     progress: bool = False,
 ) -> Conversion:
-    """Convert a released checkpoint to a MoSE repository, one tensor at a time.
+    """Convert a released checkpoint to a MoSE repository, one tensor at a time, and return the plan.
 
     Args:
         source: folder or Hub id.
@@ -49,9 +49,6 @@ def convert_checkpoint(
         revision: branch, tag or commit on the Hub.
         tokenizer: folder or Hub id of the tokenizer; None means the source's own.
         progress: show a bar on stderr.
-
-    Returns:
-        The plan that was carried out.
 
     Raises:
         FileExistsError: see `mose.utils.files.check_new_folder`.
@@ -166,9 +163,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", metavar="DIR_OR_ID", help="of the tokenizer (default: SOURCE)")
 
     facts = parser.add_argument_group("facts that the checkpoint does not state")
-    norm = (
-        "unit, or at_most_one: only longer ones are scaled (default: at_most_one if there are projection heads)"
-    )
+    norm = "unit, or at_most_one: longer ones are scaled (default: at_most_one if there are projection heads)"
     facts.add_argument("--embedding-norm", choices=("unit", "at_most_one"), help=norm)
     act = "activation between the layers of a projection head (default: %(default)s)"
     facts.add_argument("--projection-act", default="leaky_relu", metavar="NAME", help=act)

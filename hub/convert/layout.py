@@ -35,6 +35,7 @@ PATTERNS = {
 PRETRAINING = ("predictions.", "seq_relationship.", "conditional_embeddings.", "pooler.")
 #: Keys of config.json that must be there, and keys that default to the paper's values.
 REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+COUNTS = ("till_layer", "sliding_window", "max_position_embeddings")  # at least 1 if they are there
 OPTIONAL = (
     *("hidden_act", "max_position_embeddings", "initializer_range", "norm_epsilon", "use_bias", "pad_token_id"),
     *("attention_dropout", "residual_dropout", "embedding_dropout"),
@@ -85,8 +86,11 @@ def plan_conversion(
     planner = _Planner(settings, sources, options)
     fields = planner.trunk_fields()
     fields |= planner.place_exits()
-    if any(name.startswith(PRETRAINING) for name in planner.names):
-        fields |= planner.pretraining_fields()
+    if planner.is_pretraining:
+        fields |= {"context_pooler": "plain", "tie_word_embeddings": False}
+        condition = planner.stored("conditional_embeddings.weight")
+        if condition is not None and len(condition.shape) == 2:
+            fields["conditional_size"] = condition.shape[1]
 
     config = MoSEConfig(**fields)
     planner.place_scale(config)
@@ -134,20 +138,21 @@ class _Planner:
         else:
             self.names[ours] = name
 
+    def stored(self, ours: str) -> TensorSource | None:
+        return self.sources.get(self.names.get(ours, ""))
+
+    @property
+    def is_pretraining(self) -> bool:
+        return any(name.startswith(PRETRAINING) for name in self.names)
+
     def trunk_fields(self) -> dict[str, Any]:
         settings, options = self.settings, self.options
-        given = [
-            name for name in ("till_layer", "sliding_window", "max_position_embeddings") if settings.get(name)
-        ]
-        for name in (*REQUIRED, *given):
+        for name in (*REQUIRED, *(name for name in COUNTS if settings.get(name))):
             if type(settings.get(name)) is not int or settings[name] < 1:
                 raise ValueError(f"config.json: {name} must be an integer >= 1, got {settings.get(name)!r}")
-        for name, value in (
-            ("hidden_act", settings.get("hidden_act")),
-            ("projection_act", options.projection_act),
-        ):
-            if value is not None and value not in ACT2FN:
-                raise ValueError(f"{name} must be one of {', '.join(sorted(ACT2FN))}, got {value!r}")
+        for act in (settings.get("hidden_act", "gelu"), options.projection_act):
+            if act not in ACT2FN:
+                raise ValueError(f"activations must be among {', '.join(sorted(ACT2FN))}, got {act!r}")
 
         # Variants of Starcoder2 that MoSE does not have.
         head_dim = settings["hidden_size"] // settings["num_attention_heads"]
@@ -174,7 +179,7 @@ class _Planner:
         fields |= {"rope_parameters": rope, "exit_norm": "final", "pooling": options.pooling}
 
         # The stored vocabulary may be padded. If there is none, `account` reports it.
-        embeddings = self.sources.get(self.names.get("embed_tokens.weight", ""))
+        embeddings = self.stored("embed_tokens.weight")
         if embeddings is not None and len(embeddings.shape) == 2:
             rows, pad = embeddings.shape[0], fields.get("pad_token_id", 0)
             fields |= {"vocab_size": rows, "dtype": embeddings.dtype}
@@ -190,14 +195,10 @@ class _Planner:
         # The order matters here: heads belong to exits by their order.
         integers = isinstance(exits, list | tuple) and all(type(exit_layer) is int for exit_layer in exits)
         if not integers or list(exits) != sorted(set(exits)):
-            raise ValueError(
-                f"the exits must be a list of increasing integers, got {exits!r}. Pass --exit-layers."
-            )
+            raise ValueError(f"exits must be a list of increasing integers, got {exits!r}. Pass --exit-layers.")
         if depth not in exits:
-            raise ValueError(
-                f"the checkpoint has {depth} blocks, which must be one of its exits "
-                f"{', '.join(map(str, exits))}. Pass --exit-layers."
-            )
+            known = ", ".join(map(str, exits))
+            raise ValueError(f"{depth} blocks, which must be one of its exits {known}. Pass --exit-layers.")
 
         built = [exit_layer for exit_layer in exits if exit_layer <= depth]
         fields = self._place_heads(exits, built)
@@ -249,8 +250,8 @@ class _Planner:
 
     def _create_heads(self, built: Sequence[int]) -> dict[str, Any]:
         self.notes.append("Projection heads start as the identity: embeddings are the pooled states.")
-        size, embeddings = self.settings["hidden_size"], self.names.get("embed_tokens.weight")
-        dtype = self.sources[embeddings].dtype if embeddings else torch.float32  # `account` reports it
+        size, embeddings = self.settings["hidden_size"], self.stored("embed_tokens.weight")
+        dtype = embeddings.dtype if embeddings else torch.float32  # `account` reports it
         identity = TensorSource((size, size), dtype, lambda: torch.eye(size, dtype=dtype))
         zeros = TensorSource((size,), dtype, lambda: torch.zeros(size, dtype=dtype))
         for exit_layer in built:
@@ -258,14 +259,9 @@ class _Planner:
             self.created[f"exits.{exit_layer}.projection.bias"] = zeros
         return {"projection_layers": 1, "embedding_norm": self.options.embedding_norm or "unit"}
 
-    def pretraining_fields(self) -> dict[str, Any]:
-        condition = self.sources.get(self.names.get("conditional_embeddings.weight", ""))
-        size = condition.shape[-1] if condition and condition.shape else MoSEConfig.conditional_size
-        return {"context_pooler": "plain", "tie_word_embeddings": False, "conditional_size": size}
-
     def place_scale(self, config: MoSEConfig) -> None:
         """Place the learned similarity scale, which checkpoints made for embedding may lack."""
-        stored = self.sources.get(self.names.get("similarity_scale", ""))
+        stored = self.stored("similarity_scale")
         if stored is None:
             initial = torch.tensor([config.similarity_scale_init])
             self.created["similarity_scale"] = TensorSource((1,), torch.float32, lambda: initial)
@@ -275,7 +271,7 @@ class _Planner:
 
     def account(self, config: MoSEConfig) -> dict[str, TensorSource]:
         """Return the tensors by their names in the model, if they are exactly those that it has."""
-        pretraining = any(name.startswith(PRETRAINING) for name in self.names)
+        pretraining = self.is_pretraining
         cls = MoSEForPreTraining if pretraining else MoSEModel
         config.architectures = [cls.__name__]
         with torch.device("meta"):  # names and shapes without memory

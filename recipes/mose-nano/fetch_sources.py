@@ -58,20 +58,12 @@ def _debian_source(package: str, work: Path, target: Path) -> None:
 
 
 #: Section of sources.yaml → what unpacks one of its packages into a folder.
-FETCHERS: dict[str, Callable[[str, Path, Path], None]] = {
-    "pip": _pip,
-    "npm": _npm,
-    "debian": _debian,
-    "debian_source": _debian_source,
-}
+FETCHERS: dict[str, Callable[[str, Path, Path], None]] = {"pip": _pip, "npm": _npm}
+FETCHERS |= {"debian": _debian, "debian_source": _debian_source}
 
 
 def fetch_all(output_dir: Path) -> None:
-    """Fetch all packages of sources.yaml that have no folder yet.
-
-    Raises:
-        RuntimeError: some could not be fetched; the message names them.
-    """
+    """Fetch all packages of sources.yaml that have no folder yet; a RuntimeError names those that failed."""
     sources = yaml.safe_load((HERE / "sources.yaml").read_text())
     packages = [
         (fetch, package, (output_dir / language / package).resolve())

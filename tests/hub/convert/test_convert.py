@@ -303,7 +303,7 @@ def test_other_vocabularies_and_scales(tmp_path, batch, scale):
         ({"rope_parameters": {"type": "yarn", "factor": 2.0}}, "rope_type must be 'default', got 'yarn'"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type must be .* got 'linear'"),
         ({"rope_theta": -1}, "rope_theta must be > 0, got -1"),
-        ({"hidden_act": "nothing"}, "hidden_act must be one of .* got 'nothing'"),
+        ({"hidden_act": "nothing"}, "activations must be among .* got 'nothing'"),
     ],
 )
 def test_settings_that_the_model_cannot_have_are_named(tmp_path, settings, message):
