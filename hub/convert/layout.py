@@ -105,6 +105,7 @@ class _Planner:
     ):
         self.settings = {name: value for name, value in settings.items() if value is not None}
         self.sources, self.options = sources, options
+        _check_settings(self.settings, options.projection_act)
         self.left_out: dict[str, str] = {}
         self.notes: list[str] = []
         self.problems: list[str] = []
@@ -146,37 +147,10 @@ class _Planner:
         return any(name.startswith(PRETRAINING) for name in self.names)
 
     def trunk_fields(self) -> dict[str, Any]:
-        settings, options = self.settings, self.options
-        for name in (*REQUIRED, *(name for name in COUNTS if settings.get(name))):
-            if type(settings.get(name)) is not int or settings[name] < 1:
-                raise ValueError(f"config.json: {name} must be an integer >= 1, got {settings.get(name)!r}")
-        for act in (settings.get("hidden_act", "gelu"), options.projection_act):
-            if act not in ACT2FN:
-                raise ValueError(f"activations must be among {', '.join(sorted(ACT2FN))}, got {act!r}")
-
-        # Variants of Starcoder2 that MoSE does not have.
-        head_dim = settings["hidden_size"] // settings["num_attention_heads"]
-        if settings.get("head_dim", head_dim) != head_dim:
-            raise ValueError(f"config.json: head_dim must be {head_dim}, got {settings['head_dim']}")
-        longest = settings.get("max_position_embeddings", MoSEConfig.max_position_embeddings)
-        window = settings.get("sliding_window")
-        if window and window < longest:
-            raise ValueError(f"config.json: sliding_window must be at least {longest} or null, got {window}")
-        if settings.get("rope_scaling"):
-            raise ValueError(f"config.json: rope_scaling must be null, got {settings['rope_scaling']}")
-
-        # Older files call the type `type`; MoSEConfig refuses any but the default one.
-        stored = settings.get("rope_parameters", {})
-        if not isinstance(stored, dict):
-            raise ValueError(f"config.json: rope_parameters must be an object, got {stored!r}")
-        theta = options.rope_theta or stored.get("rope_theta") or settings.get("rope_theta")
-        rope = {"rope_type": stored.get("type", "default")} | stored
-        rope["rope_theta"] = float(theta or MoSEConfig.default_theta)
-        if not rope["rope_theta"] > 0:
-            raise ValueError(f"rope_theta must be > 0, got {theta}")
-
+        settings = self.settings
         fields = {name: settings[name] for name in (*REQUIRED, *OPTIONAL) if name in settings}
-        fields |= {"rope_parameters": rope, "exit_norm": "final", "pooling": options.pooling}
+        fields |= {"exit_norm": "final", "pooling": self.options.pooling}
+        fields["rope_parameters"] = _rotary_parameters(settings, self.options.rope_theta)
 
         # The stored vocabulary may be padded. If there is none, `account` reports it.
         embeddings = self.stored("embed_tokens.weight")
@@ -198,7 +172,9 @@ class _Planner:
             raise ValueError(f"exits must be a list of increasing integers, got {exits!r}. Pass --exit-layers.")
         if depth not in exits:
             known = ", ".join(map(str, exits))
-            raise ValueError(f"{depth} blocks, which must be one of its exits {known}. Pass --exit-layers.")
+            raise ValueError(
+                f"the number of blocks must be one of its exits {known}, got {depth}. Pass --exit-layers."
+            )
 
         built = [exit_layer for exit_layer in exits if exit_layer <= depth]
         fields = self._place_heads(exits, built)
@@ -238,14 +214,14 @@ class _Planner:
             else:
                 self.left_out[name] = f"head of exit {exit_layer}, deeper than the file's {built[-1]} blocks"
 
-        if without := [exit_layer for exit_layer in built if exit_layer not in owners]:
+        if without := sorted(set(built) - set(owners)):
             self.notes.append(f"Left out exits without a projection head: {', '.join(map(str, without))}.")
 
         return {
             "projection_layers": len(layers),
             "projection_act": self.options.projection_act,
             "embedding_norm": self.options.embedding_norm or "at_most_one",
-            "exit_layers": [exit_layer for exit_layer in built if exit_layer in owners],
+            "exit_layers": sorted(set(built) & set(owners)),
         }
 
     def _create_heads(self, built: Sequence[int]) -> dict[str, Any]:
@@ -308,3 +284,36 @@ def _head_owners(numbers: Sequence[int], exits: Sequence[int], built: Sequence[i
     if list(numbers) != list(range(len(numbers))):
         return ()
     return {len(built): built, len(exits): exits}.get(len(numbers), ())
+
+
+def _check_settings(settings: Mapping[str, Any], projection_act: str) -> None:
+    for name in (*REQUIRED, *(name for name in COUNTS if settings.get(name))):
+        if type(settings.get(name)) is not int or settings[name] < 1:
+            raise ValueError(f"config.json: {name} must be an integer >= 1, got {settings.get(name)!r}")
+    for act in (settings.get("hidden_act", "gelu"), projection_act):
+        if act not in ACT2FN:
+            raise ValueError(f"activations must be among {', '.join(sorted(ACT2FN))}, got {act!r}")
+
+    # Variants of Starcoder2 that MoSE does not have.
+    head_dim = settings["hidden_size"] // settings["num_attention_heads"]
+    if settings.get("head_dim", head_dim) != head_dim:
+        raise ValueError(f"config.json: head_dim must be {head_dim}, got {settings['head_dim']}")
+    longest = settings.get("max_position_embeddings", MoSEConfig.max_position_embeddings)
+    window = settings.get("sliding_window")
+    if window and window < longest:
+        raise ValueError(f"config.json: sliding_window must be at least {longest} or null, got {window}")
+    if settings.get("rope_scaling"):
+        raise ValueError(f"config.json: rope_scaling must be null, got {settings['rope_scaling']}")
+
+
+def _rotary_parameters(settings: Mapping[str, Any], rope_theta: float | None) -> dict[str, Any]:
+    # Older files call the type `type`; MoSEConfig refuses any but the default one.
+    stored = settings.get("rope_parameters", {})
+    if not isinstance(stored, dict):
+        raise ValueError(f"config.json: rope_parameters must be an object, got {stored!r}")
+    theta = rope_theta or stored.get("rope_theta") or settings.get("rope_theta")
+    rope = {"rope_type": stored.get("type", "default")} | stored
+    rope["rope_theta"] = float(theta or MoSEConfig.default_theta)
+    if not rope["rope_theta"] > 0:
+        raise ValueError(f"rope_theta must be > 0, got {theta}")
+    return rope

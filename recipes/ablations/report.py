@@ -160,7 +160,7 @@ def document(runs: list[Run]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_report(runs: Path | None) -> None:
+def make_report(runs: Path | None) -> None:
     """Collect the runs, if a folder of them is given, and write both files."""
     results = HERE / "results.json"
     if runs:
@@ -173,7 +173,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, help="folder of ablate.py's runs; default: use results.json")
     options = parser.parse_args()
-    return exit_status(parser.prog, lambda: write_report(options.runs))
+    return exit_status(parser.prog, lambda: make_report(options.runs))
 
 
 if __name__ == "__main__":
