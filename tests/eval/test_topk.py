@@ -24,7 +24,7 @@ def searches(draw):
 
 
 def sharded(folder, documents, rows):
-    """The documents as they lie on a disk, under the second of two keys."""
+    """Write the documents in shards, under the second of two keys."""
     files = []
     for start in range(0, len(documents), rows):
         files.append(folder / f"{start}.npy")
