@@ -116,7 +116,7 @@ def test_the_pinned_datasets_are_those_of_mteb():
 def test_a_query_that_is_a_document_is_left_out_as_we_leave_it_out(
     data, model, tokenizer, model_folder, monkeypatch
 ):
-    """Each query stands in the corpus under its own id and would win."""
+    """Each query is in the corpus under its own id and would rank first."""
     ids = (*data.document_ids, *data.query_ids)
     texts = (*data.documents, *data.queries)
     joined = RetrievalSet(

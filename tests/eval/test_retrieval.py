@@ -80,7 +80,7 @@ def test_the_language_chooses_the_prompt(language, query, expected):
 
 
 @pytest.mark.parametrize("name", mose.eval.__all__)
-def test_the_room_offers_what_it_names(name):
+def test_every_public_name_is_importable(name):
     assert getattr(mose.eval, name).__name__ == name
 
 

@@ -285,6 +285,7 @@ def ours(model, tokenizer, texts, **kwargs) -> np.ndarray:
     return result(model, tokenizer(texts, padding=True, return_tensors="pt"), **kwargs).numpy()
 
 
+@pytest.mark.slow
 def test_strangers_load_every_class_at_any_exit(stranger, saved, tiny_tokenizer):
     home, results, complaints = stranger
     assert not complaints
@@ -297,6 +298,7 @@ def test_strangers_load_every_class_at_any_exit(stranger, saved, tiny_tokenizer)
         assert {path.name for path in (home / f"again_{name}").glob("*.py")} == set(REMOTE_CODE)
 
 
+@pytest.mark.slow
 def test_strangers_extract_features(stranger, saved, tiny_tokenizer):
     batch = tiny_tokenizer(TEXTS[:1], return_tensors="pt")
     with torch.no_grad():
@@ -304,6 +306,7 @@ def test_strangers_extract_features(stranger, saved, tiny_tokenizer):
     np.testing.assert_allclose(stranger[1]["pipeline"], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_strangers_sentence_transformers_vectors_are_ours(stranger, saved, tiny_tokenizer):
     model, results = saved["MoSEModel"][0], stranger[1]
     for exit_layer in (None, 0, 1, 3):

@@ -38,6 +38,7 @@ def test_what_cannot_be_cut_is_named(tiny_model, tiny_batch, tiny_config):
     assert tiny_config(truncate_dim=32).resolve_truncate_dim() == 32
 
 
+@pytest.mark.slow
 def test_every_route_to_depth_and_dimension_agrees(tiny_model, tiny_tokenizer, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)

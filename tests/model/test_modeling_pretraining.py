@@ -235,6 +235,7 @@ for exit_layer in (0, 1, 3):
 """
 
 
+@pytest.mark.slow
 def test_fill_mask_works_at_any_exit_without_the_package(pretrained_folder, tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, pretrained_folder], capture_output=True, text=True, cwd=tmp_path

@@ -55,6 +55,7 @@ def ragged_mask(lengths: list[int], side: str) -> torch.Tensor:
     return torch.tensor([row if side == "right" else row[::-1] for row in rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1), (6, 2)])
 @settings(max_examples=12, deadline=None)
@@ -88,6 +89,7 @@ def test_the_trunk_is_starcoder2_over_the_papers_whole_context(build_model, tiny
     assert_same_states(model, torch.randint(0, 320, (1, 2048)), None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_agrees(tiny_model, tiny_batch):
     with torch.no_grad():
@@ -211,6 +213,7 @@ def test_gradient_checkpointing_changes_no_gradient(build_model, tiny_config, ti
     torch.testing.assert_close(gradients(True), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [{"exit_layer": 1}, {"output_all_exits": True}])
 def test_the_model_compiles_without_a_graph_break(tiny_model, tiny_batch, call):
     torch.compiler.reset()

@@ -92,6 +92,7 @@ print(json.dumps(noted))
 """
 
 
+@pytest.mark.slow
 def test_it_touches_no_file_and_no_network(shared_tiny_model, tmp_path):
     shared_tiny_model.save_pretrained(tmp_path / "model")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
