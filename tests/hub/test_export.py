@@ -21,6 +21,8 @@ from mose.hub.onnx_encoder import OnnxEncoder
 from mose.hub.publish import publish
 from mose.modeling_mose import MoSEModel
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["def add(first, second): return first + second", "", "x = 1\n" * 30, "é 漢"]
 
 

@@ -10,6 +10,8 @@ from sentence_transformers import SentenceTransformer
 
 from mose.hub.publish import publish
 
+pytestmark = pytest.mark.slow
+
 REPO = "tester/tiny-mose"
 TEXTS = ["def add(first, second):\n    return first + second", "Add two numbers.", "x"]
 EXITS = (0, 1, 3)

@@ -16,6 +16,8 @@ from mose.hub.publish import Published, PublishError, publish
 from mose.hub.shards import first_exit_with
 from mose.modeling_mose import MoSEForPreTraining, MoSEForSequenceClassification
 
+pytestmark = pytest.mark.slow
+
 REPO = "tester/tiny-mose"
 #: What the folder's class has beside the weights, when it is published.
 COMPLETE = {

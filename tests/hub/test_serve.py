@@ -108,6 +108,7 @@ def well_formed(draw: random.Random) -> dict:
     return {"inputs": draw.choice([texts, texts[0]]), "parameters": parameters}
 
 
+@pytest.mark.slow
 def test_two_hundred_clients_at_once(handler, port):
     """Mixed sizes, one in ten malformed: each well-formed one gets the vectors that a direct call gives."""
     draw = random.Random(0)

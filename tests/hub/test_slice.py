@@ -99,6 +99,7 @@ def test_it_stands_alone_with_tokenizer_sentence_transformers_and_card(model_fol
     assert (encoder.encode_query(texts) == whole.encode_query(texts, exit_layer=1)).all()
 
 
+@pytest.mark.slow
 def test_from_the_hub_only_what_the_exit_needs_is_downloaded(online, model_folder, tmp_path, capsys):
     publish(model_folder, "tester/whole", tag="v1")
     arguments = (

@@ -13,6 +13,7 @@ from mose.tokenization.prompts import code_prompt, text_prompt
 
 FIELDS = {"MoSEModel": "pooler_output", "MoSEForPreTraining": "prediction_logits"}
 TEXTS = ["def add(first, second):\n    return first + second", "Add two numbers.", "x"]
+pytestmark = pytest.mark.slow
 REMOTE_CODE = ("configuration_mose.py", "modeling_mose.py")
 
 SCRIPT = """
@@ -111,7 +112,6 @@ def ours(model, tokenizer, texts, **kwargs) -> np.ndarray:
     return result(model, tokenizer(texts, padding=True, return_tensors="pt"), **kwargs).numpy()
 
 
-@pytest.mark.slow
 def test_every_class_loads_at_any_exit(outsider, saved, tiny_tokenizer):
     home, results, warned = outsider
     assert not warned

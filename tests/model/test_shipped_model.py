@@ -15,6 +15,8 @@ from mose.configuration_mose import PRESETS
 from mose.hub.files import sentence_transformers_files
 from mose.search import Index
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(mose.__file__).parent
 
 #: Run where `import mose` fails; prints what the assertions below look at.

@@ -21,6 +21,8 @@ from mose.hub.publish import publish
 from mose.hub.shards import TensorSource
 from mose.hub.weights import read_weights
 
+pytestmark = pytest.mark.slow
+
 MEAN = ConversionOptions(pooling="mean")
 
 
