@@ -117,6 +117,7 @@ def test_what_embeddings_depend_on_invalidates_them(encoder, model, tokenizer, m
         assert counted == [0]
 
 
+@pytest.mark.slow
 def test_several_processes(encoder, model, tokenizer, tmp_path, counted):
     """Each with a model of its own; nothing is encoded here."""
     store = encode_corpus(encoder, TEXTS, tmp_path, LANGUAGES, devices=["cpu", "cpu"], shard_rows=4)

@@ -41,6 +41,7 @@ Index.build(tree, *load_model(model, [1])[:2], index, 1, progress=False)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "left_to_embed"), [("embedding", 20), ("generation", 0), ("CURRENT", 0)])
 def test_a_killed_build_leaves_the_old_index_and_its_work(
     where, left_to_embed, tree, many, tmp_path, model_folder, embed, monkeypatch
@@ -84,6 +85,7 @@ def commit(path, names):
         writer.commit(meta, entries, np.eye(len(entries), 4, dtype=np.float32))
 
 
+@pytest.mark.slow
 def test_readers_see_whole_indexes_while_one_is_replaced(tmp_path):
     commit(tmp_path, ["v0"] * 3)
     ended = threading.Event()

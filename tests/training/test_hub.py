@@ -16,6 +16,8 @@ from mose.modeling_mose import MoSEModel
 from mose.training.finetuning.arguments import FineTuningArguments
 from mose.training.finetuning.trainer import FineTuningTrainer
 
+pytestmark = pytest.mark.slow
+
 NEEDED = {
     "README.md",
     "LICENSE",

@@ -96,6 +96,7 @@ def icc_examples(tiny_tokenizer):
     return build_many(tiny_tokenizer)
 
 
+@pytest.mark.slow
 def test_icc_labels_say_whether_all_snippets_are_of_one_repository(icc_examples, tiny_tokenizer):
     intruders = Counter()
     for example in icc_examples:
@@ -147,6 +148,7 @@ def balanced(features, labels, seed=0):
     return features[chosen], labels[chosen]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["icc", "nsp"])
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_lengths_and_places_do_not_tell_the_label(objective, classifier, icc_examples, tiny_tokenizer):
@@ -194,12 +196,14 @@ def places(examples, tokenizer):
     return np.array(rows), np.array(labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_lengths_do_not_tell_which_snippet_intrudes(classifier, icc_examples, tiny_tokenizer):
     accuracy, p = p_value_of_guessing(*places(icc_examples, tiny_tokenizer), classifier)
     assert p > 1e-3, accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_a_leak_of_places_would_be_found(classifier, tiny_tokenizer):
     """The control: examples of which the intruders are moved to the end."""

@@ -120,6 +120,7 @@ def load_many(folder, **options):
     return load_corpus([folder / "tree"], [folder / "shards", folder / "grouped.jsonl"], **options)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_blocks_go_on_from_any_state(many_sources, data):

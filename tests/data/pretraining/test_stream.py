@@ -51,6 +51,7 @@ def take(stream, n):
     return list(itertools.islice(stream, n))
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.data())
 def test_a_run_killed_at_any_points_sees_what_an_unbroken_run_sees(make_stream, data):
