@@ -24,6 +24,7 @@ def pad(rows: list[torch.Tensor], amount: int, side: str, dtype: torch.dtype) ->
     return {"input_ids": ids, "attention_mask": mask}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("pooling", POOLINGS)
 @settings(max_examples=15, deadline=None)
