@@ -444,7 +444,7 @@ class MoSEModel(MoSEPreTrainedModel):
         }
 
     @capture_outputs
-    def forward(  # type: ignore[misc]
+    def forward(  # type: ignore[misc]  # TransformersKwargs has position_ids, too
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
