@@ -123,7 +123,7 @@ class PreTrainingStream(IterableDataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that differ if another stream would be read; equal for all processes of a run."""
+        """Hexadecimal digits that differ if another stream would be read; equal for all processes of a run."""
         builder = self.builder
         settings = builder.max_length, builder.objective, builder.min_snippet, self.seed, self.lanes, self.epochs
         # Tokenize it like a block: other options would change the tokenizer while the thread uses it.
