@@ -77,17 +77,11 @@ def load_corpus(
             f"files_per_repository must be at least 1, got {files_per_repository}. Pass None for all."
         )
 
-    if isinstance(held_out, str) or (isinstance(held_out, int | float) and not 0 <= held_out < 1):
-        raise ValueError(
-            f"held_out must be in [0, 1), got {held_out!r}. Pass a share, or a list of repositories."
-        )
-
     check_column_mapping(column_mapping or {}, (*ROW_COLUMNS, "files"))
-    if not isinstance(held_out, int | float):
+    if not isinstance(held_out, str | int | float):
         held_out = sorted(held_out)  # the order of a set differs between processes; a fingerprint must not
 
-    names = held_out if isinstance(held_out, int | float) else frozenset(held_out)
-    includes = partial(_is_in_part, names, part == "held_out")
+    includes = _part_filter(held_out, part)
     sources: list[TreeSource | DatasetSource] = []
     if source_trees:
         trees = TreeSource(source_trees, includes, seed, languages, files_per_repository)
@@ -108,8 +102,17 @@ def load_corpus(
     return corpus
 
 
+def _part_filter(held_out: float | Collection[str], part: str) -> Callable[[str], bool]:
+    """Return a picklable function that returns True for the names of the repositories in a part."""
+    if isinstance(held_out, str) or (isinstance(held_out, int | float) and not 0 <= held_out < 1):
+        raise ValueError(
+            f"held_out must be in [0, 1), got {held_out!r}. Pass a share, or a list of repositories."
+        )
+    names = held_out if isinstance(held_out, int | float) else frozenset(held_out)
+    return partial(_is_in_part, names, part == "held_out")
+
+
 def _is_in_part(held_out: float | frozenset[str], expected: bool, repository: str) -> bool:
-    """Return True if the repository is held out or not, as expected. No closure: workers get it pickled."""
     if isinstance(held_out, frozenset):
         return (repository in held_out) == expected
     return (digest("held out", repository) < int(held_out * 2**64)) == expected

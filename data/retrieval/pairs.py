@@ -1,5 +1,6 @@
 """Training pairs for contrastive fine-tuning: a query, and the document that answers it."""
 
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,14 +58,13 @@ def load_pairs(
     if not source_trees and not datasets:
         raise ValueError("There is nothing to read. Pass source_trees, datasets, or both.")
 
-    targets = sorted({column for shape in _SHAPES for column in shape} | {*_OPTIONAL_COLUMNS})
-    # Loading can take long: refuse a wrong target before it.
-    check_column_mapping(column_mapping or {}, targets)
+    mapping = column_mapping or {}
+    check_column_mapping(mapping, _TARGETS)  # before loading, which can take long
     tables = [
         ("dataset" if isinstance(data, Dataset) else str(data), load_table(data, split)) for data in datasets
     ]
-    check_column_mapping(column_mapping or {}, targets, [(name, table.column_names) for name, table in tables])
-    parts = [_pairs_of_table(name, rename_columns(table, column_mapping or {})) for name, table in tables]
+    check_column_mapping(mapping, _TARGETS, [(name, table.column_names) for name, table in tables])
+    parts = [_pairs_of_table(name, rename_columns(table, mapping)) for name, table in tables]
     if source_trees:
         mined, _ = mine(source_trees, **mining)
         parts.insert(0, _pairs_of_table("source trees", mined))
@@ -101,6 +101,7 @@ _SHAPES: dict[tuple[str, ...], Callable[[SourceRow, int], list[tuple[Side, Side]
     ("text", "code"): lambda row, _: [((row["text"], ""), _code(row))],
     ("query", "document"): _ready_pair,
 }
+_TARGETS = sorted({*itertools.chain(*_SHAPES), *_OPTIONAL_COLUMNS})
 
 
 def _pairs_of_table(name: str, table: Dataset) -> Dataset:
