@@ -1,6 +1,7 @@
 """Fixtures that tests of several folders share."""
 
 import copy
+import logging
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -30,6 +31,14 @@ def offline():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         yield
+
+
+@pytest.fixture(autouse=True)
+def quiet_package(monkeypatch):
+    """Commands log to stderr; the tests after them do not."""
+    logger = logging.getLogger("mose")
+    monkeypatch.setattr(logger, "handlers", [*logger.handlers])
+    monkeypatch.setattr(logger, "level", logger.level)
 
 
 @pytest.fixture(scope="session")
