@@ -34,11 +34,13 @@ def offline():
 
 
 @pytest.fixture(autouse=True)
-def quiet_package(monkeypatch):
-    """Commands log to stderr; the tests after them do not."""
+def package_logging():
+    """Undo what a command changes in the logging of the package."""
     logger = logging.getLogger("mose")
-    monkeypatch.setattr(logger, "handlers", [*logger.handlers])
-    monkeypatch.setattr(logger, "level", logger.level)
+    handlers, level = [*logger.handlers], logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
