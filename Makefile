@@ -26,7 +26,7 @@ test: $(venv)/.installed-dev $(venv)/.transformers-tests
 test-fast: $(venv)/.installed-dev
 	$(pytest) -m "not slow"
 
-check: lint
+check: lint types
 
 lint: $(venv)/.installed-dev
 	$(python) -m ruff check .

@@ -44,6 +44,7 @@ def run(encoder, task, monkeypatch):
     return results.task_results[0].scores["test"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exit_layer", [0, 1, 3])
 def test_mteb_measures_what_we_measure(exit_layer, data, model, tokenizer, model_folder, monkeypatch):
     expected = evaluate(model, tokenizer, [data], [exit_layer], measure_speed=False, certainty=False)

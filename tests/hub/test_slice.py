@@ -20,6 +20,7 @@ CLASSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exit_norm", ["every", "final"])
 @pytest.mark.parametrize("exit_layer", [0, 1, 3])
 @pytest.mark.parametrize("model_class", CLASSES)

@@ -66,6 +66,7 @@ def test_a_killed_build_leaves_the_old_index_and_its_work(
     assert (np.array(new.functions["embedding"]) * alone).sum(axis=1).min() > 0.999
 
 
+@pytest.mark.slow
 def test_a_damaged_journal_is_computed_again(build, tmp_path):
     index = build()
     with index_writer(tmp_path / "index") as writer:
@@ -165,6 +166,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_index_is_named_and_can_be_rebuilt(damage, build, tmp_path, model, tokenizer):
     build()

@@ -152,6 +152,7 @@ def test_lengths_and_places_do_not_tell_the_label(objective, classifier, icc_exa
     assert p > 1e-3, accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_a_leak_of_lengths_would_be_found(classifier, tiny_tokenizer, monkeypatch):
     """The control: intruders that keep the length that they have in their own repository."""
@@ -229,6 +230,7 @@ def test_how_many_intrude_does_not_depend_on_the_layout_but_for_the_number_of_sn
     assert checked >= 4
 
 
+@pytest.mark.slow
 def test_nsp_pairs_are_continuations_or_come_from_another_file(tiny_tokenizer):
     # The words of a file are numbered, so that a snippet tells its file and its place in it.
     rows = []

@@ -150,6 +150,7 @@ def test_sources_are_mixed_by_volume(tmp_path):
     assert Counter(names[:40]) == {"a": 20, "b": 20} and Counter(names) == {"a": 40, "b": 80}
 
 
+@pytest.mark.slow
 def test_held_out_repositories_are_never_trained_on(tmp_path):
     rows = [{"text": f"t {i}", "repository": f"owner/repo-{i}"} for i in range(2000)]
     path = write_lines(tmp_path / "d.jsonl", rows)
