@@ -111,9 +111,11 @@ class MoSETrainer(Trainer):
         """Write the run's card to `args.output_dir`; further arguments of `Trainer`'s are ignored."""
         if self.is_world_process_zero():
             given = {"license": license, "language": language}
-            options: dict[str, Any] = {name: value for name, value in given.items() if value}
-            options |= {"repo_id": self.hub_model_id, "summary": self.summary()}
-            write_folder_card(Path(str(self.args.output_dir)), **options)
+            options = {name: value for name, value in given.items() if value}
+            self._write_card(str(self.args.output_dir), **options)
+
+    def _write_card(self, folder: str, **options: Any) -> None:
+        write_folder_card(Path(folder), repo_id=self.hub_model_id, summary=self.summary(), **options)
 
     def push_to_hub(  # type: ignore[override]
         self,
@@ -148,6 +150,7 @@ class MoSETrainer(Trainer):
 
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         message = f"Training in progress, step {self.state.global_step}"
+        self._write_card(checkpoint_folder)
         try:
             # Not in the background: the next save may delete the folder.
             publish_run(self.args, checkpoint_folder, str(self.hub_model_id), commit_message=message)

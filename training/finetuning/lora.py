@@ -67,7 +67,7 @@ class LoRAModel(PeftModelForFeatureExtraction):
         with atomic_write(path) as stream:
             stream.write(save(weights, metadata=metadata))
 
-        write_folder_card(path.parent)
+        write_folder_card(path.parent, license=None)
 
 
 def lora_config(model: MoSEModel, base: str, r: int = 16, alpha: int = 32, dropout: float = 0.0) -> LoraConfig:
@@ -75,8 +75,8 @@ def lora_config(model: MoSEModel, base: str, r: int = 16, alpha: int = 32, dropo
 
     The embeddings are adapted because exit 0 runs no block and would have no adapter.
 
-    `base` is the model's folder (recorded as an absolute path) or Hub id, `r` the rank of the update, which is
-    scaled by `alpha` / `r`, and `dropout` applies to the adapters' input.
+    `base` is the model's folder (recorded as an absolute path) or Hub id. The update has rank `r` and is scaled by
+    `alpha` / `r`; `dropout` applies to the adapters' input.
     """
     blocks = "|".join(str(block) for block in range(model.exit_layers[-1]))
     linears = rf"layers\.(?:{blocks})\.(?:self_attn\.[qkvo]_proj|mlp\.c_(?:fc|proj))"
@@ -108,7 +108,7 @@ def digests(model: MoSEModel) -> dict[str, str]:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy())
-        result[part] = digest.hexdigest()
+        result[part] = digest.hexdigest()[:32]
     return result
 
 
@@ -145,7 +145,7 @@ def load_adapter(folder: str | Path, base: str | None = None, exit_layer: int | 
         ValueError: no adapter, another base, or no such exit.
         OSError: the base is missing or cannot be reached.
     """
-    name = base or recorded_base(folder)
+    recorded = recorded_base(folder)
     config = PeftConfig.from_pretrained(str(folder))
     matches = [re.match(r"exits\.(\d+)", name) for name in config.modules_to_save or ()]
     exits = sorted({int(match[1]) for match in matches if match})
@@ -156,10 +156,9 @@ def load_adapter(folder: str | Path, base: str | None = None, exit_layer: int | 
             f"exit_layer must be one of {', '.join(map(str, exits))} for adapter {folder}, got {exit_layer}."
         )
 
+    name, depth = base or recorded, exits[-1] if exit_layer is None else exit_layer
     try:
-        model = MoSEModel.from_pretrained(
-            name, dtype="float32", exit_layer=exits[-1] if exit_layer is None else exit_layer
-        )
+        model = MoSEModel.from_pretrained(name, dtype="float32", exit_layer=depth)
     except OSError as error:
         raise OSError(f"the base {name} of adapter {folder}: {error}") from error
     check_base(folder, digests(model), name)
@@ -187,7 +186,7 @@ def save_merged(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) ->
     merged.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     write_sentence_transformers_files(partial)
-    write_folder_card(partial, origin=merged_origin(base))
+    write_folder_card(partial, license=None, origin=merged_origin(base))
 
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -196,9 +195,7 @@ def save_merged(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) ->
 def merge(args: MergeArguments) -> None:
     """Save the base with its adapter merged into it as a plain MoSE repository.
 
-    Raises:
-        ValueError: the output folder is in use, or the adapter does not fit its base.
-        OSError: the base is missing or cannot be reached.
+    Raises what `load_adapter` does, and ValueError if the output folder is in use.
     """
     folder = Path(args.output_dir)
     try:
