@@ -110,9 +110,8 @@ def train_and_save(
 ) -> tuple[TrainOutput | None, dict[str, Any]]:
     """Train, save the model, evaluate if there is validation data, and save results and state.
 
-    Returns:
-        Output of `Trainer.train` (None if the run had already finished), and the evaluation's results with
-        `extra_results`.
+    Returns the output of `Trainer.train` (None if the run had already finished), and the evaluation's results
+    with `extra_results`.
     """
     if checkpoint is not None:
         logger.info("resuming from %s", checkpoint)

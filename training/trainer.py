@@ -140,8 +140,8 @@ class MoSETrainer(Trainer):
             return None
 
         self.create_model_card(**kwargs)
-        options = {"commit_message": commit_message, "token": token, "revision": revision}
-        push = partial(publish_run, self.args, str(self.args.output_dir), str(self.hub_model_id), **options)
+        run = (self.args, str(self.args.output_dir), str(self.hub_model_id))
+        push = partial(publish_run, *run, commit_message=commit_message, token=token, revision=revision)
         return push() if blocking else HfApi().run_as_future(push)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:

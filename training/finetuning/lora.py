@@ -1,11 +1,9 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) on the trunk, with peft; exits and similarity scale trained in full.
 
 An adapter folder has `adapter_config.json` and `adapter_model.safetensors` as peft writes them, so that
-`AutoModel.from_pretrained(folder)` and `PeftModel.from_pretrained(base, folder)` load it. Two things are added:
-
-- the weight `similarity_scale`, a bare parameter that peft has no entry for but loads by its name;
-- metadata of the weights: digests of the base weights, used to detect a mismatched base, and the fields of the
-  configuration that training sets (`SPACE_FIELDS`).
+`AutoModel.from_pretrained(folder)` and `PeftModel.from_pretrained(base, folder)` load it. Its weights also hold
+`similarity_scale`, a bare parameter that peft loads by its name. Their metadata holds digests of the base weights
+(to detect another base) and the fields of the configuration that training sets (`SPACE_FIELDS`).
 """
 
 import hashlib
@@ -75,7 +73,7 @@ def lora_config(model: MoSEModel, base: str, r: int = 16, alpha: int = 32, dropo
 
     The embeddings are adapted because exit 0 runs no block and would have no adapter.
 
-    `base` is the model's folder (recorded as an absolute path) or Hub id. The update has rank `r` and is scaled by
+    `base` is the model's folder (recorded as an absolute path) or Hub id. Updates have rank `r` and are scaled by
     `alpha` / `r`; `dropout` applies to the adapters' input.
     """
     blocks = "|".join(str(block) for block in range(model.exit_layers[-1]))

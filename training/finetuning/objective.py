@@ -90,11 +90,9 @@ class Objective:
     matryoshka_dims: tuple[int, ...] = ()
 
     def __call__(self, batch: Batch, weights: Mapping[int, float]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss of a batch, with `weights` w_i by exit.
+        """Compute the loss of a batch, a scalar, with `weights` w_i by exit.
 
-        Returns:
-            The loss, a scalar; and its terms, detached and without their weights, by log names such as
-            `contrastive_loss_exit_9`.
+        Also returns its terms, detached and without their weights, by names such as `contrastive_loss_exit_9`.
         """
         losses, metrics = {}, {}
         for exit_layer in batch.queries:
@@ -157,8 +155,6 @@ class Objective:
         return similarity_kl_loss(batch.sides(exit_layer), teacher, temperature, batch.rows)
 
     def _cosine(self, batch: Batch, exit_layer: int, teacher: tuple[Tensor, Tensor]) -> Tensor:
-        losses = [
-            cosine_loss(batch.own(student_side), batch.own(teacher_side))
-            for student_side, teacher_side in zip(batch.sides(exit_layer), teacher, strict=True)
-        ]
-        return (losses[0] + losses[1]) / 2
+        pairs = zip(batch.sides(exit_layer), teacher, strict=True)
+        queries, documents = (cosine_loss(batch.own(side), batch.own(target)) for side, target in pairs)
+        return (queries + documents) / 2

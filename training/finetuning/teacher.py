@@ -56,8 +56,8 @@ def teacher_embeddings(
 
     journal = Journal(cache_dir, fingerprint=f"{name_or_path} {max_length}")
     known: dict[bytes, np.ndarray] = {}
-    for name in journal.keys():
-        with np.load(io.BytesIO(journal.read(name))) as chunk:
+    for content in map(journal.read, journal.keys()):
+        with np.load(io.BytesIO(content)) as chunk:
             known.update(zip(map(bytes, chunk["keys"]), chunk["vectors"], strict=True))
 
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
@@ -102,9 +102,11 @@ def attach_teacher(
     Args:
         dataset: columns `query` and `document`. The teacher reads `teacher_query` and `teacher_document` instead
             if they exist, such as code with names that the student does not see.
+        name_or_path: as in `teacher_embeddings`.
+        cache_dir: as in `teacher_embeddings`.
         dimension: size of the student's embeddings. A wider teacher is projected onto the principal components
             of its vectors, which keeps most of its similarities.
-        name_or_path, cache_dir, max_length: as in `teacher_embeddings`.
+        max_length: as in `teacher_embeddings`.
 
     Returns:
         The dataset with integer columns `teacher_query` and `teacher_document`, row numbers of the vectors; and
