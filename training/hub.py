@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import HubStrategy
 
 from mose.hub.publish import publish
 from mose.training.arguments import select_fields
@@ -19,23 +18,13 @@ RECIPE_FIELDS = (
 )
 
 
-def check_hub_strategy(args: TrainingArguments) -> None:
-    """Raise ValueError if pushes would include optimizer states, which are pickles."""
-    strategy = HubStrategy(args.hub_strategy)
-    if args.push_to_hub and strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
-        raise ValueError(
-            f"hub_strategy must be 'end' or 'every_save', got {strategy.value!r}. Optimizer states stay local."
-        )
-
-
 def run_summary(trainer: Trainer, task: str, datasets: Sequence[str]) -> dict[str, Any]:
     """Return the facts of a run that a card shows, without local paths: data, steps, arguments, last losses."""
     args, state, data = trainer.args, trainer.state, trainer.train_dataset
     inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
     own = {field.name for field in dataclasses.fields(args)} - inherited
 
-    losses: dict[str, float] = {}
-    seconds = None
+    losses, seconds = {}, None
     for entry in state.log_history:
         losses |= {name: value for name, value in entry.items() if name.endswith("loss") or "_loss_" in name}
         seconds = entry.get("train_runtime", seconds)

@@ -15,7 +15,7 @@ from mose.hub.card import SUMMARY, write_folder_card
 from mose.hub.errors import PublishError
 from mose.hub.files import write_sentence_transformers_files
 from mose.training.checkpoints import MANIFEST, write_manifest
-from mose.training.hub import check_hub_strategy, publish_run, run_summary
+from mose.training.hub import publish_run, run_summary
 from mose.training.metric_logging import MetricAverages
 from mose.utils.files import atomic_write_json
 
@@ -46,8 +46,14 @@ class MoSETrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        check_hub_strategy(self.args)
         self.averages = MetricAverages()
+
+        strategy = HubStrategy(self.args.hub_strategy)
+        if self.args.push_to_hub and strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
+            raise ValueError(
+                f"hub_strategy must be 'end' or 'every_save', got {strategy.value!r}: only these push "
+                "no optimizer states, which are pickles."
+            )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log `logs` and, in a line with a loss, the metrics since the last such line."""

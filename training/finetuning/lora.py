@@ -150,9 +150,8 @@ def load_adapter(folder: str | Path, base: str | None = None, exit_layer: int | 
     if not exits:
         raise ValueError(f"adapter {folder} has no exits. Train it with `train_hf.py finetune --lora`.")
     if exit_layer is not None and exit_layer not in exits:
-        raise ValueError(
-            f"exit_layer must be one of {', '.join(map(str, exits))} for adapter {folder}, got {exit_layer}."
-        )
+        known = ", ".join(map(str, exits))
+        raise ValueError(f"exit_layer must be one of {known} for adapter {folder}, got {exit_layer}.")
 
     name, depth = base or recorded, exits[-1] if exit_layer is None else exit_layer
     try:

@@ -132,9 +132,7 @@ class PreTrainingTrainer(MoSETrainer):
         """Restore the stream: each process saved the positions of its own lanes, together they have all."""
         states = [json.loads(path.read_text()) for path in sorted(checkpoint.glob("stream-*.json"))]
         if not states:
-            raise ValueError(
-                f"{checkpoint} has no stream-*.json. Resume from a checkpoint of a pre-training run."
-            )
+            raise ValueError(f"{checkpoint} has no stream-*.json. Resume a checkpoint of a pre-training run.")
 
         marks = {lane: mark for state in states for lane, mark in state["marks"].items()}
         cast(PreTrainingStream, self.train_dataset).load_state_dict({**states[0], "marks": marks})
