@@ -24,7 +24,8 @@ def run_summary(trainer: Trainer, task: str, datasets: Sequence[str]) -> dict[st
     inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
     own = {field.name for field in dataclasses.fields(args)} - inherited
 
-    losses, seconds = {}, None
+    losses: dict[str, float] = {}
+    seconds = None
     for entry in state.log_history:
         losses |= {name: value for name, value in entry.items() if name.endswith("loss") or "_loss_" in name}
         seconds = entry.get("train_runtime", seconds)

@@ -135,7 +135,7 @@ class LoRAArguments:
 @shared.resolve_with(resolve_finetuning)
 @dataclass
 class FineTuningArguments(LoRAArguments, shared.RunArguments):
-    """`TrainingArguments` and the losses at the exits. Defaults are the paper's (section 3); not with `lora`."""
+    """`TrainingArguments` and the losses at the exits. Defaults are the paper's (section 3) without `lora`."""
 
     bf16: bool = flag("Compute in bfloat16. Default: with --lora, if the device multiplies it in hardware.")
     per_device_train_batch_size: int = flag(

@@ -60,8 +60,7 @@ def finetune(
 
     set_seed(args.seed)
     model, tokenizer = load_base(model_args, cache_dir)
-    default_share = LORA_HELD_OUT_SHARE if args.lora and data_args.source_tree else 0.0
-    data = load_data(data_args, default_share if data_args.held_out_share is None else data_args.held_out_share)
+    data = load_data(data_args, args.lora)
     _fit_to_data(args, data)
     if args.teacher:
         _attach_teacher(data, args, cache_dir, model.config.embedding_size)
@@ -151,8 +150,12 @@ def add_adapter(model: MoSEModel, base: str, args: FineTuningArguments, checkpoi
     return lora
 
 
-def load_data(args: DataArguments, held_out_share: float = 0.0) -> FineTuningData:
+def load_data(args: DataArguments, lora: bool = False) -> FineTuningData:
     """Load the pairs to train and validate on, and the held-out functions; raises what `load_pairs` does."""
+    held_out_share = args.held_out_share
+    if held_out_share is None:
+        held_out_share = LORA_HELD_OUT_SHARE if lora and args.source_tree else 0.0
+
     parts, held_out, validation = [], None, None
     if held_out_share:
         mined = load_pairs(args.source_tree, (), {} if args.dataset else args.columns)
