@@ -19,14 +19,14 @@ pytest := OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --dist loadfile
 search: $(venv)/.installed
 	@$(python) -m mose.search demo "$(Q)" $(if $(DIR),--source-tree "$(DIR)") $(if $(EXIT),--exit-layer $(EXIT))
 
-test: $(venv)/.installed-dev
+test: $(venv)/.installed-dev $(venv)/.transformers-tests
 	$(pytest)
 
 # Everything but the tests marked slow: under a minute on two cores.
 test-fast: $(venv)/.installed-dev
 	$(pytest) -m "not slow"
 
-check: lint
+check: lint types
 
 lint: $(venv)/.installed-dev
 	$(python) -m ruff check .
@@ -49,6 +49,11 @@ $(venv)/.installed: setup.cfg pyproject.toml constraints.txt | $(venv)/bin/pytho
 $(venv)/.installed-dev: $(venv)/.installed
 	$(install) -e '.[dev]'
 	@touch "$@"
+
+# transformers' own model tests, of which tests/model runs those of any model. Without a network they are skipped.
+$(venv)/.transformers-tests: $(venv)/.installed-dev
+	@$(python) tests/support/transformers_suite.py && touch "$@" \
+		|| echo "transformers' own model tests could not be fetched: they are skipped, or fail under CI=true" >&2
 
 clean:
 	rm -rf "$(VENV)" build dist *.egg-info

@@ -23,10 +23,7 @@ TOKEN_BUDGETS = (4_096, 65_536)
 
 
 class RequestError(ValueError):
-    """A request that is malformed or too large.
-
-    `status` is that of the HTTP response: 400, or 413 for a request that is too large.
-    """
+    """A request that is malformed (HTTP status 400) or too large (413)."""
 
     def __init__(self, message: str, status: int = 400):
         super().__init__(message)
@@ -91,11 +88,13 @@ class EndpointHandler:
         texts = self._read_texts(data["inputs"])
         exit_layer = self._read_exit_layer(parameters.get("exit_layer"))
         dim = self._read_truncate_dim(parameters.get("truncate_dim"))
-        normalize = _read_normalize(parameters.get("normalize"))
+        normalize = parameters.get("normalize")
+        if normalize is not None and type(normalize) is not bool:
+            raise RequestError(f"normalize must be true or false, got {_shorten(normalize)}")
         prompt = self._read_prompt(parameters.get("prompt_name"))
 
         vectors = self._embed([prompt + text for text in texts], exit_layer)[:, :dim]
-        if normalize:
+        if normalize is not False:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         if not torch.isfinite(vectors).all():
             raise FloatingPointError("an embedding is not finite: the model's weights are broken")
@@ -111,12 +110,14 @@ class EndpointHandler:
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise RequestError(f"inputs[{i}] must be a text, got {_shorten(text)}")
-            if re.search("[\ud800-\udfff]", text):  # JSON can hold them, the tokenizer cannot read them
-                raise RequestError(f"inputs[{i}] must not contain half of a surrogate pair")
-
+        # Before the texts are searched: this bounds the work.
         characters, limit = sum(map(len, texts)), self.max_characters
         if characters > limit:
             raise RequestError(f"inputs must have at most {limit} characters in all, got {characters}", 413)
+
+        for i, text in enumerate(texts):
+            if re.search("[\ud800-\udfff]", text):  # JSON can hold them, the tokenizer cannot read them
+                raise RequestError(f"inputs[{i}] must not contain half of a surrogate pair")
         return texts
 
     def _read_exit_layer(self, exit_layer: Any) -> int:
@@ -125,9 +126,8 @@ class EndpointHandler:
             return exits[-1]
         # `type`, because True and 1.0 are in (1,), too.
         if type(exit_layer) is not int or exit_layer not in exits:
-            raise RequestError(
-                f"exit_layer must be one of {', '.join(map(str, exits))}, got {_shorten(exit_layer)}"
-            )
+            allowed = ", ".join(map(str, exits))
+            raise RequestError(f"exit_layer must be one of {allowed}, got {_shorten(exit_layer)}")
         return exit_layer
 
     def _read_truncate_dim(self, truncate_dim: Any) -> int:
@@ -142,9 +142,8 @@ class EndpointHandler:
         if name is None:
             return ""
         if not isinstance(name, str) or name not in self.prompts:
-            raise RequestError(
-                f"prompt_name must be one of {', '.join(self.prompts) or 'none'}, got {_shorten(name)}"
-            )
+            allowed = ", ".join(self.prompts) or "none"
+            raise RequestError(f"prompt_name must be one of {allowed}, got {_shorten(name)}")
         return self.prompts[name]
 
     def _embed(self, texts: list[str], exit_layer: int) -> torch.Tensor:
@@ -181,17 +180,10 @@ def _read_parameters(data: dict[str, Any]) -> dict[str, Any]:
     for name in nested.keys() & beside.keys():
         if nested[name] != beside[name]:
             raise RequestError(f"{_shorten(name)} is in the request twice, with different values")
-    parameters = nested | beside
-    for name in parameters:
+    for name in nested | beside:
         if name not in PARAMETERS:
             raise RequestError(f"parameters must be among {', '.join(PARAMETERS)}, got {_shorten(name)}")
-    return parameters
-
-
-def _read_normalize(normalize: Any) -> bool:
-    if normalize is not None and type(normalize) is not bool:
-        raise RequestError(f"normalize must be true or false, got {_shorten(normalize)}")
-    return normalize is not False
+    return nested | beside
 
 
 def _load_prompts(path: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_mose import MoSEConfig
@@ -444,7 +444,7 @@ class MoSEModel(MoSEPreTrainedModel):
         }
 
     @capture_outputs
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs has position_ids, too
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -454,7 +454,7 @@ class MoSEModel(MoSEPreTrainedModel):
         output_all_exits: bool = False,
         truncate_dim: int | None = None,
         output_exit_states: bool = False,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MoSEModelOutput:
         """Embed sequences at one exit, or at all exits up to it. No block runs beyond `exit_layer`.
 
@@ -662,7 +662,7 @@ class MoSEForMaskedLM(MoSEPreTrainedModel):
         return loss, *means
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -671,7 +671,7 @@ class MoSEForMaskedLM(MoSEPreTrainedModel):
         labels: Tensor | None = None,
         exit_layer: int | None = None,
         num_items_in_batch: Count = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         """Predict tokens at `exit_layer`. With labels, the loss is Σ_i w_i MLM_i over the exits up to it.
 
@@ -739,7 +739,7 @@ class MoSEForPreTraining(MoSEForMaskedLM):
         return cast(Tensor, loss), torch.stack(list(losses.values())).detach(), torch.stack(hits)
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -750,7 +750,7 @@ class MoSEForPreTraining(MoSEForMaskedLM):
         exit_layer: int | None = None,
         num_items_in_batch: Count = None,
         num_examples_in_batch: Count = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MoSEForPreTrainingOutput:
         """Compute the loss L = Σ_i w_i (MLM_i + ICC_i) over the exits up to `exit_layer`, or the logits there.
 
@@ -838,7 +838,7 @@ class MoSEForSequenceClassification(MoSEPreTrainedModel):
         return F.cross_entropy(widen(logits), labels.view(-1))
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -847,7 +847,7 @@ class MoSEForSequenceClassification(MoSEPreTrainedModel):
         labels: Tensor | None = None,
         exit_layer: int | None = None,
         output_all_exits: bool = False,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MoSESequenceClassifierOutput:
         """Classify at `exit_layer`, and with `output_all_exits` at every exit up to it.
 

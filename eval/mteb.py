@@ -138,7 +138,8 @@ def text_language(task_metadata: TaskMetadata, hf_subset: str, prompt_type: Prom
 
 def _model_meta(name: str, revision: str | None, model: Any, exit_layer: int) -> ModelMeta:
     """Return what MTEB writes beside the results. The exit tells the results of one model apart."""
-    unknown = ("release_date", "memory_usage_mb", "license", "public_training_code", "public_training_data")
+    names = ("release_date", "memory_usage_mb", "license", "public_training_code", "public_training_data")
+    unknown: dict[str, Any] = dict.fromkeys(names)  # MTEB requires these
     return ModelMeta(
         loader=None,
         name=f"local/{Path(name).resolve().name}" if Path(name).is_dir() else name,
@@ -153,7 +154,7 @@ def _model_meta(name: str, revision: str | None, model: Any, exit_layer: int) ->
         use_instructions=True,
         training_datasets=None,
         experiment_kwargs={"exit_layer": exit_layer},
-        **dict.fromkeys(unknown),
+        **unknown,
     )
 
 
@@ -192,7 +193,8 @@ def local_task(data: RetrievalSet, languages: tuple[str, ...] = ("eng-Latn",)) -
 
 
 def _task_metadata(name: str, languages: tuple[str, ...]) -> TaskMetadata:
-    unknown = ("reference", "date", "domains", "task_subtypes", "license", "annotations_creators", "dialect")
+    names = ("reference", "date", "domains", "task_subtypes", "license", "annotations_creators", "dialect")
+    unknown: dict[str, Any] = dict.fromkeys((*names, "sample_creation", "bibtex_citation"))
     return TaskMetadata(
         name=name,
         description=f"The retrieval set {name}.",
@@ -203,5 +205,5 @@ def _task_metadata(name: str, languages: tuple[str, ...]) -> TaskMetadata:
         eval_splits=["test"],
         eval_langs=list(languages),
         main_score="ndcg_at_10",
-        **dict.fromkeys((*unknown, "sample_creation", "bibtex_citation")),
+        **unknown,
     )

@@ -43,12 +43,7 @@ def model_class(config: MoSEConfig) -> type[PreTrainedModel]:
 def read_checkpoint(folder: Path, config: MoSEConfig, index: str = INDEX) -> dict[str, TensorSource]:
     """Return the tensors that a model of this configuration needs, without reading them.
 
-    Tensors of exits deeper than `config.exit_layer` are left out.
-
-    Args:
-        folder: the model's.
-        config: of the model that is to be built.
-        index: see `read_weights`.
+    Tensors of exits deeper than `config.exit_layer` are left out. `index`: see `read_weights`.
 
     Raises:
         FileNotFoundError: see `read_weights`.

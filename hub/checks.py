@@ -21,16 +21,11 @@ def check_model_exists(folder: Path, files: Files) -> None:
         raise FileNotFoundError(f"{folder}: no config.json. Pass the folder of a saved model.")
 
 
-def check_no_forbidden_file(folder: Path, files: Files) -> None:
-    """Check that no pickle, training state, cache or hidden file is published."""
+def check_no_unsafe_file(folder: Path, files: Files) -> None:
+    """Check that no pickle, training state, cache, hidden file or uncut weight file is published."""
     for name in files:
         if pattern := forbidden_pattern(name):
             raise ValueError(f"{name} is never published (it matches {pattern!r}). Remove it from --include.")
-
-
-def check_no_uncut_weights(folder: Path, files: Files) -> None:
-    """Check that weights are published only as shards cut at the exits, not as they are in the folder."""
-    for name in files:
         if WEIGHT_FILE.fullmatch(name):
             raise ValueError(
                 f"{name} is not published as it is: weights are always published, as shards cut at the exits. "
@@ -38,19 +33,16 @@ def check_no_uncut_weights(folder: Path, files: Files) -> None:
             )
 
 
-def check_adapter_weights(folder: Path, files: Files) -> None:
-    """Check that an adapter's weights are stored as safetensors."""
-    if "adapter_config.json" in files and "adapter_model.safetensors" not in files:
+def check_adapter(folder: Path, files: Files) -> None:
+    """Check that an adapter's weights are stored as safetensors, and that others can load its base."""
+    if "adapter_config.json" not in files:
+        return
+    if "adapter_model.safetensors" not in files:
         raise FileNotFoundError(
             f"{folder}: adapter_model.safetensors is missing beside adapter_config.json. Save the adapter as "
             "safetensors; pickles are not published."
         )
-
-
-def check_adapter_base(folder: Path, files: Files) -> None:
-    """Check that others can load an adapter's base."""
-    if "adapter_config.json" in files:
-        adapter_base(folder)
+    adapter_base(folder)
 
 
 def check_weights(folder: Path, files: Files) -> None:
@@ -67,10 +59,8 @@ def check_existing_card(folder: Path, files: Files) -> None:
 
 CHECKS: tuple[Callable[[Path, Files], None], ...] = (
     check_model_exists,
-    check_no_forbidden_file,
-    check_no_uncut_weights,
-    check_adapter_weights,
-    check_adapter_base,
+    check_no_unsafe_file,
+    check_adapter,
     check_weights,
     check_existing_card,
 )

@@ -19,11 +19,9 @@ _REMEDIES = {
 
 
 def hub_error_message(error: Exception, repo_id: str) -> str:
-    """Return what went wrong with a request to the Hub, and the remedy.
+    """Return what went wrong with a request to change `repo_id`, and the remedy.
 
-    Args:
-        error: what `huggingface_hub` or its HTTP library raised.
-        repo_id: the repository that was to change.
+    `error` is what `huggingface_hub` or its HTTP library raised.
     """
     status = getattr(getattr(error, "response", None), "status_code", None)
     reason = str(error).strip().partition("\n")[0] or type(error).__name__

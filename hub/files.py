@@ -40,14 +40,9 @@ def forbidden_pattern(path: str) -> str | None:
 
 
 def published_files(folder: Path, include: Iterable[str] = ()) -> dict[str, Path]:
-    """Return the files of a folder that are published beside the weights.
+    """Return the files of a folder that are published beside the weights: path in the repository -> file.
 
-    Args:
-        folder: a model's or an adapter's.
-        include: patterns of further files, relative to the folder.
-
-    Returns:
-        Path in the repository -> file.
+    `include` has patterns of further files, relative to the folder.
 
     Raises:
         ValueError: a pattern leads out of the folder or matches no file.
@@ -71,8 +66,7 @@ def published_files(folder: Path, include: Iterable[str] = ()) -> dict[str, Path
 
 
 def _matching_files(folder: Path, pattern: str) -> dict[str, Path]:
-    paths = [path for path in sorted(folder.glob(pattern)) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path for path in paths}
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.glob(pattern)) if path.is_file()}
 
 
 def add_missing_files(folder: Path, sentence_transformers: bool = True) -> None:
@@ -106,23 +100,20 @@ def stored_prompts(folder: Path) -> dict[str, str]:
 def sentence_transformers_files(
     prompts: Mapping[str, str] | None = None, normalize: bool = True
 ) -> dict[str, dict[str, Any] | list[Any]]:
-    """Return the files that sentence-transformers needs.
+    """Return the files that sentence-transformers needs: file name -> content as JSON.
 
-    The forward pass pools already: sentence-transformers takes `pooler_output`, passes `exit_layer` on from
-    `encode`, and adds the prompts for queries and documents.
+    The forward pass pools already: sentence-transformers takes `pooler_output`.
 
     Args:
         prompts: by name; None means `default_prompts()`.
         normalize: add a module that scales embeddings to unit norm.
-
-    Returns:
-        File name -> content as JSON.
     """
+    classes = "sentence_transformers.models"
     modules: list[dict[str, Any]] = [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-        {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"},
+        # `encode` passes `exit_layer` on.
+        {"idx": 0, "name": "0", "path": "", "type": f"{classes}.Transformer", "kwargs": ["exit_layer"]},
+        {"idx": 1, "name": "1", "path": "1_Normalize", "type": f"{classes}.Normalize"},
     ]
-    modules[0]["kwargs"] = ["exit_layer"]  # passed on from `encode`
 
     return {
         "modules.json": modules if normalize else modules[:1],

@@ -10,7 +10,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +41,6 @@ class Published:
     commit: str | None = None  # its id; None for a dry run
     url: str | None = None  # of the repository, or of the pull request
     changed: bool = False  # False if the Hub had everything already
-
-
-@dataclass(frozen=True)
-class CommitOptions:
-    """Options of `publish` that concern the commit; see there."""
-
-    private: bool | None
-    revision: str | None
-    tag: str | None
-    create_pr: bool
-    message: str
-    description: str | None
 
 
 def publish(
@@ -102,13 +90,18 @@ def publish(
 
     with tempfile.TemporaryDirectory(prefix="mose-publish-") as staging:
         files = stage(folder, Path(staging), repo_id, include, report)
+        result = Published(repo_id, {name: path.stat().st_size for name, path in files.items()})
         if dry_run:
-            return Published(repo_id, _sizes(files))
+            return result
 
-        message = commit_message or f"Publish {folder.absolute().name}"
-        options = CommitOptions(private, revision, tag, create_pr, message, commit_description)
+        commit: dict[str, Any] = {
+            "commit_message": commit_message or f"Publish {folder.absolute().name}",
+            "commit_description": commit_description,
+            "revision": revision,
+            "create_pr": create_pr,
+        }
         try:
-            return _push(HfApi(endpoint=endpoint, token=token), repo_id, files, options)
+            return _push(HfApi(endpoint=endpoint, token=token), result, files, private, tag, commit)
         except (ValueError, PublishError):
             raise
         except Exception as error:  # the client lets its HTTP library's exceptions through
@@ -125,33 +118,27 @@ def stage(
     Returns:
         Path in the repository -> file, sorted.
     """
-    from mose.hub.checks import check_folder  # imports torch
+    # These import torch.
+    from mose.hub.checkpoints import model_class, read_checkpoint, read_config
+    from mose.hub.checks import check_folder
+    from mose.hub.shards import write_shards
 
     files = published_files(folder, include)
     check_folder(folder, files)
-    is_adapter = "adapter_config.json" in files
-    has_embeddings = False if is_adapter else _stage_weights(folder, staging)
+    config = None if "adapter_config.json" in files else read_config(folder)
+    if config is not None:
+        write_shards(staging, read_checkpoint(folder, config), config.built_exit_layers)
 
     # A complete model folder is needed to generate the card.
     for name, path in files.items():
         if "/" not in name and not (staging / name).exists():
             (staging / name).symlink_to(path.resolve())
-    if not is_adapter:
-        add_missing_files(staging, sentence_transformers=has_embeddings)
+    if config is not None:
+        add_missing_files(staging, sentence_transformers=model_class(config).__name__ == "MoSEModel")
     _stage_card(folder, staging, repo_id, report)
 
     staged = {path.name: path for path in sorted(staging.iterdir())}
     return dict(sorted((files | staged).items()))
-
-
-def _stage_weights(folder: Path, staging: Path) -> bool:
-    """Write the shards; return whether the model gives embeddings, without the head of a task."""
-    from mose.hub.checkpoints import model_class, read_checkpoint, read_config  # these import torch
-    from mose.hub.shards import write_shards
-
-    config = read_config(folder)
-    write_shards(staging, read_checkpoint(folder, config), config.built_exit_layers)
-    return model_class(config).__name__ == "MoSEModel"
 
 
 def _stage_card(folder: Path, staging: Path, repo_id: str, report: str | Path | None) -> None:
@@ -173,40 +160,40 @@ def _stage_card(folder: Path, staging: Path, repo_id: str, report: str | Path | 
     card.write_bytes(text.encode())
 
 
-def _push(api: HfApi, repo_id: str, files: Mapping[str, Path], options: CommitOptions) -> Published:
-    """Commit the files to the Hub, and set the tag."""
-    repo_id = api.create_repo(repo_id, private=options.private, exist_ok=True).repo_id
-    if options.revision not in (None, "main"):
-        api.create_branch(repo_id, branch=str(options.revision), exist_ok=True)
-    before = api.model_info(repo_id, revision=options.revision)
+def _push(
+    api: HfApi,
+    staged: Published,
+    files: Mapping[str, Path],
+    private: bool | None,
+    tag: str | None,
+    commit_options: Mapping[str, Any],
+) -> Published:
+    """Commit the files to the Hub, set the tag and complete the result.
+
+    `commit_options` are those of `HfApi.create_commit`.
+    """
+    revision = commit_options["revision"]
+    repo_id = api.create_repo(staged.repo_id, private=private, exist_ok=True).repo_id
+    if revision not in (None, "main"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    before = api.model_info(repo_id, revision=revision)
     remote = {sibling.rfilename for sibling in before.siblings or ()}
 
     # An unsharded file, or the shards of other exits, would be loaded in place of ours.
     outdated = tuple(sorted(name for name in remote - files.keys() if WEIGHT_FILE.fullmatch(name)))
-    if options.create_pr and (known := _same_pull_request(api, repo_id, files, outdated)):
+    if commit_options["create_pr"] and (known := _same_pull_request(api, repo_id, files, outdated)):
         url = f"{api.endpoint}/{repo_id}/discussions/{known[0]}"
-        return Published(repo_id, _sizes(files), commit=known[1], url=url)
+        return replace(staged, repo_id=repo_id, commit=known[1], url=url)
 
     operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
     operations += map(CommitOperationDelete, outdated)
-    commit = api.create_commit(
-        repo_id,
-        operations,
-        commit_message=options.message,
-        commit_description=options.description,
-        revision=options.revision,
-        create_pr=options.create_pr,
-        parent_commit=before.sha,  # refuses to overwrite a commit that somebody made since
-    )
-    if options.tag is not None:
-        _set_tag(api, repo_id, options.tag, commit)
+    # `parent_commit` refuses to overwrite a commit that somebody made since.
+    commit = api.create_commit(repo_id, operations, parent_commit=before.sha, **commit_options)
+    if tag is not None:
+        _set_tag(api, repo_id, tag, commit)
 
     url = commit.pr_url or f"{api.endpoint}/{repo_id}"
-    return Published(repo_id, _sizes(files), outdated, commit.oid, url, changed=commit.oid != before.sha)
-
-
-def _sizes(files: Mapping[str, Path]) -> dict[str, int]:
-    return {name: path.stat().st_size for name, path in files.items()}
+    return Published(repo_id, staged.files, outdated, commit.oid, url, changed=commit.oid != before.sha)
 
 
 def _set_tag(api: HfApi, repo_id: str, tag: str, commit: CommitInfo) -> None:
@@ -259,11 +246,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mose hub publish`."""
     parser.add_argument("folder", metavar="FOLDER", help="folder of the model; it is not changed")
     parser.add_argument("repo_id", metavar="REPO_ID", help="user/name; created if it does not exist")
-    private = argparse.BooleanOptionalAction
-    parser.add_argument("--private", action=private, help="of a new repository (default: the account's setting)")
-    parser.add_argument(
-        "--revision", "--branch", metavar="BRANCH", help="branch, created if it does not exist (default: main)"
-    )
+    private: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+    parser.add_argument("--private", **private, help="of a new repository (default: the account's setting)")
+    branch = "branch, created if it does not exist (default: main)"
+    parser.add_argument("--revision", "--branch", metavar="BRANCH", help=branch)
 
     parser.add_argument("--tag", help="tag to set on the commit; an existing tag is not moved")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")

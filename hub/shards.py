@@ -36,16 +36,11 @@ _DEPTH = re.compile(r"(?:^|\.)(layers|exits|classifiers)\.(\d+)\.")
 
 @dataclass(frozen=True)
 class TensorSource:
-    """A tensor that is not in memory yet.
-
-    Args:
-        shape, dtype: of the tensor.
-        read: returns the tensor, on the CPU.
-    """
+    """A tensor that is not in memory yet."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    read: Callable[[], torch.Tensor]
+    read: Callable[[], torch.Tensor]  # returns the tensor, on the CPU
 
     @property
     def size(self) -> int:
@@ -54,12 +49,7 @@ class TensorSource:
 
 
 def first_exit_with(name: str, exits: tuple[int, ...]) -> int:
-    """Return the shallowest exit whose model has the tensor called `name`.
-
-    Args:
-        name: of the tensor, with or without a prefix.
-        exits: of the model, sorted.
-    """
+    """Return the shallowest of the sorted `exits` whose model has the tensor called `name`."""
     match = _DEPTH.search(name)
     if not match:
         return exits[0]
@@ -124,11 +114,8 @@ def write_safetensors(path: Path, sources: Mapping[str, TensorSource]) -> None:
         if source.dtype not in DTYPES:
             raise ValueError(f"{name}: dtype must be one of {', '.join(DTYPES.values())}, got {source.dtype}")
         start, end = end, end + source.size
-        header[name] = {
-            "dtype": DTYPES[source.dtype],
-            "shape": list(source.shape),
-            "data_offsets": [start, end],
-        }
+        shape = list(source.shape)
+        header[name] = {"dtype": DTYPES[source.dtype], "shape": shape, "data_offsets": [start, end]}
 
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)  # the format aligns the data to 8 bytes
@@ -138,8 +125,6 @@ def write_safetensors(path: Path, sources: Mapping[str, TensorSource]) -> None:
         for name, source in sources.items():
             tensor = source.read()
             if tensor.dtype != source.dtype or tuple(tensor.shape) != source.shape:
-                raise ValueError(
-                    f"{name}: expected {source.dtype} of shape {source.shape}, got {tensor.dtype} of shape "
-                    f"{tuple(tensor.shape)}"
-                )
+                stored = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+                raise ValueError(f"{name}: expected {source.dtype} of shape {source.shape}, got {stored}")
             file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)

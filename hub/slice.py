@@ -1,14 +1,12 @@
 """Cutting a model at an exit: a smaller repository of its own with the same embeddings."""
 
 import argparse
-import dataclasses
 import re
 import shutil
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
-import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError
 
@@ -102,23 +100,17 @@ def slice_repository(
 
 def _keep_exits(tensors: Mapping[str, TensorSource], count: int) -> dict[str, TensorSource]:
     """Return the tensors, with the exits' embedding cut to the first `count` exits."""
-    result = dict(tensors)
     name = "conditional_embeddings.weight"
-    if name in result:
-        whole = result[name]
+    if name not in tensors:
+        return dict(tensors)
 
-        def read() -> torch.Tensor:
-            return whole.read()[:count]
-
-        result[name] = dataclasses.replace(whole, shape=(count, *whole.shape[1:]), read=read)
-    return result
+    whole = tensors[name]
+    shape = (count, *whole.shape[1:])
+    return {**tensors, name: TensorSource(shape, whole.dtype, lambda: whole.read()[:count])}
 
 
 def download(repo_id: str, exit_layer: int, revision: str | None = None, token: str | None = None) -> Path:
-    """Download the files of a Hub repository that an exit needs.
-
-    Returns:
-        The repository's folder in huggingface_hub's cache.
+    """Download the files of a Hub repository that an exit needs, and return their folder in the cache.
 
     Raises:
         ValueError: the model has no such exit, or a file name leads out of the repository.
@@ -159,19 +151,16 @@ def download(repo_id: str, exit_layer: int, revision: str | None = None, token: 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mose hub slice`."""
     parser.add_argument("source", metavar="REPO", help="folder or Hub id of a model")
-    parser.add_argument(
-        "--exit-layer", type=int, required=True, metavar="K", help="exit to cut at, as the number of blocks run"
-    )
+    exit_layer = "exit to cut at, as the number of blocks run"
+    parser.add_argument("--exit-layer", type=int, required=True, metavar="K", help=exit_layer)
     parser.add_argument("--output-dir", required=True, metavar="OUT", help="folder to write; new or empty")
     parser.add_argument("--revision", help="branch, tag or commit of REPO on the Hub (default: main)")
 
 
 def run(options: argparse.Namespace) -> None:
     """Run `mose hub slice`."""
+    arguments = (options.source, options.exit_layer, options.output_dir)
     try:
-        output = slice_repository(
-            options.source, options.exit_layer, options.output_dir, revision=options.revision
-        )
+        print(slice_repository(*arguments, revision=options.revision))
     except (ValueError, FileExistsError, FileNotFoundError) as error:
         raise ArgumentError(str(error)) from error
-    print(output)

@@ -216,5 +216,4 @@ def _worker_encoder(model: str) -> Encoder:
 
 
 def _encode_in_worker(task: ShardTask) -> None:
-    encoder = _worker_encoder(task.store.spec.model)
-    _encode_shard(encoder, task, _ProgressSender(_setup.messages))
+    _encode_shard(_worker_encoder(task.store.spec.model), task, _ProgressSender(_setup.messages))

@@ -1,7 +1,4 @@
-"""The `Encoder` interface, shared by a MoSE at its exits and the models it is compared with.
-
-Another process can load an equal encoder, and a fingerprint identifies its embeddings, so they can be stored.
-"""
+"""The `Encoder` interface, shared by a MoSE at its exits and the models it is compared with."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -87,9 +84,8 @@ class MoSEEncoder:
         # Another process loads the encoder by its source, since weights are too large to be sent.
         source = source or model.name_or_path
         self.name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
-        self.load: Callable[[str], Encoder] = partial(
-            _load_encoder, source, self.exits, max_length, dtype, trust_remote_code
-        )
+        arguments = (source, self.exits, max_length, dtype, trust_remote_code)
+        self.load: Callable[[str], Encoder] = partial(_load_encoder, *arguments)
 
     @property
     def device(self) -> torch.device:

@@ -55,5 +55,4 @@ def fingerprint_texts(texts: Sequence[str], languages: Sequence[str] | None = No
             encoded = text.encode("utf-8", "surrogatepass")
             digest.update(f"{len(encoded)} {language}\0".encode())  # the length separates neighbouring texts
             digest.update(encoded)
-
     return digest.hexdigest()

@@ -121,7 +121,7 @@ class Store:
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
-    """(rows, dim) float32 embeddings in shards that are memory-mapped one at a time."""
+    """Embeddings (rows, dim), float32, in shards that are memory-mapped one at a time."""
 
     files: tuple[Path, ...]
     index: int  # position of the key in every shard

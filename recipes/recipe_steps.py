@@ -50,13 +50,8 @@ def fine_tuning_trainer(
 ) -> FineTuningTrainer:
     """Return a Trainer of a recipe's stage.
 
-    Args:
-        model: trained in place.
-        tokenizer: the model's.
-        pairs: training data.
-        settings: fields of `FineTuningArguments`, with `output_dir` and `seed`.
-        collation: fields of `PairCollator`.
-        teacher_vectors: as in `FineTuningTrainer`.
+    `settings` are fields of `FineTuningArguments`, `output_dir` and `seed` among them; `collation` are those of
+    `PairCollator`.
     """
     model.set_attn_implementation("eager")  # trains faster than the fused kernels on a CPU
     return FineTuningTrainer(

@@ -156,8 +156,9 @@ def _parse_meta(path: Path, folder: Path) -> Meta:
     try:
         fields = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         if fields["format"] != FORMAT:
-            message = f"the format of the index must be {FORMAT}, got {fields['format']}"
-            raise SearchIndexError(f"{path}: {message}; run: {_remedy(path)}")
+            raise SearchIndexError(
+                f"{path}: format must be {FORMAT}, got {fields['format']}; run: {_remedy(path)}"
+            )
         return Meta(**fields)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise _damaged(path, f"meta.json: {error}") from error

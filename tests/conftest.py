@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share."""
+"""Fixtures that tests of several folders share."""
 
 import copy
 from collections.abc import Callable, Iterator

@@ -173,6 +173,7 @@ def requirements(text: str) -> set[str]:
     return {re.split(r"[\[><=]", line)[0].lower().replace("_", "-") for line in text.split("\n") if line}
 
 
+@pytest.mark.slow
 def test_every_import_is_required_by_the_core_or_an_extra(setup_cfg):
     distributions = {
         module: {name.lower().replace("_", "-") for name in names}

@@ -21,6 +21,8 @@ from mose.training.checkpoints import last_whole_checkpoint
 from mose.training.finetuning.arguments import DataArguments, FineTuningArguments, ModelArguments
 from mose.training.finetuning.trainer import FineTuningTrainer
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = train_hf.__file__
 
 

@@ -125,7 +125,7 @@ class PreTrainingStream(IterableDataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that differ if another stream would be read; equal for all processes of a run."""
+        """Hexadecimal digits that differ if another stream would be read; equal for all processes of a run."""
         builder = self.builder
         settings = builder.max_length, builder.objective, builder.min_snippet, self.seed, self.lanes, self.epochs
         probe = builder.tokenizer("def main(x): return x + 1  # probe", add_special_tokens=False)["input_ids"]

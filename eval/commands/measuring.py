@@ -115,7 +115,7 @@ def measure_retrieval(options: argparse.Namespace, sets: list[Any]) -> dict[str,
     )
 
 
-def write_report(options: argparse.Namespace, report: dict[str, Any]) -> None:
+def write_outputs(options: argparse.Namespace, report: dict[str, Any]) -> None:
     """Write the report as JSON, plots and card figures as requested, and print it as a table.
 
     The table goes to stderr if the JSON goes to stdout.

@@ -6,7 +6,7 @@ from mose.eval.commands.measuring import (
     add_measuring_arguments,
     check_measuring_arguments,
     measure_retrieval,
-    write_report,
+    write_outputs,
 )
 from mose.utils.command_line import ArgumentError
 
@@ -46,4 +46,4 @@ def run(options: argparse.Namespace) -> None:
     except FileNotFoundError as error:
         raise ArgumentError(f"--data {error}") from None
 
-    write_report(options, measure_retrieval(options, sets))
+    write_outputs(options, measure_retrieval(options, sets))

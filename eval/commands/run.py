@@ -9,7 +9,7 @@ from mose.eval.commands.measuring import (
     add_measuring_arguments,
     check_measuring_arguments,
     measure_retrieval,
-    write_report,
+    write_outputs,
 )
 from mose.eval.commands.shared import compute_dtype, load_from_options
 from mose.eval.commands.tasks import paper_line
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
         for name, task_sets in sets.items()
     }
 
-    write_report(options, report)
+    write_outputs(options, report)
     out = sys.stderr if options.json == "-" else sys.stdout
     print("\n" + "\n".join(_summary_lines(report["tasks"])), file=out)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, metadata_load
 
 from mose.utils.locations import is_hub_id
 
@@ -52,9 +52,10 @@ def validate_card(content: str) -> None:
 def source_metadata(folder: Path) -> dict[str, Any]:
     """Return the front matter of the card in a folder; empty if there is none, or none that can be read."""
     try:
-        return ModelCard.load(folder / "README.md").data.to_dict()
+        metadata = metadata_load(folder / "README.md") or {}
     except (OSError, ValueError, yaml.YAMLError):
         return {}
+    return {name: value for name, value in metadata.items() if value is not None}
 
 
 def public_id(name: Any) -> str | None:

@@ -65,9 +65,8 @@ class Origin:
     source: str  # its Hub id, or its folder
     sentence: str  # how the weights were derived; `{name}` stands for the source's name
     tags: Sequence[str] = ()  # added to the card's
-    metadata: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # front matter that still holds, such as the licence
+    #: Front matter that still holds, such as the licence.
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()  # added to the card's limits
 
     @property

@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def convert_checkpoint(
     tokenizer: str | None = None,
     progress: bool = False,
 ) -> Conversion:
-    """Convert a released checkpoint to a MoSE repository, one tensor at a time.
+    """Convert a released checkpoint to a MoSE repository, one tensor at a time, and return the plan.
 
     Args:
         source: folder or Hub id.
@@ -48,9 +49,6 @@ def convert_checkpoint(
         revision: branch, tag or commit on the Hub.
         tokenizer: folder or Hub id of the tokenizer; None means the source's own.
         progress: show a bar on stderr.
-
-    Returns:
-        The plan that was carried out.
 
     Raises:
         FileExistsError: see `mose.utils.files.check_new_folder`.
@@ -61,7 +59,8 @@ def convert_checkpoint(
     check_new_folder(output_dir)  # before anything is downloaded
     folder = _local_folder(source, revision)
     plan = plan_conversion(_read_settings(folder), weights.read_weights(folder), options)
-    converted_tokenizer = _convert_tokenizer(_local_folder(tokenizer) if tokenizer else folder, plan.config)
+    tokenizer_folder = _local_folder(tokenizer, files=("tokenizer.json",)) if tokenizer else folder
+    converted_tokenizer = _convert_tokenizer(tokenizer_folder, plan.config)
 
     with atomic_folder(output_dir) as staging:
         write_shards(staging, plan.tensors, plan.config.built_exit_layers, progress)
@@ -71,17 +70,20 @@ def convert_checkpoint(
     return plan
 
 
-def _local_folder(source: str, revision: str | None = None) -> Path:
+def _local_folder(source: str, revision: str | None = None, files: Sequence[str] = DOWNLOADED) -> Path:
     if is_local_folder(source):
         return Path(source)
-    return Path(snapshot_download(source, revision=revision, allow_patterns=list(DOWNLOADED)))
+    return Path(snapshot_download(source, revision=revision, allow_patterns=list(files)))
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: no config.json")
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must be a JSON object, got {type(settings).__name__}")
     if settings.get("model_type") == MoSEConfig.model_type:
@@ -109,7 +111,9 @@ def _convert_tokenizer(folder: Path, config: MoSEConfig) -> PreTrainedTokenizerB
 
     backend.no_truncation()
     backend.no_padding()
-    pad_token = str(backend.id_to_token(config.pad_token_id or 0))
+    pad_token = backend.id_to_token(config.pad_token_id or 0)
+    if pad_token is None:
+        raise ValueError(f"{path} has no token of pad_token_id {config.pad_token_id}. Pass --tokenizer.")
     return framed(backend, pad_token, config.max_position_embeddings)
 
 
@@ -123,7 +127,8 @@ def _write_other_files(staging: Path, folder: Path, origin: Origin, plan: Conver
     metadata = source_metadata(folder)
     metadata = {field: metadata[field] for field in CARD_FIELDS if field in metadata}
     for path in folder.glob("LICENSE*"):
-        shutil.copyfile(path, staging / path.name)
+        if path.is_file():
+            shutil.copyfile(path, staging / path.name)
     if not (staging / "LICENSE").exists():
         (staging / "LICENSE").write_text(_licence(origin.name, metadata), encoding="utf-8")
     add_missing_files(staging)
@@ -158,9 +163,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", metavar="DIR_OR_ID", help="of the tokenizer (default: SOURCE)")
 
     facts = parser.add_argument_group("facts that the checkpoint does not state")
-    norm = (
-        "unit, or at_most_one: only longer ones are scaled (default: at_most_one if there are projection heads)"
-    )
+    norm = "unit, or at_most_one: longer ones are scaled (default: at_most_one if there are projection heads)"
     facts.add_argument("--embedding-norm", choices=("unit", "at_most_one"), help=norm)
     act = "activation between the layers of a projection head (default: %(default)s)"
     facts.add_argument("--projection-act", default="leaky_relu", metavar="NAME", help=act)

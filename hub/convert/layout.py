@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers.activations import ACT2FN
 
 from mose.configuration_mose import MoSEConfig
 from mose.hub.shards import TensorSource
@@ -22,7 +23,7 @@ PATTERNS = {
     _TRUNK + r"layers\.(\d+)\.(self_attn\.[qkvo]_proj|mlp\.c_(?:fc|proj))\.(weight|bias)": r"layers.\1.\2.\3",
     _TRUNK + r"layers\.(\d+)\.((?:input|post_attention)_layernorm)\.(weight|bias)": r"layers.\1.\2.\3",
     _TRUNK + r"norm\.(weight|bias)": r"final_norm.\1",
-    _HEADS + r"projection_heads\.(\d+)\.(?:[a-z]\w*\.)?(?:(\d+)\.)?(weight|bias)": r"head.\1.\2.\3",
+    _HEADS + r"projection_heads\.([0-9]+)\.(?:[a-z_]+\.?)?(?:([0-9]+)\.)?(weight|bias)": r"head.\1.\2.\3",
     _HEADS + r"predictions\.transform\.(dense|LayerNorm)\.(weight|bias)": r"predictions.transform.\1.\2",
     _HEADS + r"predictions\.decoder\.(weight|bias)": r"predictions.decoder.\1",
     _HEADS + r"predictions\.bias": r"predictions.decoder.bias",
@@ -34,6 +35,7 @@ PATTERNS = {
 PRETRAINING = ("predictions.", "seq_relationship.", "conditional_embeddings.", "pooler.")
 #: Keys of config.json that must be there, and keys that default to the paper's values.
 REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+COUNTS = ("till_layer", "sliding_window", "max_position_embeddings")  # at least 1 if they are there
 OPTIONAL = (
     *("hidden_act", "max_position_embeddings", "initializer_range", "norm_epsilon", "use_bias", "pad_token_id"),
     *("attention_dropout", "residual_dropout", "embedding_dropout"),
@@ -84,8 +86,11 @@ def plan_conversion(
     planner = _Planner(settings, sources, options)
     fields = planner.trunk_fields()
     fields |= planner.place_exits()
-    if any(name.startswith(PRETRAINING) for name in planner.names):
-        fields |= planner.pretraining_fields()
+    if planner.is_pretraining:
+        fields |= {"context_pooler": "plain", "tie_word_embeddings": False}
+        condition = planner.stored("conditional_embeddings.weight")
+        if condition is not None and len(condition.shape) == 2:
+            fields["conditional_size"] = condition.shape[1]
 
     config = MoSEConfig(**fields)
     planner.place_scale(config)
@@ -98,7 +103,9 @@ class _Planner:
     def __init__(
         self, settings: Mapping[str, Any], sources: Mapping[str, TensorSource], options: ConversionOptions
     ):
-        self.settings, self.sources, self.options = settings, sources, options
+        self.settings = {name: value for name, value in settings.items() if value is not None}
+        self.sources, self.options = sources, options
+        _check_settings(self.settings, options.projection_act)
         self.left_out: dict[str, str] = {}
         self.notes: list[str] = []
         self.problems: list[str] = []
@@ -108,65 +115,65 @@ class _Planner:
 
         # A pattern without a match is a mistake, most likely in the pattern.
         for pattern in options.leave_out:
-            matching = [name for name in sources if re.search(pattern, name)]
+            try:
+                matching = [name for name in sources if re.search(pattern, name)]
+            except re.error as error:
+                raise ValueError(f"--leave-out {pattern} is not a regular expression: {error}") from error
             if not matching:
                 raise ValueError(f"--leave-out {pattern} matches no tensor of the checkpoint")
             self.left_out |= dict.fromkeys(matching, "left out as requested")
 
         for name in sources:
-            if name not in self.left_out:
-                self._rename(name)
+            if name in self.left_out:
+                continue
+            matches = ((re.fullmatch(pattern, name), ours) for pattern, ours in PATTERNS.items())
+            ours = next((match.expand(ours) for match, ours in matches if match), None)
+            if ours is None:
+                self.problems.append(f"tensor without a place in the model: {name}")
+            else:
+                self._place(ours, name)
 
-    def _rename(self, name: str) -> None:
-        matches = ((re.fullmatch(pattern, name), ours) for pattern, ours in PATTERNS.items())
-        ours = next((match.expand(ours) for match, ours in matches if match), None)
-        if ours is None:
-            self.problems.append(f"tensor without a place in the model: {name}")
-        elif ours in self.names:
+    def _place(self, ours: str, name: str) -> None:
+        if ours in self.names:
             self.problems.append(f"{self.names[ours]} and {name} are both {ours}. Skip one with --leave-out.")
         else:
             self.names[ours] = name
 
+    def stored(self, ours: str) -> TensorSource | None:
+        return self.sources.get(self.names.get(ours, ""))
+
+    @property
+    def is_pretraining(self) -> bool:
+        return any(name.startswith(PRETRAINING) for name in self.names)
+
     def trunk_fields(self) -> dict[str, Any]:
-        settings, options = self.settings, self.options
-        for name in REQUIRED:
-            if not isinstance(settings.get(name), int) or settings[name] < 1:
-                raise ValueError(f"config.json: {name} must be an integer >= 1, got {settings.get(name)!r}")
-
-        # Variants of Starcoder2 that MoSE does not have.
-        head_dim = settings["hidden_size"] // settings["num_attention_heads"]
-        if settings.get("head_dim", head_dim) not in (None, head_dim):
-            raise ValueError(f"config.json: head_dim must be {head_dim}, got {settings['head_dim']}")
-        window, longest = settings.get("sliding_window"), settings.get("max_position_embeddings", 0)
-        if window and window < longest:
-            raise ValueError(f"config.json: sliding_window must be at least {longest} or null, got {window}")
-        if settings.get("rope_scaling"):
-            raise ValueError(f"config.json: rope_scaling must be null, got {settings['rope_scaling']}")
-
-        fields = {name: settings[name] for name in (*REQUIRED, *OPTIONAL) if settings.get(name) is not None}
-
-        rope: dict[str, Any] = {"rope_type": "default"} | dict(settings.get("rope_parameters") or {})
-        stored = rope.get("rope_theta") or settings.get("rope_theta")
-        rope["rope_theta"] = float(options.rope_theta or stored or MoSEConfig.default_theta)
-        fields |= {"rope_parameters": rope, "exit_norm": "final", "pooling": options.pooling}
+        settings = self.settings
+        fields = {name: settings[name] for name in (*REQUIRED, *OPTIONAL) if name in settings}
+        fields |= {"exit_norm": "final", "pooling": self.options.pooling}
+        fields["rope_parameters"] = _rotary_parameters(settings, self.options.rope_theta)
 
         # The stored vocabulary may be padded. If there is none, `account` reports it.
-        if "embed_tokens.weight" in self.names:
-            embeddings, pad = self.sources[self.names["embed_tokens.weight"]], fields.get("pad_token_id", 0)
-            fields |= {"vocab_size": embeddings.shape[0], "dtype": embeddings.dtype}
-            if not 0 <= pad < embeddings.shape[0]:
-                raise ValueError(f"config.json: pad_token_id must be in [0, {embeddings.shape[0]}), got {pad}")
+        embeddings = self.stored("embed_tokens.weight")
+        if embeddings is not None and len(embeddings.shape) == 2:
+            rows, pad = embeddings.shape[0], fields.get("pad_token_id", 0)
+            fields |= {"vocab_size": rows, "dtype": embeddings.dtype}
+            if type(pad) is not int or not 0 <= pad < rows:
+                raise ValueError(f"config.json: pad_token_id must be in [0, {rows}), got {pad!r}")
         return fields
 
     def place_exits(self) -> dict[str, Any]:
         """Place projection heads and the final norm; return the fields that describe the exits."""
         settings = self.settings
         depth = settings.get("till_layer") or settings["num_hidden_layers"]
-        exits = tuple(self.options.exit_layers or settings.get("matryoshka_layers") or MoSEConfig.exit_layers)
+        exits: Any = self.options.exit_layers or settings.get("matryoshka_layers") or MoSEConfig.exit_layers
+        # The order matters here: heads belong to exits by their order.
+        integers = isinstance(exits, list | tuple) and all(type(exit_layer) is int for exit_layer in exits)
+        if not integers or list(exits) != sorted(set(exits)):
+            raise ValueError(f"exits must be a list of increasing integers, got {exits!r}. Pass --exit-layers.")
         if depth not in exits:
+            known = ", ".join(map(str, exits))
             raise ValueError(
-                f"the checkpoint has {depth} blocks, which must be one of its exits "
-                f"{', '.join(map(str, exits))}. Pass --exit-layers."
+                f"the number of blocks must be one of its exits {known}, got {depth}. Pass --exit-layers."
             )
 
         built = [exit_layer for exit_layer in exits if exit_layer <= depth]
@@ -188,10 +195,14 @@ class _Planner:
         if not heads:
             return self._create_heads(built)
 
-        # Numbers may have gaps, such as those of activations: only their order counts.
+        # Layers may have gaps, those of activations: only their order counts.
         numbers = sorted({int(number) for number, _, _ in heads.values()})
         layers = sorted({int(layer or 0) for _, layer, _ in heads.values()})
-        owners = _head_owners(len(numbers), len(layers), exits, built)
+        owners = _head_owners(numbers, exits, built)
+        if not owners or len(layers) > 2:
+            heads_of = f"projection heads {', '.join(map(str, numbers))} of {len(layers)} layers"
+            expected = f"at most 2 layers and one head per exit {', '.join(map(str, exits))}, from 0"
+            raise CheckpointError([*self.problems, f"{heads_of}, expected {expected}"])
 
         for ours, (number, layer, kind) in heads.items():
             name = self.names.pop(ours)
@@ -199,24 +210,24 @@ class _Planner:
             # Two layers and an activation form a Sequential: 0, 1, 2.
             suffix = f"{2 * layers.index(int(layer or 0))}." if len(layers) == 2 else ""
             if exit_layer in built:
-                self.names[f"exits.{exit_layer}.projection.{suffix}{kind}"] = name
+                self._place(f"exits.{exit_layer}.projection.{suffix}{kind}", name)
             else:
                 self.left_out[name] = f"head of exit {exit_layer}, deeper than the file's {built[-1]} blocks"
 
-        if without := [exit_layer for exit_layer in built if exit_layer not in owners]:
+        if without := sorted(set(built) - set(owners)):
             self.notes.append(f"Left out exits without a projection head: {', '.join(map(str, without))}.")
 
         return {
             "projection_layers": len(layers),
             "projection_act": self.options.projection_act,
             "embedding_norm": self.options.embedding_norm or "at_most_one",
-            "exit_layers": [exit_layer for exit_layer in built if exit_layer in owners],
+            "exit_layers": sorted(set(built) & set(owners)),
         }
 
     def _create_heads(self, built: Sequence[int]) -> dict[str, Any]:
         self.notes.append("Projection heads start as the identity: embeddings are the pooled states.")
-        size, embeddings = self.settings["hidden_size"], self.names.get("embed_tokens.weight")
-        dtype = self.sources[embeddings].dtype if embeddings else torch.float32  # `account` reports it
+        size, embeddings = self.settings["hidden_size"], self.stored("embed_tokens.weight")
+        dtype = embeddings.dtype if embeddings else torch.float32  # `account` reports it
         identity = TensorSource((size, size), dtype, lambda: torch.eye(size, dtype=dtype))
         zeros = TensorSource((size,), dtype, lambda: torch.zeros(size, dtype=dtype))
         for exit_layer in built:
@@ -224,24 +235,19 @@ class _Planner:
             self.created[f"exits.{exit_layer}.projection.bias"] = zeros
         return {"projection_layers": 1, "embedding_norm": self.options.embedding_norm or "unit"}
 
-    def pretraining_fields(self) -> dict[str, Any]:
-        condition = self.sources.get(self.names.get("conditional_embeddings.weight", ""))
-        size = condition.shape[-1] if condition and condition.shape else MoSEConfig.conditional_size
-        return {"context_pooler": "plain", "tie_word_embeddings": False, "conditional_size": size}
-
     def place_scale(self, config: MoSEConfig) -> None:
         """Place the learned similarity scale, which checkpoints made for embedding may lack."""
-        stored = self.sources.get(self.names.get("similarity_scale", ""))
+        stored = self.stored("similarity_scale")
         if stored is None:
             initial = torch.tensor([config.similarity_scale_init])
             self.created["similarity_scale"] = TensorSource((1,), torch.float32, lambda: initial)
-        elif not stored.shape:  # a number, which is a vector of length 1 here
+        elif torch.Size(stored.shape).numel() == 1:  # a number, which is a vector of length 1 here
             del self.names["similarity_scale"]
             self.created["similarity_scale"] = TensorSource((1,), stored.dtype, lambda: stored.read().view(1))
 
     def account(self, config: MoSEConfig) -> dict[str, TensorSource]:
         """Return the tensors by their names in the model, if they are exactly those that it has."""
-        pretraining = any(name.startswith(PRETRAINING) for name in self.names)
+        pretraining = self.is_pretraining
         cls = MoSEForPreTraining if pretraining else MoSEModel
         config.architectures = [cls.__name__]
         with torch.device("meta"):  # names and shapes without memory
@@ -269,11 +275,45 @@ class _Planner:
         return tensors
 
 
-def _head_owners(heads: int, layers: int, exits: Sequence[int], built: Sequence[int]) -> Sequence[int]:
-    """Return the exit of each projection head, in order."""
-    # One head per exit of the whole model, one per exit of the file, or that of the deepest exit alone.
-    owners = {1: built[-1:], len(built): built, len(exits): exits}.get(heads)
-    if owners is None or layers > 2:
-        shape = f"{heads} projection heads of {layers} layers"
-        raise CheckpointError([f"{shape}, expected at most 2 layers and one head per exit {list(exits)}"])
-    return owners
+def _head_owners(numbers: Sequence[int], exits: Sequence[int], built: Sequence[int]) -> Sequence[int]:
+    """Return the exits of the projection heads with these numbers; empty if that is unclear."""
+    # A single head is that of the deepest exit, numbered alone or among those of the whole model.
+    if len(numbers) == 1 and numbers[0] in (0, exits.index(built[-1])):
+        return built[-1:]
+    # Otherwise there is one per exit of the whole model, or of the file.
+    if list(numbers) != list(range(len(numbers))):
+        return ()
+    return {len(built): built, len(exits): exits}.get(len(numbers), ())
+
+
+def _check_settings(settings: Mapping[str, Any], projection_act: str) -> None:
+    for name in (*REQUIRED, *(name for name in COUNTS if settings.get(name))):
+        if type(settings.get(name)) is not int or settings[name] < 1:
+            raise ValueError(f"config.json: {name} must be an integer >= 1, got {settings.get(name)!r}")
+    for act in (settings.get("hidden_act", "gelu"), projection_act):
+        if act not in ACT2FN:
+            raise ValueError(f"activations must be among {', '.join(sorted(ACT2FN))}, got {act!r}")
+
+    # Variants of Starcoder2 that MoSE does not have.
+    head_dim = settings["hidden_size"] // settings["num_attention_heads"]
+    if settings.get("head_dim", head_dim) != head_dim:
+        raise ValueError(f"config.json: head_dim must be {head_dim}, got {settings['head_dim']}")
+    longest = settings.get("max_position_embeddings", MoSEConfig.max_position_embeddings)
+    window = settings.get("sliding_window")
+    if window and window < longest:
+        raise ValueError(f"config.json: sliding_window must be at least {longest} or null, got {window}")
+    if settings.get("rope_scaling"):
+        raise ValueError(f"config.json: rope_scaling must be null, got {settings['rope_scaling']}")
+
+
+def _rotary_parameters(settings: Mapping[str, Any], rope_theta: float | None) -> dict[str, Any]:
+    # Older files call the type `type`; MoSEConfig refuses any but the default one.
+    stored = settings.get("rope_parameters", {})
+    if not isinstance(stored, dict):
+        raise ValueError(f"config.json: rope_parameters must be an object, got {stored!r}")
+    theta = rope_theta or stored.get("rope_theta") or settings.get("rope_theta")
+    rope = {"rope_type": stored.get("type", "default")} | stored
+    rope["rope_theta"] = float(theta or MoSEConfig.default_theta)
+    if not rope["rope_theta"] > 0:
+        raise ValueError(f"rope_theta must be > 0, got {theta}")
+    return rope

@@ -13,7 +13,9 @@ In `none-alike` and `align-alike` all exits start with the same random projectio
 """
 
 import argparse
+import contextlib
 import dataclasses
+import itertools
 import random
 import shutil
 import sys
@@ -133,21 +135,19 @@ def train_arm(arm: str, seed: int, pairs: Dataset, tokenizer: Any, options: argp
 def reduced_set(data: RetrievalSet, queries: int = QUERIES, documents: int = DOCUMENTS) -> RetrievalSet:
     """Return the set with fewer queries, their answers and further documents, drawn the same each time."""
 
-    def take(data: RetrievalSet, side: str, rows: list[int]) -> RetrievalSet:
-        columns = (f"{side}_ids", "queries" if side == "query" else "documents", f"{side}_languages")
-        return dataclasses.replace(
-            data, **{name: tuple(getattr(data, name)[row] for row in rows) for name in columns}
-        )
+    def take(rows: list[int], *columns: str) -> dict[str, Any]:
+        return {name: tuple(getattr(data, name)[row] for row in rows) for name in columns}
 
     count = len(data.query_ids)
-    data = take(data, "query", sorted(random.Random(1).sample(range(count), min(queries, count))))
+    rows = sorted(random.Random(1).sample(range(count), min(queries, count)))
+    data = dataclasses.replace(data, **take(rows, "query_ids", "queries", "query_languages"))
     data = dataclasses.replace(data, qrels={query: data.qrels[query] for query in data.query_ids})
 
     relevant = {document for grades in data.qrels.values() for document in grades}
     others = [row for row, name in enumerate(data.document_ids) if name not in relevant]
     drawn = random.Random(0).sample(others, max(0, min(len(others), documents - len(relevant))))
-    answers = [row for row, name in enumerate(data.document_ids) if name in relevant]
-    return take(data, "document", sorted({*drawn, *answers}))
+    rows = sorted({*drawn, *(row for row, name in enumerate(data.document_ids) if name in relevant)})
+    return dataclasses.replace(data, **take(rows, "document_ids", "documents", "document_languages"))
 
 
 def mrr_across_exits(model: Any, tokenizer: Any, sets: list[RetrievalSet]) -> dict:
@@ -160,28 +160,24 @@ def run_arms(options: argparse.Namespace, tokenizer: Any, sets: list[RetrievalSe
     """Train and measure all arms and seeds that no other process has started, at most `--max-runs`."""
     pairs = training_pairs(options)
     runs = 0
-    for seed in options.seeds:
-        for arm in options.arms:
-            path = options.output_dir / f"{arm}-{seed}.json"
-            if runs == options.max_runs:
-                return
+    for seed, arm in itertools.product(options.seeds, options.arms):
+        path = options.output_dir / f"{arm}-{seed}.json"
+        if runs == options.max_runs:
+            return
 
-            try:
-                with FileLock(f"{path}.lock", timeout=0):
-                    if path.exists():
-                        continue
-                    start = time.perf_counter()
-                    model = train_arm(arm, seed, pairs, tokenizer, options)
-                    seconds = time.perf_counter() - start
-
-                    facts = {"arm": arm, "seed": seed, "steps": options.max_steps, "pairs": len(pairs)}
-                    facts |= {"train_seconds": seconds, "mrr": mrr_across_exits(model, tokenizer, sets)}
-                    atomic_write_json(path, facts, indent=None)
-                    runs += 1
-                    print(f"{arm} seed {seed}: {seconds:.0f} s of training", file=sys.stderr)
-            except Timeout:
-                # Another process works on this run.
+        # A lock that is taken: another process works on this run.
+        with contextlib.suppress(Timeout), FileLock(f"{path}.lock", timeout=0):
+            if path.exists():
                 continue
+            start = time.perf_counter()
+            model = train_arm(arm, seed, pairs, tokenizer, options)
+            seconds = time.perf_counter() - start
+
+            facts = {"arm": arm, "seed": seed, "steps": options.max_steps, "pairs": len(pairs)}
+            facts |= {"train_seconds": seconds, "mrr": mrr_across_exits(model, tokenizer, sets)}
+            atomic_write_json(path, facts, indent=None)
+            runs += 1
+            print(f"{arm} seed {seed}: {seconds:.0f} s of training", file=sys.stderr)
 
 
 def run_ablations(options: argparse.Namespace) -> None:

@@ -22,15 +22,9 @@ from mose.utils.files import atomic_write_json, atomic_write_text
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 MATRICES = ("none", "kl", "cosine", "align", "none-alike", "align-alike", "shipped")
-TITLES = {
-    "none": "none",
-    "kl": "distillation kl",
-    "cosine": "distillation cosine",
-    "align": "align",
-    "none-alike": "none, exits start alike",
-    "align-alike": "align, exits start alike",
-    "shipped": "mose-nano as shipped",
-}
+TITLES = {"kl": "distillation kl", "cosine": "distillation cosine", "shipped": "mose-nano as shipped"}
+TITLES |= {"none": "none", "none-alike": "none, exits start alike"}
+TITLES |= {"align": "align", "align-alike": "align, exits start alike"}
 Run = dict
 
 
@@ -54,12 +48,11 @@ def mean_mrr(run: Run, query: str, document: str) -> float:
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
+    return "\n".join([lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]])
 
 
-def _same_seed(runs: Iterable[Run], others: Iterable[Run]) -> list[tuple[Run, Run]]:
-    others = list(others)
+def _same_seed(runs: Sequence[Run], others: Sequence[Run]) -> list[tuple[Run, Run]]:
     return [(run, other) for run in runs for other in others if run["seed"] == other["seed"]]
 
 
@@ -167,7 +160,7 @@ def document(runs: list[Run]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_report(runs: Path | None) -> None:
+def make_report(runs: Path | None) -> None:
     """Collect the runs, if a folder of them is given, and write both files."""
     results = HERE / "results.json"
     if runs:
@@ -178,11 +171,9 @@ def write_report(runs: Path | None) -> None:
 def main() -> int:
     """Parse the arguments, write the report and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--runs", type=Path, help="folder of ablate.py's runs; default: use results.json as it is"
-    )
+    parser.add_argument("--runs", type=Path, help="folder of ablate.py's runs; default: use results.json")
     options = parser.parse_args()
-    return exit_status(parser.prog, lambda: write_report(options.runs))
+    return exit_status(parser.prog, lambda: make_report(options.runs))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -23,70 +22,50 @@ from mose.utils.command_line import exit_status
 
 HERE = Path(__file__).parent
 PIP_OPTIONS = ("--quiet", "--no-deps", "--only-binary=:all:")
-
-
-def _call(folder: Path, *command: str) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-
-
-def _file(folder: Path, pattern: str) -> Path:
-    """Return the first file that matches; signatures of archives do not count."""
-    return next(path for path in sorted(folder.glob(pattern)) if path.is_file() and path.suffix != ".asc")
-
-
-def _pip(package: str, work: Path, target: Path) -> None:
-    _call(work, sys.executable, "-m", "pip", "download", *PIP_OPTIONS, package)
-    shutil.unpack_archive(_file(work, "*.whl"), target, "zip")
-
-
-def _npm(package: str, work: Path, target: Path) -> None:
-    _call(work, "npm", "pack", "--silent", package)
-    shutil.unpack_archive(_file(work, "*.tgz"), target, filter="data")
-
-
-def _debian(package: str, work: Path, target: Path) -> None:
-    _call(work, "apt-get", "download", package)
-    _call(work, "dpkg-deb", "-x", _file(work, "*.deb").name, str(target))
-    for archive in target.rglob("src.zip"):  # of OpenJDK
-        if not archive.is_symlink():
-            shutil.unpack_archive(archive, target / "src")
-
-
-def _debian_source(package: str, work: Path, target: Path) -> None:
-    _call(work, "apt-get", "source", "--download-only", package)
-    shutil.unpack_archive(_file(work, "*.orig.tar.*"), target, filter="data")
-
-
-#: Section of sources.yaml → what unpacks one of its packages into a folder.
-FETCHERS: dict[str, Callable[[str, Path, Path], None]] = {
-    "pip": _pip,
-    "npm": _npm,
-    "debian": _debian,
-    "debian_source": _debian_source,
+#: Section of sources.yaml → command that downloads one of its packages, and the archive that it leaves.
+FETCHERS = {
+    "pip": ((sys.executable, "-m", "pip", "download", *PIP_OPTIONS), "*.whl"),
+    "npm": (("npm", "pack", "--silent"), "*.tgz"),
+    "debian": (("apt-get", "download"), "*.deb"),
+    "debian_source": (("apt-get", "source", "--download-only"), "*.orig.tar.*"),
 }
 
 
-def fetch_all(output_dir: Path) -> None:
-    """Fetch all packages of sources.yaml that have no folder yet.
+def fetch(kind: str, package: str, work: Path, target: Path) -> None:
+    """Download a package to `work` and unpack it into `target`."""
+    command, pattern = FETCHERS[kind]
+    subprocess.run([*command, package], cwd=work, check=True, capture_output=True)
+    # Signatures of archives do not count.
+    archive = next(path for path in sorted(work.glob(pattern)) if path.is_file() and path.suffix != ".asc")
 
-    Raises:
-        RuntimeError: some could not be fetched; the message names them.
-    """
+    if archive.suffix == ".deb":
+        subprocess.run(["dpkg-deb", "-x", archive, target], check=True, capture_output=True)
+        for sources in target.rglob("src.zip"):  # of OpenJDK
+            if not sources.is_symlink():
+                shutil.unpack_archive(sources, target / "src")
+    elif archive.suffix == ".whl":
+        shutil.unpack_archive(archive, target, "zip")
+    else:
+        shutil.unpack_archive(archive, target, filter="data")
+
+
+def fetch_all(output_dir: Path) -> None:
+    """Fetch all packages of sources.yaml that have no folder yet; a RuntimeError names those that failed."""
     sources = yaml.safe_load((HERE / "sources.yaml").read_text())
     packages = [
-        (fetch, package, (output_dir / language / package).resolve())
-        for kind, fetch in FETCHERS.items()
+        (kind, package, (output_dir / language / package).resolve())
+        for kind in FETCHERS
         for language, names in sources[kind].items()
         for package in names
     ]
 
     failures = []
-    for fetch, package, target in tqdm([item for item in packages if not item[2].exists()], unit="package"):
+    for kind, package, target in tqdm([item for item in packages if not item[2].exists()], unit="package"):
         with tempfile.TemporaryDirectory() as work:
             unpacked = Path(work) / "unpacked"
             unpacked.mkdir()
             try:
-                fetch(package, Path(work), unpacked)
+                fetch(kind, package, Path(work), unpacked)
             except (OSError, StopIteration, subprocess.CalledProcessError, shutil.ReadError) as error:
                 failures.append(f"{package}: {type(error).__name__}")
                 continue

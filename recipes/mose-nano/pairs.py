@@ -13,6 +13,7 @@ code with its names.
 """
 
 import ast
+import contextlib
 import json
 import random
 import re
@@ -56,21 +57,16 @@ def whole_documentation(source: str, text: str) -> str:
 
 
 def sample_functions(
-    trees: dict[str, list[Path]], counts: dict[str, int], excluded: set[str], seed: int, num_proc: int = 2
+    trees: dict[str, list[Path]], counts: dict[str, int], excluded: set[str], seed: int
 ) -> Iterator[dict]:
-    """Yield a seeded sample of the mined functions of each language, with a limit per repository.
+    """Yield a seeded sample of the functions of each language in its folders, with a limit per repository.
 
-    Args:
-        trees: language → folders to mine.
-        counts: language → functions to sample.
-        excluded: fingerprints of texts to leave out.
-        seed: of the sample.
-        num_proc: processes to mine with.
+    Functions with a text whose fingerprint is in `excluded` are left out.
     """
     for language, paths in trees.items():
         mined: Counter[str] = Counter()
         by_repository: dict[str, list[dict]] = defaultdict(list)
-        for row in mine_rows(paths, [language], max_text_repeats=2, counts=mined, num_proc=num_proc):
+        for row in mine_rows(paths, [language], max_text_repeats=2, counts=mined, num_proc=2):
             by_repository[str(row["repository"])].append(row)
 
         rng = random.Random(f"{seed} {language}")
@@ -100,7 +96,10 @@ def pair_rows(functions: Iterable[dict], seed: int, nameless: float = 0.4) -> It
         language, text, code = function["language"], function["text"], function["code"]
         if language == "python" and rng.random() < 0.35:
             text = whole_documentation(function["source"], text)
-        document = _without_name(code, language, function["name"]) if rng.random() < nameless else code
+        document = code
+        if rng.random() < nameless:
+            with contextlib.suppress(ParseError):
+                document = anonymize(code, language, function["name"])
 
         row = {"query_language": "", "document_language": language, "repository": function["repository"]}
         yield {**row, "query": text, "teacher_query": text, "document": document, "teacher_document": code}
@@ -134,13 +133,6 @@ def cross_language_rows(
                 yield {**base, "query": texts[0], "teacher_query": query, "query_language": query_language}
                 if row.get("text"):
                     yield {**base, "query": row["text"], "teacher_query": row["text"], "query_language": ""}
-
-
-def _without_name(code: str, language: str, name: str) -> str:
-    try:
-        return anonymize(code, language, name)
-    except ParseError:
-        return code
 
 
 def nameless_code(code: str, language: str) -> str:

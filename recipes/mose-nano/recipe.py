@@ -43,16 +43,6 @@ RUN = {"bf16": True, "logging_steps": 20, "save_steps": 100, "save_total_limit":
 FIT_PAIRS, FIT_BATCH = 6000, 100
 
 
-def load_recipe_pairs(recipe: Mapping[str, Any], options: argparse.Namespace) -> Dataset:
-    """Return the training pairs, built from the source trees on the first run."""
-    trees = {language: [options.sources / language] for language in recipe["functions"]}
-    sources = (trees, recipe["functions"], options.pair_file, options.exclude)
-    return cached_pairs(
-        options.output_dir / "pairs.parquet",
-        lambda: build_pairs(*sources, seed=recipe["seed"], pair_repeats=recipe["pair_repeats"]),
-    )
-
-
 def load_recipe_tokenizer(recipe: Mapping[str, Any], folder: Path, pairs: Dataset) -> PreTrainedTokenizerBase:
     """Return the tokenizer, built from a sample of the pairs on the first run."""
     if not folder.exists():
@@ -73,25 +63,20 @@ def model_from_teacher(
 ) -> MoSEModel:
     """Return the untrained model at exit 0, with token embeddings and projection fitted to the teacher.
 
-    Args:
-        recipe: content of `recipe.yaml`.
-        tokenizer: the model's.
-        teacher: its name and the folder of its cache.
-        pairs: training pairs with rows of `vectors`.
-        vectors: (n, hidden), from `attach_teacher`.
+    `teacher` is its name and the folder of its cache. The pairs name rows of `vectors`, (n, hidden).
     """
     model = MoSEModel(MoSEConfig.from_preset(recipe["preset"], exit_layer=0)).eval()
     strings = teacher_embeddings(token_strings(tokenizer), *teacher, recipe["teacher_max_length"])
     start_embeddings_from(model, tokenizer, strings)
 
     sample = pairs.shuffle(seed=recipe["seed"]).select(range(min(len(pairs), FIT_PAIRS)))
-    collator = PairCollator(
-        tokenizer, recipe["common"]["max_query_length"], recipe["common"]["max_document_length"]
-    )
+    lengths = (recipe["common"]["max_query_length"], recipe["common"]["max_document_length"])
+    collator = PairCollator(tokenizer, *lengths)
 
     batches, rows = [], []
-    for start in range(0, len(sample), FIT_BATCH):
-        chunk = [sample[row] for row in range(start, min(start + FIT_BATCH, len(sample)))]
+    examples = sample.to_list()
+    for start in range(0, len(examples), FIT_BATCH):
+        chunk = examples[start : start + FIT_BATCH]
         batch = collator(chunk)
         for side in ("query", "document"):
             batches.append((batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"]))
@@ -149,7 +134,12 @@ def run_stages(options: argparse.Namespace) -> None:
     seed = recipe["seed"] if options.seed is None else options.seed
     options.output_dir.mkdir(parents=True, exist_ok=True)
 
-    pairs = load_recipe_pairs(recipe, options)
+    trees = {language: [options.sources / language] for language in recipe["functions"]}
+    sources = (trees, recipe["functions"], options.pair_file, options.exclude)
+    pairs = cached_pairs(
+        options.output_dir / "pairs.parquet",
+        lambda: build_pairs(*sources, seed=recipe["seed"], pair_repeats=recipe["pair_repeats"]),
+    )
     tokenizer = load_recipe_tokenizer(recipe, options.output_dir / "tokenizer", pairs)
     teacher = (str(bundled(recipe["teacher"]) or recipe["teacher"]), options.output_dir / "teacher")
     hidden = MoSEConfig.from_preset(recipe["preset"]).hidden_size
@@ -182,13 +172,7 @@ def main() -> int:
     add = parser.add_argument
     add("--sources", type=Path, required=True, help="folder of source trees, one per language")
     add("--pair-file", type=Path, nargs="*", default=[], help="JSON lines of code pairs")
-    add(
-        "--exclude",
-        type=Path,
-        nargs="*",
-        default=[],
-        help="evaluation sets (BEIR layout) to keep out of training",
-    )
+    add("--exclude", type=Path, nargs="*", default=[], help="evaluation sets to keep out of training")
     add("--recipe", type=Path, default=HERE / "recipe.yaml", help="configuration")
     add("--output-dir", type=Path, default=Path("runs/mose-nano"), help="folder for all results")
     add("--seed", type=int, help="overrides the recipe's seed")

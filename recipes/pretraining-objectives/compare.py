@@ -18,15 +18,8 @@ from mose.utils.files import atomic_write_json
 
 SCRIPT = Path(__file__).parents[2] / "train_hf.py"
 OBJECTIVES = ("icc", "nsp", "none")
-SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "exit_layers": [1, 2],
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 4096,
-}
+SIZES = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "exit_layers": [1, 2]}
+SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 4096}
 PRETRAINING = (
     *("--preset", "mose-nano", "--config-overrides", json.dumps(SIZES), "--max-length", 256),
     *("--learning-rate", 3e-3, "--held-out", 0.12, "--eval-examples", 1024, "--per-device-eval-batch-size", 32),
@@ -39,11 +32,7 @@ RUN = ("--use-cpu", "--report-to", "none", "--save-strategy", "no", "--disable-t
 
 
 def call_python(*words: object) -> None:
-    """Run Python with the given command line.
-
-    Raises:
-        subprocess.CalledProcessError: it fails.
-    """
+    """Run Python with the given command line; raises `subprocess.CalledProcessError` if it fails."""
     subprocess.run([sys.executable, *map(str, words)], check=True)
 
 
@@ -60,19 +49,9 @@ def run_objective(args: argparse.Namespace, objective: str, seed: int) -> dict[s
         # The held-out repositories and the tokenizer are the same for all seeds and objectives.
         limit = ["--files-per-repository", args.files_per_repository] if args.files_per_repository else []
         call_python(
-            *(
-                SCRIPT,
-                "pretrain",
-                *PRETRAINING,
-                *RUN,
-                "--seed",
-                seed,
-                *trees,
-                *limit,
-                "--tokenizer",
-                args.tokenizer,
-            ),
-            *("--context-objective", objective, "--max-steps", args.steps, "--output-dir", pretrained),
+            *(SCRIPT, "pretrain", *PRETRAINING, *RUN, "--seed", seed, *trees, *limit),
+            *("--tokenizer", args.tokenizer, "--context-objective", objective),
+            *("--max-steps", args.steps, "--output-dir", pretrained),
         )
 
     if not (finetuned / "model.safetensors").exists():
@@ -103,12 +82,12 @@ def compare_objectives(args: argparse.Namespace) -> None:
                 summary.setdefault(name, {}).setdefault(objective, {})[str(seed)] = value
         atomic_write_json(args.output_dir / "summary.json", summary)
 
+    def cell(objective: str, values: list[float]) -> str:
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        return f"{objective} {statistics.mean(values):.4f} ± {deviation:.4f}"
+
     for name, row in summary.items():
-        cells = []
-        for objective, by_seed in row.items():
-            values = list(by_seed.values())
-            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{objective} {statistics.mean(values):.4f} ± {deviation:.4f}")
+        cells = (cell(objective, list(by_seed.values())) for objective, by_seed in row.items())
         print(f"{name:24}", *cells, sep="  ")
 
 

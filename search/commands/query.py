@@ -17,9 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Load the index and print the hits."""
-    _, meta = read_meta(options.index)  # a missing index is reported before the model is loaded
     timings = shared.Timings()
-
+    _, meta = read_meta(options.index)  # a missing index is reported before the model is loaded
     # Deep enough for the index, whose fingerprint covers the weights up to its exit, and for the query.
     depth = max(meta.exit_layer, options.exit_layer or 0)
     model, tokenizer = shared.load_search_model(options.model, depth, timings)

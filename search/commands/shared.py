@@ -78,10 +78,9 @@ def load_search_model(name: str, exit_layer: int | None, timings: Timings) -> tu
         raise ValueError(f"--model {error}") from None
 
     with timings.measure("imports"):
-        from mose.inference.loading import load_model
-
         for module in ("datasets", "faiss", "mose.search.index", "mose.inference.bm25"):
             importlib.import_module(module)
+        from mose.inference.loading import load_model
 
     importlib.import_module("datasets").disable_progress_bars()
     importlib.import_module("transformers.utils.logging").disable_progress_bar()

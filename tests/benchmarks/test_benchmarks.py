@@ -110,6 +110,7 @@ def test_peak_memory_is_that_of_the_task():
     assert 45e6 < peak - before < 200e6
 
 
+@pytest.mark.slow
 def test_a_fresh_process_returns_its_result_and_its_error():
     assert command.in_fresh_process(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
@@ -243,6 +244,7 @@ def test_the_default_set_is_the_standard_library(report_of, model_folder, monkey
     assert list(report["sets"]) == ["stdlib"] and 0.2 < figures["bm25"] < 1
 
 
+@pytest.mark.slow
 def test_export(report_of, model_folder, toy_set):
     small = ("--documents", 4, "--queries", 2, "--rounds", 1, "--exit-layers", 0)
     report, text = report_of(export.ExportedExits(), "--model", model_folder, "--data", toy_set, *small)
@@ -282,6 +284,7 @@ def test_outcomes_of_requests(status, answer, expected, kind):
     assert serving.classify_answer(status, answer, None if expected is None else np.array(expected)) == kind
 
 
+@pytest.mark.slow
 def test_query(report_of, model_folder, tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()

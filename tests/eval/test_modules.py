@@ -172,6 +172,7 @@ def test_bad_input_is_named(retrieval, prediction, reference, options, message):
         retrieval._compute(predictions=[prediction], references=[reference], **options)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=30))
 def test_clone_detection_equals_scikit_learn(clone_detection, pairs):

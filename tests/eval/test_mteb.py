@@ -47,6 +47,7 @@ def run(encoder, task, monkeypatch):
     return results.task_results[0].scores["test"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exit_layer", [0, 1, 3])
 def test_mteb_measures_what_we_measure(exit_layer, data, model, tokenizer, model_folder, monkeypatch):
     expected = evaluate(model, tokenizer, [data], [exit_layer], measure_speed=False, certainty=False)
@@ -116,7 +117,7 @@ def test_the_pinned_datasets_are_those_of_mteb():
 def test_a_query_that_is_a_document_is_left_out_as_we_leave_it_out(
     data, model, tokenizer, model_folder, monkeypatch
 ):
-    """Each query stands in the corpus under its own id and would win."""
+    """Each query is in the corpus under its own id and would rank first."""
     ids = (*data.document_ids, *data.query_ids)
     texts = (*data.documents, *data.queries)
     joined = RetrievalSet(

@@ -35,6 +35,7 @@ REPORT = {
 }
 
 
+@pytest.mark.slow
 def test_files_are_pictures_of_moderate_size(tmp_path, capsys):
     report = tmp_path / "report.json"
     report.write_text(json.dumps(REPORT))

@@ -80,7 +80,7 @@ def test_the_language_chooses_the_prompt(language, query, expected):
 
 
 @pytest.mark.parametrize("name", mose.eval.__all__)
-def test_the_room_offers_what_it_names(name):
+def test_every_public_name_is_importable(name):
     assert getattr(mose.eval, name).__name__ == name
 
 
@@ -203,6 +203,7 @@ def test_json_on_stdout_is_one_document(model_folder, folders, capsys):
     assert "exit 1" in captured.err
 
 
+@pytest.mark.slow
 def test_an_evaluation_killed_halfway_goes_on(model, tokenizer, tmp_path, monkeypatch):
     """kill -9 when the first set's documents and queries are on the disk, and the second's documents are due."""
 
@@ -230,6 +231,7 @@ def test_an_evaluation_killed_halfway_goes_on(model, tokenizer, tmp_path, monkey
             assert found["sets"][name]["exits"][exit_layer] == pytest.approx(figures)
 
 
+@pytest.mark.slow
 def test_a_cache_and_an_earlier_mose_beside_it(model, tokenizer, model_folder, folders, monkeypatch, capsys):
     """The same figures with embeddings on the disk, and nothing is encoded the second time."""
     plain = evaluate(model, tokenizer, [CLONES, SEARCH], measure_speed=False)

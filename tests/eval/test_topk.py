@@ -24,7 +24,7 @@ def searches(draw):
 
 
 def sharded(folder, documents, rows):
-    """The documents as they lie on a disk, under the second of two keys."""
+    """Write the documents in shards, under the second of two keys."""
     files = []
     for start in range(0, len(documents), rows):
         files.append(folder / f"{start}.npy")
@@ -38,6 +38,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("shards")
 
 
+@pytest.mark.slow
 @given(searches(), st.integers(1, 40), st.integers(1, 7), st.integers(1, 200))
 @settings(max_examples=60)
 def test_top_k_is_a_sort_by_score_then_by_id(folder, search, k, shard, block_bytes):
@@ -52,6 +53,7 @@ def test_top_k_is_a_sort_by_score_then_by_id(folder, search, k, shard, block_byt
         np.testing.assert_array_equal(scores, np.take_along_axis(queries @ documents.T, positions, axis=1))
 
 
+@pytest.mark.slow
 @given(searches(), st.integers(1, 7), st.integers(1, 200), st.data())
 @settings(max_examples=60)
 def test_ranks_from_shards_equal_ranks_from_all_scores(folder, search, shard, block_bytes, data):

@@ -21,6 +21,8 @@ from mose.hub.onnx_encoder import OnnxEncoder
 from mose.hub.publish import publish
 from mose.modeling_mose import MoSEModel
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["def add(first, second): return first + second", "", "x = 1\n" * 30, "é 漢"]
 
 
@@ -67,8 +69,8 @@ def test_onnxruntime_agrees_at_any_batch_length_and_padding(
     ids = torch.randint(0, 320, mask.shape)
     with torch.no_grad():
         expected = shared_tiny_model(ids, mask, exit_layer=exit_layer).pooler_output.numpy()
-    (found,) = sessions[exit_layer].run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
-    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    (embeddings,) = sessions[exit_layer].run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+    np.testing.assert_allclose(embeddings, expected, atol=1e-5, rtol=0)
 
 
 def test_the_encoder_gives_the_vectors_that_are_served(source, exported):
@@ -76,11 +78,11 @@ def test_the_encoder_gives_the_vectors_that_are_served(source, exported):
     for e in (0, 3):
         encoder = OnnxEncoder(exported, e, threads=1)
         for prompt in (None, "query", "cpp"):
-            asked = {"exit_layer": e} | ({"prompt_name": prompt} if prompt else {})
-            expected = np.array(handler({"inputs": TEXTS, "parameters": asked}))
-            found = encoder.encode(TEXTS, prompt)
-            assert found.dtype == np.float32
-            np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+            parameters = {"exit_layer": e} | ({"prompt_name": prompt} if prompt else {})
+            expected = np.array(handler({"inputs": TEXTS, "parameters": parameters}))
+            embeddings = encoder.encode(TEXTS, prompt)
+            assert embeddings.dtype == np.float32
+            np.testing.assert_allclose(embeddings, expected, atol=1e-5, rtol=0)
 
 
 def test_int8_is_smaller_and_near(exported):
@@ -166,6 +168,6 @@ def test_the_documentations_snippets_run(exported):
     for snippet, prompt in zip(snippets, ("query", "document"), strict=True):
         names: dict = {}
         exec(snippet.replace("OUT", str(exported)).replace("1024", "64"), names)
-        asked = "parse an ISO date" if prompt == "query" else "def add(a, b): return a + b"
-        expected = OnnxEncoder(exported, 3, int8=prompt == "query").encode([asked], prompt)
+        text = "parse an ISO date" if prompt == "query" else "def add(a, b): return a + b"
+        expected = OnnxEncoder(exported, 3, int8=prompt == "query").encode([text], prompt)
         np.testing.assert_allclose(names["vectors"], expected, atol=1e-6, rtol=0)

@@ -54,7 +54,7 @@ def test_vectors_prompts_and_exits_are_those_of_the_model(folder, shared_tiny_mo
     encoder = load(folder)
     for exit_layer in (None, 0, 1, 3):
         chosen = {} if exit_layer is None else {"exit_layer": exit_layer}
-        for found, prompt in (
+        for embeddings, prompt in (
             (encoder.encode(TEXTS, **chosen), ""),
             (encoder.encode_query(TEXTS, **chosen), text_prompt()),
             (encoder.encode_document(TEXTS, **chosen), code_prompt()),
@@ -63,7 +63,7 @@ def test_vectors_prompts_and_exits_are_those_of_the_model(folder, shared_tiny_mo
             batch = tiny_tokenizer([prompt + text for text in TEXTS], padding=True, return_tensors="pt")
             with torch.no_grad():
                 expected = shared_tiny_model(**batch, exit_layer=exit_layer).pooler_output
-            np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+            np.testing.assert_allclose(embeddings, expected.numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("where", ["config_kwargs", "model_kwargs"])

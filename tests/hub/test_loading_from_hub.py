@@ -10,6 +10,8 @@ from sentence_transformers import SentenceTransformer
 
 from mose.hub.publish import publish
 
+pytestmark = pytest.mark.slow
+
 REPO = "tester/tiny-mose"
 TEXTS = ["def add(first, second):\n    return first + second", "Add two numbers.", "x"]
 EXITS = (0, 1, 3)
@@ -129,4 +131,4 @@ def test_nobody_complains_but_of_a_variant_without_its_exit(stranger):
         text for text in stranger[2] if "To avoid downloading new versions of the code" not in text
     ]
     assert "LOAD REPORT" in report and "exits.3." in report
-    assert "refused:" in refused and "it lacks" in refused and "load it at an exit that it holds" in refused
+    assert "refused:" in refused and "it lacks" in refused and "Load it at an exit it holds" in refused

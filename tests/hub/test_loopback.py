@@ -2,13 +2,17 @@
 
 import json
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 CLIENT = """
 import json, sys
 from huggingface_hub import HfApi, CommitOperationAdd, CommitOperationDelete, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError,
                                     RevisionNotFoundError)
 
-api, found = HfApi(), {}
+api, facts = HfApi(), {}
 
 def refused(error, call, *arguments, **keywords):
     try:
@@ -17,7 +21,7 @@ def refused(error, call, *arguments, **keywords):
         return complaint.response.status_code if getattr(complaint, "response", None) is not None else 0
     raise AssertionError(f"{call} was not refused")
 
-found["name"] = api.whoami()["name"]
+facts["name"] = api.whoami()["name"]
 refused(RepositoryNotFoundError, api.model_info, "tester/one")
 api.create_repo("one", private=True)
 refused(HfHubHTTPError, api.create_repo, "tester/one")
@@ -26,53 +30,53 @@ operations = lambda *names: [CommitOperationAdd(name, f"content of {name}".encod
 names = ("a.txt", "deep/down/b.txt", "m.safetensors")
 first = api.create_commit("tester/one", operations(*names), commit_message="1")
 again = api.create_commit("tester/one", operations("a.txt", "m.safetensors"), commit_message="again")
-found["same"] = first.oid == again.oid
+facts["same"] = first.oid == again.oid
 api.create_branch("tester/one", branch="side/way")
 api.create_commit("tester/one", [CommitOperationDelete("deep/")], commit_message="2", revision="side/way")
 api.create_tag("tester/one", tag="v1")
 pr = api.create_commit("tester/one", operations("c.txt"), commit_message="3", create_pr=True)
-found["pr"] = [pr.pr_revision, pr.pr_num]
+facts["pr"] = [pr.pr_revision, pr.pr_num]
 for revision in ("main", "side/way", "v1", "refs/pr/1", first.oid):
-    found[revision] = sorted(api.list_repo_files("tester/one", revision=revision))
-found["tree"] = [entry.path for entry in api.list_repo_tree("tester/one")]
-found["private"] = api.model_info("tester/one").private
-found["large"] = api.get_paths_info("tester/one", ["m.safetensors", "a.txt", "no"])[0].lfs.size
-found["refs"] = [r.name for r in api.list_repo_refs("tester/one").branches]
-found["history"] = [c.title for c in api.list_repo_commits("tester/one", revision="side/way")]
+    facts[revision] = sorted(api.list_repo_files("tester/one", revision=revision))
+facts["tree"] = [entry.path for entry in api.list_repo_tree("tester/one")]
+facts["private"] = api.model_info("tester/one").private
+facts["large"] = api.get_paths_info("tester/one", ["m.safetensors", "a.txt", "no"])[0].lfs.size
+facts["refs"] = [r.name for r in api.list_repo_refs("tester/one").branches]
+facts["history"] = [c.title for c in api.list_repo_commits("tester/one", revision="side/way")]
 path = hf_hub_download("tester/one", "m.safetensors")
-found["content"] = open(path).read()
+facts["content"] = open(path).read()
 folder = snapshot_download("tester/one", revision="v1")
-found["down"] = open(f"{folder}/deep/down/b.txt").read()
+facts["down"] = open(f"{folder}/deep/down/b.txt").read()
 refused(EntryNotFoundError, hf_hub_download, "tester/one", "no.txt")
 refused(RevisionNotFoundError, hf_hub_download, "tester/one", "a.txt", revision="no")
 stale = api.list_repo_commits("tester/one")[-1].commit_id
-found["stale"] = refused(HfHubHTTPError, api.create_commit, "tester/one", operations("d.txt"), commit_message="4",
+facts["stale"] = refused(HfHubHTTPError, api.create_commit, "tester/one", operations("d.txt"), commit_message="4",
                          parent_commit=stale)
 reader = HfApi(token=sys.argv[1])
-found["reader"] = len(reader.list_repo_files("tester/one"))
-found["read only"] = refused(HfHubHTTPError, reader.create_commit, "tester/one", operations("e"),
+facts["reader"] = len(reader.list_repo_files("tester/one"))
+facts["read only"] = refused(HfHubHTTPError, reader.create_commit, "tester/one", operations("e"),
                              commit_message="5")
-found["stranger"] = [refused(RepositoryNotFoundError, HfApi(token=False).model_info, "tester/one"),
+facts["stranger"] = [refused(RepositoryNotFoundError, HfApi(token=False).model_info, "tester/one"),
                      refused(HfHubHTTPError, HfApi(token="hf_wrong").model_info, "tester/one")]
-print(json.dumps(found))
+print(json.dumps(facts))
 """
 
 DATASETS = """
 import json
 import datasets
 
-made = datasets.Dataset.from_dict({"text": ["sum", "read"], "code": ["a + b", "open(p)"]})
-made.push_to_hub("tester/pairs")
+pairs = datasets.Dataset.from_dict({"text": ["sum", "read"], "code": ["a + b", "open(p)"]})
+pairs.push_to_hub("tester/pairs")
 again = datasets.load_dataset("tester/pairs", split="train")
 streamed = list(datasets.load_dataset("tester/pairs", split="train", streaming=True))
-print(json.dumps([again.to_list() == made.to_list(), streamed == made.to_list()]))
+print(json.dumps([again.to_list() == pairs.to_list(), streamed == pairs.to_list()]))
 """
 
 
 def test_huggingface_hub_finds_what_it_finds_on_the_hub(hub):
-    found = json.loads(hub.python(CLIENT, hub.reader_token).stdout)
+    facts = json.loads(hub.python(CLIENT, hub.reader_token).stdout)
     everything = [".gitattributes", "a.txt", "deep/down/b.txt", "m.safetensors"]
-    assert found == {
+    assert facts == {
         "name": "tester",
         "same": True,
         "pr": ["refs/pr/1", 1],

@@ -16,6 +16,8 @@ from mose.hub.publish import Published, PublishError, publish
 from mose.hub.shards import first_exit_with
 from mose.modeling_mose import MoSEForPreTraining, MoSEForSequenceClassification
 
+pytestmark = pytest.mark.slow
+
 REPO = "tester/tiny-mose"
 #: What the folder's class has beside the weights, when it is published.
 COMPLETE = {
@@ -56,16 +58,16 @@ def test_a_repository_is_complete_and_holds_the_same_weights_cut_at_the_exits(on
     assert done.files == {name: len(files[name]) for name in files if name != ".gitattributes"}
     assert (done.commit, done.changed, done.removed) == (repository.resolve("main").sha, True, ())
     assert [commit.title for commit in repository.history()] == ["Publish tiny-mose", "initial commit"]
-    found = {}
+    stored = {}
     for name in sorted(WEIGHTS):
         (tmp_path / name).write_bytes(files[name])
         if name.endswith(".safetensors"):
             with safe_open(tmp_path / name, "pt") as shard:
-                found |= {key: (name, shard.get_tensor(key)) for key in shard.keys()}  # noqa: SIM118
+                stored |= {key: (name, shard.get_tensor(key)) for key in shard.keys()}  # noqa: SIM118
     with safe_open(model_folder / "model.safetensors", "pt") as whole:
-        assert set(whole.keys()) == set(found)
+        assert set(whole.keys()) == set(stored)
         for key in whole.keys():  # noqa: SIM118
-            shard, tensor = found[key]
+            shard, tensor = stored[key]
             assert torch.equal(whole.get_tensor(key), tensor)
             assert int(shard[6:11]) == [0, 1, 3].index(first_exit_with(key, (0, 1, 3))) + 1
     # Both code files are those of the package, byte for byte.

@@ -108,11 +108,12 @@ def well_formed(draw: random.Random) -> dict:
     return {"inputs": draw.choice([texts, texts[0]]), "parameters": parameters}
 
 
+@pytest.mark.slow
 def test_two_hundred_clients_at_once(handler, port):
     """Mixed sizes, one in ten malformed: each well-formed one gets the vectors that a direct call gives."""
     draw = random.Random(0)
     bad = set(draw.sample(range(CLIENTS), CLIENTS // 10))
-    requests = [malformed(draw) if at in bad else well_formed(draw) for at in range(CLIENTS)]
+    requests = [malformed(draw) if i in bad else well_formed(draw) for i in range(CLIENTS)]
     together = threading.Barrier(CLIENTS)
 
     def client(request) -> tuple[int, object]:
@@ -123,12 +124,12 @@ def test_two_hundred_clients_at_once(handler, port):
     with ThreadPoolExecutor(CLIENTS) as pool:
         answers = list(pool.map(client, requests))
     assert len(answers) == CLIENTS
-    for at, (status, answer) in enumerate(answers):
-        if at in bad:
-            assert 400 <= status < 500 and isinstance(answer["error"], str), (status, requests[at][:80])
+    for i, (status, answer) in enumerate(answers):
+        if i in bad:
+            assert 400 <= status < 500 and isinstance(answer["error"], str), (status, requests[i][:80])
         else:
             assert status == 200, answer
-            expected = torch.tensor(handler(requests[at]))
+            expected = torch.tensor(handler(requests[i]))
             torch.testing.assert_close(torch.tensor(answer), expected, atol=1e-6, rtol=0)
     assert post(port, b'{"inputs": "still here"}')[0] == 200
 

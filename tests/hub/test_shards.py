@@ -27,7 +27,7 @@ def sources_of(tensors: dict[str, torch.Tensor]) -> dict[str, TensorSource]:
 )
 def test_safetensors_reads_what_was_written(tmp_path_factory, shapes, dtype, transposed):
     path = tmp_path_factory.mktemp("written") / "file.safetensors"
-    tensors = {f"t{at}": (torch.randn(shape) * 9).to(dtype) for at, shape in enumerate(shapes)}
+    tensors = {f"t{i}": (torch.randn(shape) * 9).to(dtype) for i, shape in enumerate(shapes)}
     if transposed:
         tensors = {name: tensor.mT if tensor.dim() > 1 else tensor for name, tensor in tensors.items()}
     write_safetensors(path, sources_of(tensors))
@@ -59,8 +59,8 @@ def test_transformers_loads_them_at_every_exit(shared_tiny_model, tiny_batch, tm
     shared_tiny_model.config.save_pretrained(tmp_path)
     write_shards(tmp_path, sources_of(shared_tiny_model.state_dict()), (0, 1, 3))
     for file in tmp_path.glob("model-*"):
-        at = int(file.name[6:11])
-        if at > 2:  # what exit 1 does not need need not be there
+        number = int(file.name[6:11])
+        if number > 2:  # what exit 1 does not need need not be there
             file.rename(file.with_suffix(".away"))
     loaded = MoSEModel.from_pretrained(tmp_path, exit_layer=1, variant="exit1").eval()
     with torch.no_grad():

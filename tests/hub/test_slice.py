@@ -20,6 +20,7 @@ CLASSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exit_norm", ["every", "final"])
 @pytest.mark.parametrize("exit_layer", [0, 1, 3])
 @pytest.mark.parametrize("model_class", CLASSES)
@@ -33,10 +34,10 @@ def test_a_slice_gives_the_same_at_every_exit_that_it_has(
     assert loaded.config.exit_layer is None and len(loaded.base_model.layers) == exit_layer
     with torch.no_grad():
         for e in loaded.config.exit_layers:
-            expected, found = model(**tiny_batch, exit_layer=e), loaded(**tiny_batch, exit_layer=e)
-            assert torch.equal(found[CLASSES[model_class]], expected[CLASSES[model_class]])
+            expected, outputs = model(**tiny_batch, exit_layer=e), loaded(**tiny_batch, exit_layer=e)
+            assert torch.equal(outputs[CLASSES[model_class]], expected[CLASSES[model_class]])
             if model_class is MoSEForPreTraining:
-                assert torch.equal(found.context_logits, expected.context_logits)
+                assert torch.equal(outputs.context_logits, expected.context_logits)
     # Nothing deeper is left, and it trains: the exits' weights are those of a model of this depth.
     whole = {name: tensor.numel() for name, tensor in model.state_dict().items()}
     assert sum(p.numel() for p in loaded.parameters()) < sum(whole.values()) or exit_layer == 3
@@ -64,8 +65,8 @@ def test_a_slice_of_a_slice_and_of_a_model_saved_at_an_exit(shared_tiny_model, t
     MoSEModel.from_pretrained(tmp_path / "whole", exit_layer=1).save_pretrained(tmp_path / "saved")
     for source in ("one", "saved"):
         slice_repository(tmp_path / source, 0, tmp_path / f"{source}-zero")
-        found = MoSEModel.from_pretrained(tmp_path / f"{source}-zero")(**tiny_batch).pooler_output
-        assert torch.equal(found, shared_tiny_model(**tiny_batch, exit_layer=0).pooler_output)
+        embeddings = MoSEModel.from_pretrained(tmp_path / f"{source}-zero")(**tiny_batch).pooler_output
+        assert torch.equal(embeddings, shared_tiny_model(**tiny_batch, exit_layer=0).pooler_output)
 
 
 def test_it_stands_alone_with_tokenizer_sentence_transformers_and_card(model_folder, tmp_path):
@@ -99,6 +100,7 @@ def test_it_stands_alone_with_tokenizer_sentence_transformers_and_card(model_fol
     assert (encoder.encode_query(texts) == whole.encode_query(texts, exit_layer=1)).all()
 
 
+@pytest.mark.slow
 def test_from_the_hub_only_what_the_exit_needs_is_downloaded(online, model_folder, tmp_path, capsys):
     publish(model_folder, "tester/whole", tag="v1")
     arguments = (

@@ -19,11 +19,11 @@ def test_one_file_and_shards_hold_the_same(shared_tiny_model, tmp_path):
     shared_tiny_model.save_pretrained(tmp_path / "one")
     shared_tiny_model.save_pretrained(tmp_path / "many", max_shard_size="20KB")
     for folder in ("one", "many"):
-        found = read_weights(tmp_path / folder)
-        assert set(found) == set(shared_tiny_model.state_dict())
+        stored = read_weights(tmp_path / folder)
+        assert set(stored) == set(shared_tiny_model.state_dict())
         for name, tensor in shared_tiny_model.state_dict().items():
-            assert (found[name].shape, found[name].dtype) == (tuple(tensor.shape), tensor.dtype)
-            assert torch.equal(found[name].read(), tensor)
+            assert (stored[name].shape, stored[name].dtype) == (tuple(tensor.shape), tensor.dtype)
+            assert torch.equal(stored[name].read(), tensor)
 
 
 @settings(max_examples=50)
@@ -34,12 +34,12 @@ def test_an_index_names_plain_files_or_is_refused(tmp_path_factory, name):
     index = folder / "index.json"
     index.write_text(json.dumps({"weight_map": {"a": name + ".safetensors"}}))
     try:
-        (found,) = read_index(index).values()
+        (shard,) = read_index(index).values()
     except ValueError as error:
         assert repr(name + ".safetensors") in str(error)
         assert any(character in name for character in "/\\:") or not name.isprintable()
     else:
-        assert (folder / found).resolve().parent == folder.resolve()
+        assert (folder / shard).resolve().parent == folder.resolve()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": null}}'])

@@ -78,6 +78,7 @@ def test_bad_input_is_named():
         BM25(["a"]).top_k(["a"], 0)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(words, min_size=1, max_size=8), words)
 def test_a_saved_index_scores_the_same(documents, query):

@@ -61,6 +61,7 @@ def test_queries_get_their_prompt(encoder, model, tokenizer, tmp_path):
     np.testing.assert_allclose(np.asarray(store["3"]), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("renamed", "left"), [(False, [1, 2]), (True, [2])])
 def test_a_killed_run_is_resumed(encoder, model, tokenizer, tmp_path, counted, renamed, left):
     """kill -9 at the worst moments: right before or after the second shard is renamed."""
@@ -117,6 +118,7 @@ def test_what_embeddings_depend_on_invalidates_them(encoder, model, tokenizer, m
         assert counted == [0]
 
 
+@pytest.mark.slow
 def test_several_processes(encoder, model, tokenizer, tmp_path, counted):
     """Each with a model of its own; nothing is encoded here."""
     store = encode_corpus(encoder, TEXTS, tmp_path, LANGUAGES, devices=["cpu", "cpu"], shard_rows=4)

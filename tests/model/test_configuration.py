@@ -80,14 +80,14 @@ def test_presets_can_be_overridden_and_unknown_ones_are_named():
         ),
     ],
 )
-def test_bad_fields_are_named_with_what_is_allowed(fields, message):
+def test_bad_fields_are_refused_with_the_allowed_values(fields, message):
     with pytest.raises(ValueError, match=message):
         MoSEConfig(**fields)
 
 
 @settings(deadline=None)
 @given(st.integers(0, 12), st.lists(st.integers(-2, 14), max_size=6))
-def test_exits_are_accepted_just_when_sorted_distinct_and_within_the_depth(depth, exits):
+def test_exits_must_be_sorted_distinct_and_within_the_depth(depth, exits):
     if exits and exits == sorted(set(exits)) and set(exits) <= set(range(depth + 1)):
         assert MoSEConfig(num_hidden_layers=depth, exit_layers=exits).exit_layers == tuple(exits)
     else:
@@ -101,7 +101,7 @@ def test_weights_are_depth_over_blocks_and_exit_0_counts_as_one_block():
     assert MoSEConfig(num_hidden_layers=0, exit_layers=(0,)).exit_weights == {0: 1.0}
 
 
-def test_an_exit_is_resolved_to_itself_and_none_to_the_deepest_built():
+def test_exits_resolve_to_themselves_and_none_to_the_deepest():
     whole, cut = MoSEConfig(), MoSEConfig(exit_layer=9)
     assert whole.built_exit_layers == (4, 9, 18, 27, 36)
     assert cut.built_exit_layers == (4, 9)
@@ -115,7 +115,7 @@ def test_an_exit_is_resolved_to_itself_and_none_to_the_deepest_built():
 
 
 @pytest.mark.parametrize("fields", [{}, {"exit_layer": 9, "pooling": "gated"}, {"num_labels": 5}])
-def test_a_configuration_survives_the_disk(fields, tmp_path):
+def test_a_configuration_survives_saving_and_loading(fields, tmp_path):
     config = MoSEConfig(**fields)
     config.save_pretrained(tmp_path)
     loaded = MoSEConfig.from_pretrained(tmp_path)
@@ -124,7 +124,7 @@ def test_a_configuration_survives_the_disk(fields, tmp_path):
     assert isinstance(loaded.exit_layers, tuple)
 
 
-def test_what_is_saved_names_the_class_of_every_task(tmp_path):
+def test_a_saved_configuration_names_the_class_of_every_task(tmp_path):
     MoSEConfig(auto_map={"AutoModel": "elsewhere.Model"}).save_pretrained(tmp_path)
     auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
     defined = {
@@ -143,7 +143,7 @@ def test_what_is_saved_names_the_class_of_every_task(tmp_path):
     assert {target.split(".")[1] for target in auto_map.values()} <= defined
 
 
-def test_keyword_overrides_are_checked_as_fields_are(tmp_path):
+def test_keyword_overrides_are_validated(tmp_path):
     MoSEConfig(exit_layer=9).save_pretrained(tmp_path)
     load = MoSEConfig.from_pretrained
     assert load(tmp_path, exit_layer=4).built_exit_layers == (4,)

@@ -55,9 +55,9 @@ def by_hand(handler, tiny_tokenizer):
 def test_vectors_are_the_models(handler, by_hand, exit_layer, at_root):
     chosen = {} if exit_layer is None else {"exit_layer": exit_layer}
     request = {"inputs": TEXTS, **chosen} if at_root else {"inputs": TEXTS, "parameters": chosen}
-    found = torch.tensor(handler(request))
+    vectors = torch.tensor(handler(request))
     expected = torch.stack([by_hand(text, 3 if exit_layer is None else exit_layer) for text in TEXTS])
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(
         torch.tensor(handler({**request, "inputs": TEXTS[0]})), expected[0], atol=1e-5, rtol=0
     )
@@ -67,19 +67,19 @@ def test_vectors_are_the_models(handler, by_hand, exit_layer, at_root):
 def test_prompts_and_shorter_vectors(handler, by_hand):
     text = "Add two numbers."
     expected = by_hand(text_prompt() + text)
-    asked = {"inputs": text, "parameters": {"prompt_name": "query", "truncate_dim": 7}}
-    cut = torch.tensor(handler(asked))
+    request = {"inputs": text, "parameters": {"prompt_name": "query", "truncate_dim": 7}}
+    cut = torch.tensor(handler(request))
     torch.testing.assert_close(cut, expected[:7] / expected[:7].norm(), atol=1e-5, rtol=0)
-    asked["parameters"]["normalize"] = False
-    torch.testing.assert_close(torch.tensor(handler(asked)), expected[:7], atol=1e-5, rtol=0)
+    request["parameters"]["normalize"] = False
+    torch.testing.assert_close(torch.tensor(handler(request)), expected[:7], atol=1e-5, rtol=0)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=60), min_size=1, max_size=12))
 def test_any_text_is_answered_whatever_stands_beside_it(handler, by_hand, texts):
-    found = torch.tensor(handler({"inputs": texts}))
+    vectors = torch.tensor(handler({"inputs": texts}))
     expected = torch.stack([by_hand(text) for text in texts])
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
 
 
 def test_batches_hold_no_more_tokens_than_their_budget(folder, monkeypatch):

@@ -1,4 +1,4 @@
-"""The repository root as those meet it who have only that: a model repository, without `mose` installed."""
+"""The repository root as a model repository, used where `mose` is not installed."""
 
 import json
 import os
@@ -14,6 +14,8 @@ import mose
 from mose.configuration_mose import PRESETS
 from mose.hub.files import sentence_transformers_files
 from mose.search import Index
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(mose.__file__).parent
 
@@ -71,6 +73,7 @@ def newcomer() -> dict:
     return next(json.loads(line) for line in run.stdout.splitlines() if line.startswith('{"exits"'))
 
 
+@pytest.mark.slow
 def test_sentence_transformers_gives_our_vectors_at_every_exit(newcomer):
     assert newcomer["exits"] == list(PRESETS["mose-nano"]["exit_layers"])
     assert max(newcomer["differences"].values()) <= 1e-5
@@ -99,13 +102,14 @@ def test_weights_are_small_bf16_and_finite():
             assert torch.isfinite(tensor).all(), name
 
 
-def test_files_beside_the_weights_are_those_that_training_writes():
+def test_files_beside_the_weights_equal_those_that_training_writes():
     for name, content in sentence_transformers_files().items():
         assert json.loads((ROOT / name).read_text(encoding="utf-8")) == content, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exit_layer", PRESETS["mose-nano"]["exit_layers"])
-def test_finds_functions_by_what_they_do(exit_layer, tmp_path):
+def test_search_finds_functions_by_plain_descriptions(exit_layer, tmp_path):
     """Of five functions, each is found by a plain description; a model that has not learned finds one."""
     from mose.inference.loading import load_model
 
@@ -121,12 +125,12 @@ def test_finds_functions_by_what_they_do(exit_layer, tmp_path):
     (tree / "code.py").write_text("\n\n\n".join(functions.values()) + "\n")
     model, tokenizer, _ = load_model(str(ROOT), [exit_layer], "cpu")
     index = Index.build(tree, model, tokenizer, tmp_path / "index", exit_layer, progress=False)
-    asked = {
+    queries = {
         "read all lines of a file": "read_lines",
         "check if a number is prime": "is_prime",
         "send an email message": "send_mail",
         "turn a list of lists into a flat list": "flatten",
         "compute the hash of some bytes": "sha",
     }
-    found = {query: index.search(query, 1, hybrid=False)[0].name for query in asked}
-    assert sum(found[query] == name for query, name in asked.items()) >= 4, found
+    hits = {query: index.search(query, 1, hybrid=False)[0].name for query in queries}
+    assert sum(hits[query] == name for query, name in queries.items()) >= 4, hits

@@ -11,6 +11,7 @@ import report
 from mose.data.retrieval.retrieval_set import RetrievalSet
 
 
+@pytest.mark.slow
 def test_the_tables_in_the_documentation_are_those_of_the_results(tmp_path, monkeypatch):
     docs = report.DOCS
     monkeypatch.setattr(report, "DOCS", tmp_path)

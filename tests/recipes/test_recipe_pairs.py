@@ -25,7 +25,7 @@ def evaluation(tmp_path):
     folder.mkdir()
     bare = "def bare(values):\n  bare_of = sorted(values)\n  return bare_of[0]"
     documents = [function("whole", "Gives the whole thing."), bare, "int Second() { return 2; }", "..."]
-    write_lines(folder / "corpus.jsonl", [{"_id": str(at), "text": text} for at, text in enumerate(documents)])
+    write_lines(folder / "corpus.jsonl", [{"_id": str(i), "text": text} for i, text in enumerate(documents)])
     write_lines(folder / "queries.jsonl", [{"_id": "q", "text": "asks for the  least"}])
     return folder
 
@@ -41,13 +41,13 @@ def test_what_an_evaluation_set_holds_is_not_trained_on(evaluation, tmp_path):
     files = [
         write_lines(
             tmp_path / "pairs.jsonl",
-            [{"code_a": f"a{at}", "code_b": code, **languages} for at, code in enumerate(codes)],
+            [{"code_a": f"a{i}", "code_b": code, **languages} for i, code in enumerate(codes)],
         )
     ]
-    found = build_pairs({"python": [tmp_path / "python"]}, {"python": 9}, files, [evaluation], seed=0)
-    documented = [row["teacher_document"] for row in found if not row["query_language"]]
+    pairs = build_pairs({"python": [tmp_path / "python"]}, {"python": 9}, files, [evaluation], seed=0)
+    documented = [row["teacher_document"] for row in pairs if not row["query_language"]]
     assert {code.split("(")[0] for code in documented} == {"def kept"}
-    translated = [{row["teacher_query"], row["teacher_document"]} for row in found if row["query_language"]]
+    translated = [{row["teacher_query"], row["teacher_document"]} for row in pairs if row["query_language"]]
     assert translated == [{"a0", codes[0]}]
 
 
@@ -78,11 +78,11 @@ def test_pairs_keep_each_code_with_its_language(tmp_path):
     }
     file = write_lines(tmp_path / "mbxp.jsonl", [row | {"language_a": "python", "language_b": "java"}] * 40)
     language_of = {row["code_a"]: "python", row["code_b"]: "java", row["text"]: ""}
-    found = list(cross_language_rows([file], set(), seed=0, nameless=0.5))
-    assert len(found) == 80
-    for pair in found:
+    pairs = list(cross_language_rows([file], set(), seed=0, nameless=0.5))
+    assert len(pairs) == 80
+    for pair in pairs:
         for side in ("query", "document"):
             assert pair[f"{side}_language"] == language_of[pair[f"teacher_{side}"]]
-    assert {pair["document_language"] for pair in found} == {"python", "java"}  # both directions
-    assert any("one" not in pair["document"] for pair in found)
-    assert any(pair["document"] == pair["teacher_document"] for pair in found)
+    assert {pair["document_language"] for pair in pairs} == {"python", "java"}  # both directions
+    assert any("one" not in pair["document"] for pair in pairs)
+    assert any(pair["document"] == pair["teacher_document"] for pair in pairs)

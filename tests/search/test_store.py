@@ -41,6 +41,7 @@ Index.build(tree, *load_model(model, [1])[:2], index, 1, progress=False)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "left_to_embed"), [("embedding", 20), ("generation", 0), ("CURRENT", 0)])
 def test_a_killed_build_leaves_the_old_index_and_its_work(
     where, left_to_embed, tree, many, tmp_path, model_folder, embed, monkeypatch
@@ -65,6 +66,7 @@ def test_a_killed_build_leaves_the_old_index_and_its_work(
     assert (np.array(new.functions["embedding"]) * alone).sum(axis=1).min() > 0.999
 
 
+@pytest.mark.slow
 def test_a_damaged_journal_is_computed_again(build, tmp_path):
     index = build()
     with index_writer(tmp_path / "index") as writer:
@@ -84,6 +86,7 @@ def commit(path, names):
         writer.commit(meta, entries, np.eye(len(entries), 4, dtype=np.float32))
 
 
+@pytest.mark.slow
 def test_readers_see_whole_indexes_while_one_is_replaced(tmp_path):
     commit(tmp_path, ["v0"] * 3)
     ended = threading.Event()
@@ -161,6 +164,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_index_is_named_and_can_be_rebuilt(damage, build, tmp_path, model, tokenizer):
     build()

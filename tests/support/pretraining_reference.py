@@ -1,4 +1,4 @@
-"""The pre-training heads and losses written out plainly, with every logit kept: an oracle."""
+"""Reference implementation of the pre-training heads and losses that keeps every logit."""
 
 import torch
 from torch.nn import functional as F
@@ -13,7 +13,7 @@ def masked_labels(batch: dict[str, torch.Tensor], share: float = 0.4) -> torch.T
 
 
 def head_states(model, batch, exit_layer: int) -> torch.Tensor:
-    """(batch, tokens, hidden + conditional), put together by hand."""
+    """Return what the heads read: (batch, tokens, hidden + conditional_size)."""
     states = model.model(**batch, exit_layer=exit_layer).last_hidden_state
     index = list(model.config.exit_layers).index(exit_layer)
     condition = model.conditional_embeddings.weight[index]
@@ -21,7 +21,7 @@ def head_states(model, batch, exit_layer: int) -> torch.Tensor:
 
 
 def plain_logits(model, batch, exit_layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every token's MLM logits and the ICC logits, as in BERT."""
+    """Return every token's MLM logits and the ICC logits, as in BERT."""
     states = head_states(model, batch, exit_layer)
     transform = model.predictions.transform
     hidden = F.gelu(states @ transform.dense.weight.T + transform.dense.bias, approximate="tanh")
@@ -33,6 +33,7 @@ def plain_logits(model, batch, exit_layer: int) -> tuple[torch.Tensor, torch.Ten
 
 
 def plain_loss(model, batch, labels, context_labels, exits) -> torch.Tensor:
+    """Return Σ_i w_i (MLM_i + ICC_i) over `exits` of a model of three blocks."""
     total = torch.zeros((), dtype=torch.float64)
     for exit_layer in exits:
         logits, context_logits = plain_logits(model, batch, exit_layer)

@@ -17,6 +17,8 @@ from mose.training.finetuning.arguments import FineTuningArguments
 from mose.training.finetuning.lora import LoRAModel, lora_config
 from mose.training.finetuning.trainer import FineTuningTrainer
 
+pytestmark = pytest.mark.slow
+
 NEEDED = {
     "README.md",
     "LICENSE",

@@ -88,6 +88,7 @@ def icc_examples(tiny_tokenizer):
     return build_many(tiny_tokenizer, min_snippet=8)
 
 
+@pytest.mark.slow
 def test_icc_labels_say_whether_all_snippets_are_of_one_repository(icc_examples, tiny_tokenizer):
     intruders = Counter()
     for example in icc_examples:
@@ -139,6 +140,7 @@ def balanced(features, labels, seed=0):
     return features[chosen], labels[chosen]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["icc", "nsp"])
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_lengths_and_places_do_not_tell_the_label(objective, classifier, icc_examples, tiny_tokenizer):
@@ -150,6 +152,7 @@ def test_lengths_and_places_do_not_tell_the_label(objective, classifier, icc_exa
     assert p > 1e-3, accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_a_leak_of_lengths_would_be_found(classifier, tiny_tokenizer, monkeypatch):
     """The control: intruders that keep the length that they have in their own repository."""
@@ -186,12 +189,14 @@ def places(examples, tokenizer):
     return np.array(rows), np.array(labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_lengths_do_not_tell_which_snippet_intrudes(classifier, icc_examples, tiny_tokenizer):
     accuracy, p = p_value_of_guessing(*places(icc_examples, tiny_tokenizer), classifier)
     assert p > 1e-3, accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_a_leak_of_places_would_be_found(classifier, tiny_tokenizer):
     """The control: examples of which the intruders are moved to the end."""
@@ -225,6 +230,7 @@ def test_how_many_intrude_does_not_depend_on_the_layout_but_for_the_number_of_sn
     assert checked >= 4
 
 
+@pytest.mark.slow
 def test_nsp_pairs_are_continuations_or_come_from_another_file(tiny_tokenizer):
     # The words of a file are numbered, so that a snippet tells its file and its place in it.
     rows = []

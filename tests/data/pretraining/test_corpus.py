@@ -120,6 +120,7 @@ def load_many(folder, **options):
     return load_corpus([folder / "tree"], [folder / "shards", folder / "grouped.jsonl"], **options)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_blocks_go_on_from_any_state(many_sources, data):
@@ -149,6 +150,7 @@ def test_sources_are_mixed_by_volume(tmp_path):
     assert Counter(names[:40]) == {"a": 20, "b": 20} and Counter(names) == {"a": 40, "b": 80}
 
 
+@pytest.mark.slow
 def test_held_out_repositories_are_never_trained_on(tmp_path):
     rows = [{"text": f"t {i}", "repository": f"owner/repo-{i}"} for i in range(2000)]
     path = write_lines(tmp_path / "d.jsonl", rows)

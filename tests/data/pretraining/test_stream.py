@@ -51,6 +51,7 @@ def take(stream, n):
     return list(itertools.islice(stream, n))
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.data())
 def test_a_run_killed_at_any_points_sees_what_an_unbroken_run_sees(make_stream, data):
@@ -93,6 +94,7 @@ def test_the_stream_goes_on_into_other_passes(make_stream):
     assert next(iter(resumed)) == endless[7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [1, 2, 4])
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_together_see_the_batches_of_one(make_stream, lanes, world):
@@ -113,6 +115,7 @@ def test_with_lanes_a_process_reads_its_own_part_only(make_stream, monkeypatch):
         assert set(stream.state_dict()["marks"]) == {str(rank), str(rank + 2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_workers_and_read_ahead_change_nothing(make_stream, tiny_tokenizer, workers):
     collator = MLMCollator(tiny_tokenizer)

@@ -66,6 +66,7 @@ def test_columns_are_kept_by_name(tiny_tokenizer):
     assert torch.equal(batch["index"], torch.tensor([7, 3]))
 
 
+@pytest.mark.slow
 def test_instructions_are_dropped_at_the_rate_asked_for(tiny_tokenizer):
     collator = PairCollator(tiny_tokenizer, instruction_dropout=0.6)
     batch = collator([row(index=i) for i in range(2000)])

@@ -385,6 +385,7 @@ TEMPLATES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", TEMPLATES)
 @given(document=WORDS, gap=st.integers(0, 3))
 def test_a_docstring_is_found_and_never_left_in_the_code(language, document, gap):

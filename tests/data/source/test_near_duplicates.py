@@ -28,6 +28,7 @@ def edited(text: str, edits: int, rng: random.Random) -> str:
     return "".join(letters)
 
 
+@pytest.mark.slow
 def test_texts_kept_are_those_that_brute_force_keeps():
     rng = random.Random(0)
     texts, sides = [], []

@@ -20,6 +20,8 @@ from mose.data.synthconl.dataset import write_dataset
 from mose.data.synthconl.plan import TARGETS, choose_jobs, load_source
 from mose.data.synthconl.translator import Translator
 
+pytestmark = pytest.mark.slow
+
 
 def answers_of(folder: Path) -> list[dict]:
     """The stored answers with their jobs; a chunk ends with its SHA-256."""

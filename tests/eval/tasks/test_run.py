@@ -25,6 +25,7 @@ def test_the_list_names_every_task(capsys):
     assert found["advtest"]["columns"]["document"] == ["function_tokens", "code_tokens"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "bigclonebench"])
 def test_every_task_runs(name, published, model, tokenizer, model_folder, tmp_path, capsys):
     """From the published shape to the figures that the library gives for the task's sets."""

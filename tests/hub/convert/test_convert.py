@@ -1,6 +1,7 @@
 """Conversion of released checkpoints, against transformers' Starcoder2Model with the published heads."""
 
 import json
+import re
 import weakref
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from mose.hub.convert.layout import CheckpointError, ConversionOptions
 from mose.hub.publish import publish
 from mose.hub.shards import TensorSource
 from mose.hub.weights import read_weights
+
+pytestmark = pytest.mark.slow
 
 MEAN = ConversionOptions(pooling="mean")
 
@@ -150,7 +153,7 @@ def test_what_the_file_does_not_state_has_the_papers_value_or_an_option(tmp_path
     released = Released()
     settings = {k: v for k, v in released.settings.items() if k not in ("matryoshka_layers", "rope_theta")}
     source = write(tmp_path / "source", released.tensors(), settings)
-    with pytest.raises(ValueError, match="4 blocks, .* its exits 9, 18. Pass --exit-layers"):
+    with pytest.raises(ValueError, match="blocks must be one of its exits 9, 18, got 4. Pass --exit-layers"):
         convert_checkpoint(str(source), tmp_path / "out", ConversionOptions("mean", exit_layers=[9, 18]))
     plan = convert_checkpoint(str(source), tmp_path / "out", ConversionOptions("mean", exit_layers=[1, 2, 4]))
     assert plan.config.rope_parameters["rope_theta"] == 999_999.4420358813
@@ -189,7 +192,23 @@ def test_what_the_file_does_not_state_has_the_papers_value_or_an_option(tmp_path
         ),
         (
             lambda t: t.update({"projection_heads.0.1.weight": torch.zeros(32)}),
-            "3 projection heads of 3 layers, expected at most 2",
+            "projection heads 0, 1, 2 of 3 layers, expected at most 2",
+        ),
+        (
+            lambda t: t.update({"projection_heads.0.weight": torch.zeros(32, 32)}),
+            "projection_heads.0.0.weight and projection_heads.0.weight are both exits.1.projection.0.weight",
+        ),
+        (
+            lambda t: [t.pop(name) for name in list(t) if name.startswith("projection_heads.1.")],
+            "projection heads 0, 2 of 2 layers, expected .* one head per exit 1, 2, 4",
+        ),
+        (
+            lambda t: t.update({"projection_heads.9.0.bias": torch.zeros(32), "adapter.w": torch.zeros(2)}),
+            "tensor without a place.*: adapter.w\n.*projection heads 0, 1, 2, 9",
+        ),
+        (
+            lambda t: t.update({"starEncoder2.embed_tokens.weight": torch.tensor(1.0)}),
+            r"starEncoder2.embed_tokens.weight must have shape \(\d+, 32\), got \(\)",
         ),
         (
             lambda t: t.update({"model.starEncoder2.norm.bias": torch.ones(32)}),
@@ -212,8 +231,45 @@ def test_what_is_not_wanted_can_be_left_out_by_name(tmp_path):
     source = write(tmp_path / "source", released.tensors() | {"adapter.w": torch.ones(2)}, released.settings)
     plan = convert_checkpoint(str(source), tmp_path / "out", ConversionOptions("mean", leave_out=[r"^adapter\."]))
     assert plan.left_out == {"adapter.w": "left out as requested"}
-    with pytest.raises(ValueError, match="--leave-out nothing matches no tensor"):
-        convert_checkpoint(str(source), tmp_path / "out2", ConversionOptions("mean", leave_out=["nothing"]))
+    for pattern, message in (("nothing", "matches no tensor"), ("(", "is not a regular expression")):
+        with pytest.raises(ValueError, match=f"--leave-out {re.escape(pattern)} {message}"):
+            convert_checkpoint(str(source), tmp_path / "out2", ConversionOptions("mean", leave_out=[pattern]))
+
+
+def test_a_truncated_variant_with_heads_of_unknown_exits_is_refused(tmp_path):
+    """Heads 0 and 2 of a file with two exits: head 2 must not become that of the second exit."""
+    released = Released()
+    tensors = truncated(released.tensors(), 2)
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("projection_heads.1.")}
+    source = write(tmp_path / "source", tensors, released.settings | {"till_layer": 2})
+    with pytest.raises(CheckpointError, match="projection heads 0, 2"):
+        convert_checkpoint(str(source), tmp_path / "out", MEAN)
+
+
+def test_an_interrupted_conversion_leaves_nothing_and_the_next_one_succeeds(tmp_path, monkeypatch):
+    released = Released()
+    source = write(tmp_path / "source", released.tensors(), released.settings)
+    (tmp_path / "out.partial").mkdir()  # left by a process that was killed
+    (tmp_path / "out.partial" / "model-00001-of-00003.safetensors").write_bytes(b"cut")
+    reads = []
+
+    def interrupted(folder: Path) -> dict[str, TensorSource]:
+        def read(tensor_source: TensorSource) -> torch.Tensor:
+            reads.append(tensor_source)
+            if len(reads) > 20:
+                raise KeyboardInterrupt
+            return tensor_source.read()
+
+        return {n: TensorSource(t.shape, t.dtype, partial(read, t)) for n, t in read_weights(folder).items()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "read_weights", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert_checkpoint(str(source), tmp_path / "out", MEAN)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+    plan = convert_checkpoint(str(source), tmp_path / "out", MEAN)
+    assert set(read_weights(tmp_path / "out")) == set(plan.tensors)
 
 
 @pytest.mark.parametrize("scale", [17.5, [17.5]])
@@ -237,9 +293,19 @@ def test_other_vocabularies_and_scales(tmp_path, batch, scale):
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling must be null"),
         ({"num_attention_heads": None}, "num_attention_heads must be an integer >= 1, got None"),
         ({"num_attention_heads": 0}, "num_attention_heads must be an integer >= 1, got 0"),
-        ({"till_layer": 3}, "3 blocks, which must be one of its exits 1, 2, 4"),
+        ({"till_layer": 3}, "blocks must be one of its exits 1, 2, 4, got 3"),
         ({"model_type": "mose"}, "is a MoSE repository already"),
         ({"vocab_size": 300, "pad_token_id": 400}, r"pad_token_id must be in \[0, 328\), got 400"),
+        ({"pad_token_id": "0"}, r"pad_token_id must be in \[0, 328\), got '0'"),
+        ({"pad_token_id": 327}, "tokenizer.json has no token of pad_token_id 327"),
+        ({"sliding_window": 16, "max_position_embeddings": None}, "sliding_window must be .* got 16"),
+        ({"max_position_embeddings": "64"}, "max_position_embeddings must be an integer >= 1, got '64'"),
+        ({"matryoshka_layers": 4}, "exits must be a list of increasing integers, got 4"),
+        ({"matryoshka_layers": [4, 2, 1]}, r"increasing integers, got \[4, 2, 1\]. Pass --exit-layers"),
+        ({"rope_parameters": {"type": "yarn", "factor": 2.0}}, "rope_type must be 'default', got 'yarn'"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type must be .* got 'linear'"),
+        ({"rope_theta": -1}, "rope_theta must be > 0, got -1"),
+        ({"hidden_act": "nothing"}, "activations must be among .* got 'nothing'"),
     ],
 )
 def test_settings_that_the_model_cannot_have_are_named(tmp_path, settings, message):
@@ -264,15 +330,15 @@ def test_the_tokenizer_keeps_cls_and_has_the_ids_of_the_checkpoint(tmp_path):
     released = Released()
     source = write(tmp_path / "source", released.tensors(), released.settings)
     plan = convert_checkpoint(str(source), tmp_path / "out", MEAN)
-    found, before = AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True), tokenizer()
+    converted, original = AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True), tokenizer()
     text = "def add(first, second): return first"
-    by_hand = before(f"<sep>{text}<cls>")["input_ids"]
-    assert found(text)["input_ids"] == by_hand
-    cut = found(text, truncation=True, max_length=6)["input_ids"]
-    assert cut == [*by_hand[:5], by_hand[-1]] and found.padding_side == "left"
-    ids = [before.convert_tokens_to_ids(token) for token in ("<sep>", "<cls>", "<mask>")]
+    by_hand = original(f"<sep>{text}<cls>")["input_ids"]
+    assert converted(text)["input_ids"] == by_hand
+    cut = converted(text, truncation=True, max_length=6)["input_ids"]
+    assert cut == [*by_hand[:5], by_hand[-1]] and converted.padding_side == "left"
+    ids = [original.convert_tokens_to_ids(token) for token in ("<sep>", "<cls>", "<mask>")]
     assert [plan.config.sep_token_id, plan.config.cls_token_id, plan.config.mask_token_id] == ids
-    assert found.model_max_length == 64 and found.pad_token_id == 0
+    assert converted.model_max_length == 64 and converted.pad_token_id == 0
 
 
 def test_licence_and_prompts_are_the_sources(tmp_path):
@@ -288,6 +354,7 @@ def test_licence_and_prompts_are_the_sources(tmp_path):
     assert prompts["cpp"] == "Represent this c++ code snippet for retrieval:<sep>"
     bare = write(tmp_path / "bare", released.tensors(), released.settings, card=None)
     (bare / "LICENSE.md").write_text("theirs")
+    (bare / "LICENSES").mkdir()
     convert_checkpoint(str(bare), tmp_path / "out2", MEAN)
     assert "license:" not in (tmp_path / "out2/README.md").read_text()
     assert (tmp_path / "out2/LICENSE.md").read_text() == "theirs"
@@ -302,6 +369,10 @@ def test_an_index_that_leads_elsewhere_and_pickles_are_refused(tmp_path):
         index.write_text(good.replace("model-00001-of-00002.safetensors", bad))
         with pytest.raises(ValueError, match=bad.replace(".", r"\.")):
             convert_checkpoint(str(source), tmp_path / "out", MEAN)
+    (source / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json is not JSON"):
+        convert_checkpoint(str(source), tmp_path / "out", MEAN)
+    (source / "config.json").write_text(json.dumps(released.settings))
     for path in source.glob("model*"):
         path.unlink()
     (source / "pytorch_model.bin").write_bytes(b"\x80\x04.")
@@ -401,8 +472,8 @@ def test_sentence_transformers_and_the_handler_give_the_released_models_vectors(
     encoder = SentenceTransformer(str(tmp_path / "out"), trust_remote_code=True, device="cpu")
     handler = EndpointHandler(tmp_path / "out", device="cpu")
     for e in (1, 2, 4):
-        found = encoder.encode(text, prompt_name="python", exit_layer=e, convert_to_tensor=True)
-        assert (found - expected[e][0]).abs().max() <= 1e-5
-        asked = {"prompt_name": "python", "exit_layer": e, "normalize": norm == "unit"}
-        found = torch.tensor(handler({"inputs": text, "parameters": asked}))
-        assert (found - expected[e][0]).abs().max() <= 1e-5
+        vector = encoder.encode(text, prompt_name="python", exit_layer=e, convert_to_tensor=True)
+        assert (vector - expected[e][0]).abs().max() <= 1e-5
+        parameters = {"prompt_name": "python", "exit_layer": e, "normalize": norm == "unit"}
+        vector = torch.tensor(handler({"inputs": text, "parameters": parameters}))
+        assert (vector - expected[e][0]).abs().max() <= 1e-5

@@ -18,6 +18,8 @@ from mose.train_hf import main
 from mose.training.classification.arguments import ClassificationArguments
 from mose.training.classification.trainer import exit_metrics, majority_metrics
 
+pytestmark = pytest.mark.slow
+
 EXITS = (1, 3)  # of 0, 1 and 3
 
 

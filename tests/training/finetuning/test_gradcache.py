@@ -92,7 +92,10 @@ def test_texts_of_like_length_go_together(tiny_model):
     lengths = torch.tensor([40, 2, 39, 3, 1, 38])
     mask = (torch.arange(40) >= 40 - lengths[:, None]).long()
     shapes = []
-    hook = lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape))
+
+    def hook(module, args, kwargs):
+        shapes.append(tuple(kwargs["input_ids"].shape))
+
     tiny_model.register_forward_pre_hook(hook, with_kwargs=True)
     with torch.no_grad():
         embed(tiny_model, [(torch.full((6, 40), 9), mask)], 3)

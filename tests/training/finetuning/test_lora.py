@@ -22,6 +22,8 @@ from mose.training.finetuning.held_out import as_retrieval_set, hold_out
 from mose.training.finetuning.lora import LoRAModel, check_base, digests, load_adapter, lora_config
 from mose.training.losses import clip_loss
 
+pytestmark = pytest.mark.slow
+
 EXITS = (0, 1, 3)
 
 

@@ -13,6 +13,8 @@ from torch import distributed as dist
 
 from mose.data.retrieval.pairs import load_pairs
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).parents[2] / "support" / "ranks_worker.py"
 
 

@@ -19,6 +19,8 @@ from mose.training.finetuning.teacher import attach_teacher
 from mose.training.finetuning.trainer import FineTuningTrainer
 from mose.training.losses import clip_loss, cosine_loss, similarity_kl_loss
 
+pytestmark = pytest.mark.slow
+
 EXITS = (0, 1, 3)
 
 

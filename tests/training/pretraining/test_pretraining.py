@@ -26,6 +26,8 @@ from mose.training.pretraining.arguments import PreTrainingArguments, PreTrainin
 from mose.training.pretraining.command import choose_tokenizer
 from mose.training.pretraining.flops import peak_flops, training_flops
 
+pytestmark = pytest.mark.slow
+
 SIZES = {
     "vocab_size": 320,
     "hidden_size": 32,

@@ -27,7 +27,7 @@ def test_truncated_embeddings_are_the_first_dimensions_renormalised(tiny_model, 
             torch.testing.assert_close(embedding, one, atol=1e-6, rtol=0)
 
 
-def test_what_cannot_be_cut_is_named(tiny_model, tiny_batch, tiny_config):
+def test_bad_truncate_dims_are_refused(tiny_model, tiny_batch, tiny_config):
     for dim in (0, -1, 33, 7.0, True):
         with pytest.raises(ValueError, match=rf"truncate_dim must be an integer in \[1, 32\], got {dim}"):
             tiny_model(**tiny_batch, truncate_dim=dim)
@@ -38,6 +38,7 @@ def test_what_cannot_be_cut_is_named(tiny_model, tiny_batch, tiny_config):
     assert tiny_config(truncate_dim=32).resolve_truncate_dim() == 32
 
 
+@pytest.mark.slow
 def test_every_route_to_depth_and_dimension_agrees(tiny_model, tiny_tokenizer, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
@@ -62,7 +63,7 @@ def test_every_route_to_depth_and_dimension_agrees(tiny_model, tiny_tokenizer, t
     np.testing.assert_allclose(stored, expected, atol=1e-5)
 
 
-def test_what_training_has_made_of_the_space_is_stored(tmp_path, tiny_config):
+def test_fields_about_the_embedding_space_are_stored(tmp_path, tiny_config):
     config = tiny_config(aligned_exits=True, matryoshka_dims=[16, 8], truncate_dim=8)
     config.save_pretrained(tmp_path)
     loaded = MoSEConfig.from_pretrained(tmp_path)
