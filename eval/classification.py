@@ -74,15 +74,8 @@ def classify_pairs(
 ) -> dict[int, np.ndarray]:
     """Return each exit's predictions for pairs of functions. All exits are computed in one pass.
 
-    Args:
-        model: from `load_pair_classifier`.
-        tokenizer: from `load_pair_classifier`.
-        data: at least one pair.
-        exit_layers: exits to use; None means all that are built.
-        max_length: tokens after which a pair is truncated; None means the limits of model and tokenizer.
-        token_budget: maximum number of tokens in a batch; None means the default of the model's device.
-        dtype: compute type, by autocast; None means the type of the weights.
-        progress: show a bar on stderr.
+    `model` and `tokenizer` are from `load_pair_classifier`, `data` has at least one pair, and `max_length` limits
+    the tokens of a pair. For the other arguments see `mose.inference.encoding.encode`.
 
     Returns:
         exit -> (pairs,) int64: 1 if the largest logit is that of the clone class, else 0.

@@ -20,13 +20,8 @@ def score_exits(
 ) -> dict[str, dict[str, float]]:
     """Return exit -> measure of the set -> value over the whole corpus, for all exits that are built.
 
-    Args:
-        model: a `MoSEModel`, perhaps with an adapter.
-        tokenizer: the model's tokenizer.
-        data: the set.
-        max_query_length: tokens after which a query is truncated.
-        max_document_length: tokens after which a document is truncated.
-        dtype: compute type, by autocast; None means the type of the weights.
+    Queries are truncated after `max_query_length` tokens, documents after `max_document_length`. The model may
+    have an adapter. `dtype` is the compute type, by autocast; None means the type of the weights.
     """
     query_encoder = MoSEEncoder(model, tokenizer, max_length=max_query_length, dtype=dtype)
     queries = query_encoder.encode(data.queries, data.query_languages, query=True)

@@ -22,13 +22,7 @@ Ranks = Sequence[np.ndarray]
 def score_blocks(
     queries: np.ndarray, documents: np.ndarray, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[np.ndarray]:
-    """Yield the rows of `queries @ documents.T`, in blocks of at most `block_bytes` and at least one row.
-
-    Args:
-        queries: (queries, dim) float.
-        documents: (documents, dim) float.
-        block_bytes: maximum size of a block.
-    """
+    """Yield (rows, documents) blocks of `queries @ documents.T`, of at most `block_bytes` or one row."""
     rows = max(1, block_bytes // max(1, len(documents) * queries.itemsize))
     for start in range(0, len(queries), rows):
         yield queries[start : start + rows] @ documents.T

@@ -3,7 +3,9 @@
 Reads only the JSON that `mose.eval.retrieval.evaluate` returns.
 """
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 #: Column titles of measures. Others are shown by their key, with "R@" for "recall@".
@@ -36,6 +38,33 @@ class Cell(NamedTuple):
 
     group: str  # name of a set, "speed" or "costs"
     key: str  # measure
+
+
+def read_report(path: str | Path) -> dict[str, Any]:
+    """Return the report that a command's `--json` stored at `path`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a report.
+    """
+    return parse_report(Path(path).read_text(encoding="utf-8"), str(path))
+
+
+def parse_report(text: str, name: str) -> dict[str, Any]:
+    """Return the report with the JSON `text`; `name` is for the ValueError if it is not a report."""
+    try:
+        report = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not JSON: {error}") from None
+
+    check_report(report, name)
+    return report
+
+
+def check_report(report: Any, name: str) -> None:
+    """Check that a document is a report; ValueError if it is not."""
+    if not isinstance(report, Mapping) or not {"sets", "speed"} <= report.keys():
+        raise ValueError(f"{name} must be a report of mose.eval, an object with 'sets' and 'speed'")
 
 
 def terminal(report: dict[str, Any], width: int = 120) -> str:
@@ -197,7 +226,12 @@ def _figures_table(
 
 def _detail_tables(data: dict[str, Any], name: str) -> Iterator[str]:
     """Yield the tables of one set's further figures, as far as the report has them."""
-    if rows := _p_value_rows(data.get("p_values", {})):
+    rows = [
+        (f"{first} and {second}", ["< 0.001" if p < 0.001 else f"{p:.3f}"])
+        for first, deeper in data.get("p_values", {}).items()
+        for second, p in deeper.items()
+    ]
+    if rows:
         yield _markdown_table(f"{name}: exits", ["p of equal reciprocal ranks"], rows)
 
     across = data.get("across_exits", {})
@@ -209,21 +243,8 @@ def _detail_tables(data: dict[str, Any], name: str) -> Iterator[str]:
     languages = data.get("languages", {})
     if len(languages) > 1:
         columns = [f"{language} ({figures['queries']})" for language, figures in languages.items()]
-        yield _markdown_table(f"{name}: MRR by language", columns, _language_rows(data))
-
-
-def _p_value_rows(p_values: dict[str, dict[str, float]]) -> list[tuple[str, list[str]]]:
-    return [
-        (f"{first} and {second}", ["< 0.001" if p < 0.001 else f"{p:.3f}"])
-        for first, deeper in p_values.items()
-        for second, p in deeper.items()
-    ]
-
-
-def _language_rows(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    figures = data["languages"].values()
-    return [
-        (f"exit {key}" if kind == "exits" else key, [f"{language[kind][key]['mrr']:.3f}" for language in figures])
-        for kind in ("exits", "peers")
-        for key in data[kind]
-    ]
+        rows = [
+            (row.label, [f"{figures[row.kind][row.key]['mrr']:.3f}" for figures in languages.values()])
+            for row in report_rows({"sets": {name: data}})
+        ]
+        yield _markdown_table(f"{name}: MRR by language", columns, rows)

@@ -99,14 +99,8 @@ def evaluate(
 
 def score(data: RetrievalSet, blocks: Iterable[np.ndarray]) -> dict[str, float]:
     """Return the set's measures of one ranking, from its scores in blocks of consecutive queries."""
-    ranks, grades = judged_ranks(data, blocks)
-    return metrics.summary(ranks, grades, data.measures)
-
-
-def judged_ranks(data: RetrievalSet, blocks: Iterable[np.ndarray]) -> tuple[list[np.ndarray], list[list[int]]]:
-    """Return ranks and grades of each query's relevant documents, in the same order."""
     judgements = Judgements(data)
-    return judgements.ranks(blocks), judgements.grades
+    return metrics.summary(judgements.ranks(blocks), judgements.grades, data.measures)
 
 
 def _check_names(sets: Sequence[RetrievalSet], rows: dict[Baseline, dict[str, str]]) -> None:

@@ -19,8 +19,8 @@ from huggingface_hub.hf_api import CommitInfo, RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from mose.eval.model_index import card_with_results
+from mose.eval.report import read_report
 from mose.hub.card import folder_card, training_summary, validate_card
-from mose.hub.card.model import read_card_report
 from mose.hub.errors import PublishError, hub_error_message
 from mose.hub.files import WEIGHT_FILE, add_missing_files, published_files
 from mose.utils.command_line import ArgumentError
@@ -144,7 +144,7 @@ def stage(
 def _stage_card(folder: Path, staging: Path, repo_id: str, report: str | Path | None) -> None:
     """Write the card into `staging`, with all figures of the report: the folder's own, or a generated one."""
     path = Path(report) if report else folder / REPORT
-    figures = read_card_report(path) if report or path.is_file() else None
+    figures = read_report(path) if report or path.is_file() else None
 
     card = staging / "README.md"
     if card.exists():

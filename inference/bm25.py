@@ -88,27 +88,3 @@ class BM25:
         if self._index is None:
             return np.zeros(self._size, dtype=np.float32)
         return self._index.get_scores_from_ids(self._index.get_tokens_ids(bm25_tokens(query)))
-
-    def top_k(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the best documents of each query, best first. Equal scores keep the documents' order.
-
-        Args:
-            queries: any number of queries.
-            k: number of documents to return for each query, at most all.
-
-        Returns:
-            (scores, positions), both (queries, min(k, documents)), float32 and int64.
-
-        Raises:
-            ValueError: `k` is below 1.
-        """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}.")
-        k = min(k, self._size)
-        scores = np.empty((len(queries), k), dtype=np.float32)
-        positions = np.empty((len(queries), k), dtype=np.int64)
-        for row, query in enumerate(queries):
-            all_scores = self.scores(query)
-            positions[row] = np.argsort(-all_scores, kind="stable")[:k]
-            scores[row] = all_scores[positions[row]]
-        return scores, positions

@@ -58,7 +58,8 @@ def load_mose_config(source: str, trust_remote_code: bool = True) -> Any:
     else:
         config = MoSEConfig.from_pretrained(source)
     if not getattr(config, "exit_layers", None):
-        raise ValueError(f"a {config.model_type!r} model has no exits. Pass a MoSE, or use this model as a peer.")
+        message = f"a {config.model_type!r} model has no exits"
+        raise ValueError(f"{message}. Pass a MoSE, or use this model as a baseline (--peers).")
     return config
 
 

@@ -11,6 +11,7 @@ memory at a time, so reading takes the memory of one shard, however many there a
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,6 +24,9 @@ from mose.utils.journal import SUFFIX, Journal, JournalLockedError
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+_REMEDY = "Encode again, and allow overwriting (--overwrite)."
+#: Files of a store, those of format 1 and unfinished ones included.
+_OWN_NAMES = re.compile(rf"lock|{re.escape(MANIFEST)}.*|shard-.*|[0-9a-f]+-shard-\d+{re.escape(SUFFIX)}.*")
 
 
 class StoreError(RuntimeError):
@@ -69,10 +73,10 @@ class Store:
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
             if manifest["format"] != FORMAT:
-                raise StoreError(f"{file}: format must be {FORMAT}, got {manifest['format']}. Encode again.")
+                raise StoreError(f"{file}: format must be {FORMAT}, got {manifest['format']}. {_REMEDY}")
             return cls(folder, StoreSpec(**{**manifest["source"], "keys": tuple(manifest["source"]["keys"])}))
         except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"{file} is damaged: {error}. Encode again.") from error
+            raise StoreError(f"{file} is damaged: {error}. {_REMEDY}") from error
 
     @property
     def unfinished(self) -> list[int]:
@@ -98,7 +102,7 @@ class Store:
     def restart(self) -> None:
         """Delete every shard of the folder, and make it a store of this spec."""
         self.journal.clear()
-        for file in self.folder.glob("shard-*.npy"):  # written by format 1
+        for file in self.folder.glob("shard-*.npy*"):  # written by format 1
             file.unlink()
         # Written last: until then the folder is a store of the old spec without shards.
         manifest = {"format": FORMAT, "source": dataclasses.asdict(self.spec)}
@@ -189,8 +193,8 @@ def open_for_writing(folder: Path, spec: StoreSpec, overwrite: bool = True) -> I
         if previous is not None and previous.spec == spec:
             damaged = len(store.journal.drop_damaged())
         elif previous is not None and not overwrite:
-            difference = _first_difference(previous.spec, spec)
-            raise StoreError(f"{folder} holds embeddings of another {difference}. Allow overwriting them.")
+            message = f"{folder} holds embeddings of another {_first_difference(previous.spec, spec)}"
+            raise StoreError(f"{message}. Allow overwriting (--overwrite).")
         else:
             store.restart()
         yield store, damaged
@@ -207,7 +211,7 @@ def _previous_store(folder: Path, overwrite: bool) -> Store | None:
     except (FileNotFoundError, StoreError) as error:
         # Never take another program's files for a damaged store, whatever the name of its manifest.
         for name in sorted(file.name for file in folder.iterdir()):
-            if name != "lock" and not name.startswith(("shard-", MANIFEST)) and SUFFIX not in name:
+            if not _OWN_NAMES.fullmatch(name):
                 message = f"{folder} holds {name}, which is no embeddings file. Name an empty folder."
                 raise StoreError(message) from None
         if isinstance(error, StoreError) and not overwrite:

@@ -82,8 +82,9 @@ class Index:
 
         if model_fingerprint(model, tokenizer, index_exit) != meta.fingerprint:
             source = f"{meta.model} as it was then, not {_full_name(model)}"
-            message = f"{path}: other weights or another tokenizer created this index ({source})"
-            raise SearchIndexError(f"{message}. Load those, or index {meta.root} again.")
+            message = f"{path}: other weights, another tokenizer or another version created this index ({source})"
+            command = f"python -m mose.search index {meta.root} --index {path} --exit-layer {index_exit}"
+            raise SearchIndexError(f"{message}. Load those, or run: {command} --model {_full_name(model)}")
         if query_exit != index_exit and not getattr(model.config, "aligned_exits", False):
             reason = "the exits of a model trained without --align-exits are not comparable"
             raise ValueError(

@@ -144,7 +144,7 @@ def _read_parts(path: Path, folder: Path) -> Generation:
         functions.load_faiss_index("embedding", str(folder / "vectors.faiss"))
         generation = Generation(meta, functions, BM25.load(folder / "bm25"))
         rows, dim = generation.vectors.ntotal, generation.vectors.d
-    except (OSError, ValueError, KeyError, RuntimeError, pyarrow.ArrowException) as error:
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, pyarrow.ArrowException) as error:
         raise _damaged(path, str(error)) from error
 
     if not meta.functions == len(functions) == len(generation.bm25) == rows or meta.dim != dim:

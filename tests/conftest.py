@@ -1,6 +1,7 @@
 """Fixtures that tests of several folders share."""
 
 import copy
+import logging
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -30,6 +31,16 @@ def offline():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         yield
+
+
+@pytest.fixture(autouse=True)
+def package_logging():
+    """Undo what a command changes in the logging of the package."""
+    logger = logging.getLogger("mose")
+    handlers, level = [*logger.handlers], logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

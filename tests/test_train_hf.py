@@ -297,7 +297,7 @@ def test_resume_begins_where_there_is_nothing_to_resume(finetune):
         (["--word-replacement", "2"], r"word_replacement must be in \[0, 1\], got 2.0"),
         (
             ["--tokenizer", "{bare}"],
-            "tokenizer .*bare must have special tokens, it has no .*cls and no mask token",
+            "bare: tokenizer must have pad, sep, cls, mask tokens; it has no .*cls and no mask token",
         ),
         (["--model", "{bert}"], "must have model_type 'mose', got 'bert'"),
         (["--eval-strategy", "steps"], "eval_dataset"),

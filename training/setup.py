@@ -11,12 +11,12 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTo
 from transformers.trainer_utils import TrainOutput
 
 from mose.configuration_mose import MoSEConfig
+from mose.tokenization.special_tokens import SPECIAL_TOKENS, check_special_tokens
 from mose.training.checkpoints import last_whole_checkpoint
 from mose.training.trainer import MoSETrainer
 
 logger = logging.getLogger("mose.train")
 
-SPECIAL_TOKENS = ("pad", "sep", "cls", "mask")
 ADAPTER_CONFIG = "adapter_config.json"
 
 
@@ -29,10 +29,10 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     """
     # `AutoTokenizer` would ask on stdin whether to run the code beside a model's weights.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(name_or_path)
-    missing = [name for name in SPECIAL_TOKENS if getattr(tokenizer, f"{name}_token_id") is None]
-    if missing:
-        names = " and no ".join(missing)
-        raise ValueError(f"tokenizer {name_or_path} must have special tokens, it has no {names} token.")
+    try:
+        check_special_tokens(tokenizer)
+    except ValueError as error:
+        raise ValueError(f"{name_or_path}: {error}") from None
     return tokenizer
 
 

@@ -145,10 +145,21 @@ def run_subcommand(
     return exit_status(f"{program} {words[0]}", lambda: options.run(options), **status_options)
 
 
+class StderrHandler(logging.Handler):
+    """A handler that prints messages to the current stderr, even if that was redirected since its creation."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message."""
+        print(self.format(record), file=sys.stderr)
+
+
 def configure_output() -> None:
     """Log the package's messages to stderr, and replace characters that the terminal cannot show."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("mose").setLevel(logging.INFO)
+    # A handler of the root logger would print the INFO and DEBUG lines of other libraries, too.
+    logger = logging.getLogger("mose")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, StderrHandler) for handler in logger.handlers):
+        logger.addHandler(StderrHandler())
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

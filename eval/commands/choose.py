@@ -5,14 +5,13 @@ import json
 from typing import Any
 
 from mose.eval.choose import REPORT, NoExitFits, choose_exit
-from mose.eval.commands.shared import read_report
+from mose.eval.commands.shared import read_report_argument
 from mose.utils.command_line import ArgumentError
 
 SIZES = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's flags."""
     parser.description = (
         "Print the exit that fits best: with --min-quality the shallowest that reaches it, otherwise the best "
         "within the other bounds. If no exit fits, fail and name the nearest. Times are those of the report's "
@@ -23,27 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bounds.add_argument("--max-params", type=_positive_number, metavar="N", help="maximum size, such as 5M")
     bounds.add_argument("--min-quality", type=_positive_number, metavar="Q", help="minimum of the measure")
 
-    parser.add_argument(
-        "--report", default=str(REPORT), metavar="FILE", help="written by --json (default: the shipped model's)"
-    )
-    parser.add_argument(
-        "--measure", default="mrr", help="quality is the mean of this measure over sets (default: mrr)"
-    )
+    text = "written by --json (default: the shipped model's)"
+    parser.add_argument("--report", default=str(REPORT), metavar="FILE", help=text)
+    text = "quality is the mean of this measure over sets (default: mrr)"
+    parser.add_argument("--measure", default="mrr", help=text)
     parser.add_argument("--sets", nargs="+", metavar="SET", help="these sets of the report (default: all)")
-    parser.add_argument(
-        "--percentile",
-        type=int,
-        choices=(50, 95),
-        default=50,
-        help="percentile of the query times to compare with --budget-ms (default: 50, the median)",
-    )
-
+    text = "percentile of the query times to compare with --budget-ms (default: 50, the median)"
+    parser.add_argument("--percentile", type=int, choices=(50, 95), default=50, help=text)
     parser.add_argument("--json", action="store_true", help="print the exit and its figures as JSON")
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the exit."""
-    report = read_report(options.report)
+    report = read_report_argument(options.report)
 
     try:
         bounds = (options.budget_ms, options.max_params, options.min_quality)

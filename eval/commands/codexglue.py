@@ -9,15 +9,13 @@ TASKS = ("advtest", "poj104", "bigclonebench")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's flags."""
     parser.description = (
         "Read answers and predictions in the formats of CodeXGLUE's evaluators and print the scores as JSON: MRR "
         "of advtest, MAP@R of poj104, F1, precision and recall of bigclonebench."
     )
     parser.add_argument("task", choices=TASKS, help="one of the evaluators")
-    parser.add_argument(
-        "--answers", required=True, metavar="FILE", help="the correct answers, or the task's test.jsonl"
-    )
+    text = "the correct answers, or the task's test.jsonl"
+    parser.add_argument("--answers", required=True, metavar="FILE", help=text)
     parser.add_argument("--predictions", required=True, metavar="FILE", help="the predictions to score")
 
 

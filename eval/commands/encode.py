@@ -19,36 +19,26 @@ FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "cs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's flags."""
     parser.description = (
         "Write the embeddings of a corpus in shards with checksums. A killed run resumes at the first missing "
         "shard. `mose.eval.open_store(DIR)` reads the embeddings, `mose.eval.top_k` searches them."
     )
     add_encoding_arguments(parser)
 
-    parser.add_argument(
-        "--corpus",
-        required=True,
-        metavar="FILE_OR_ID",
-        help="a .jsonl, .parquet or .csv file, a folder in the BEIR layout, or the id of a Hub dataset",
-    )
+    text = "a .jsonl, .parquet or .csv file, a folder in the BEIR layout, or the id of a Hub dataset"
+    parser.add_argument("--corpus", required=True, metavar="FILE_OR_ID", help=text)
     parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder of the embeddings")
 
     parser.add_argument("--split", default="train", help="split of a Hub dataset (default: train)")
     parser.add_argument("--column", default="text", metavar="NAME", help="column of the texts (default: text)")
-    parser.add_argument(
-        "--language-column",
-        metavar="NAME",
-        help="column of the languages, which select the prompts (default: language, if there is such a column)",
-    )
+    text = "column of the languages, which select the prompts (default: language, if there is such a column)"
+    parser.add_argument("--language-column", metavar="NAME", help=text)
     parser.add_argument("--query", action="store_true", help="the texts are queries, not documents")
 
-    parser.add_argument(
-        "--shard-rows", type=positive_int, default=4096, metavar="N", help="texts per shard (default: 4096)"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace embeddings of another model, corpus or setting"
-    )
+    text = "texts per shard (default: 4096)"
+    parser.add_argument("--shard-rows", type=positive_int, default=4096, metavar="N", help=text)
+    text = "replace embeddings of another model, corpus or setting"
+    parser.add_argument("--overwrite", action="store_true", help=text)
 
 
 def run(options: argparse.Namespace) -> None:

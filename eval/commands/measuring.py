@@ -33,30 +33,21 @@ def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
         help="bm25, all-MiniLM-L6-v2, any folder or Hub id of a sentence-transformers model, or another MoSE, at "
         "all its exits or as NAME@K at exit K",
     )
-    baselines.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        help="let baselines run the code stored beside their weights (--model always may)",
-    )
+    text = "let baselines run the code stored beside their weights (--model always may)"
+    baselines.add_argument("--trust-remote-code", action="store_true", help=text)
 
     output = parser.add_argument_group("output")
-    output.add_argument(
-        "--name", help="the model's name in the report (default: the end of its folder or Hub id)"
-    )
+    text = "the model's name in the report (default: the end of its folder or Hub id)"
+    output.add_argument("--name", help=text)
     output.add_argument("--json", metavar="FILE", help="write the report to FILE; - means stdout")
     output.add_argument("--plots", metavar="DIR", help="draw the report into PNG files in DIR")
-    output.add_argument(
-        "--write-card", metavar="FILE", help="put every exit's figures into the model-index of this card"
-    )
+    text = "put every exit's figures into the model-index of this card"
+    output.add_argument("--write-card", metavar="FILE", help=text)
     output.add_argument("--no-speed", action="store_true", help="measure quality only")
-    output.add_argument(
-        "--no-intervals", action="store_true", help="omit bootstrap intervals and permutation tests between exits"
-    )
-    output.add_argument(
-        "--cache",
-        metavar="DIR",
-        help="keep embeddings in DIR, from which a killed run resumes and later runs read",
-    )
+    text = "omit bootstrap intervals and permutation tests between exits"
+    output.add_argument("--no-intervals", action="store_true", help=text)
+    text = "keep embeddings in DIR, from which a killed run resumes and later runs read"
+    output.add_argument("--cache", metavar="DIR", help=text)
 
 
 def check_measuring_arguments(options: argparse.Namespace) -> None:

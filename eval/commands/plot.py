@@ -2,12 +2,11 @@
 
 import argparse
 
-from mose.eval.commands.shared import read_report
+from mose.eval.commands.shared import read_report_argument
 from mose.utils.command_line import ArgumentError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's flags."""
     parser.description = (
         "Write PNG files: quality against latency with the Pareto front of exits and baselines, queries of one "
         "exit on documents of another, and quality per language, as far as the report has them."
@@ -22,7 +21,7 @@ def run(options: argparse.Namespace) -> None:
     # Needs matplotlib, an optional extra.
     from mose.eval.plots import plot_report
 
-    report = read_report(options.report)
+    report = read_report_argument(options.report)
     try:
         written = plot_report(report, options.output_dir, options.measure)
     except ValueError as error:

@@ -12,24 +12,16 @@ from mose.utils.command_line import ArgumentError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's flags."""
     parser.description = (
         "Measure MRR, NDCG@10 and Recall@k over the whole corpus at every exit, beside BM25 and "
         "sentence-transformers models, and the encoding speed of each."
     )
 
-    parser.add_argument(
-        "--data",
-        required=True,
-        action="extend",
-        nargs="+",
-        metavar="DIR_OR_ID",
-        help="folder in the BEIR layout (corpus.jsonl, queries.jsonl, qrels.tsv or qrels/SPLIT.tsv), or Hub id",
-    )
+    text = "folder in the BEIR layout (corpus.jsonl, queries.jsonl, qrels.tsv or qrels/SPLIT.tsv), or Hub id"
+    parser.add_argument("--data", required=True, action="extend", nargs="+", metavar="DIR_OR_ID", help=text)
     parser.add_argument("--split", default="test", help="split of the relevance judgements (default: test)")
-    parser.add_argument(
-        "--drop-unjudged", action="store_true", help="drop queries without relevant documents, do not fail"
-    )
+    text = "drop queries without relevant documents, do not fail"
+    parser.add_argument("--drop-unjudged", action="store_true", help=text)
 
     add_measuring_arguments(parser)
 

@@ -17,33 +17,21 @@ from mose.utils.command_line import ArgumentError, positive_int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's flags."""
     parser.description = (
         "Measure a model at its exits on the benchmarks that `tasks` lists, from the Hub or from a local folder "
         "of the same shape, and write the same report as `retrieval`."
     )
 
     parser.add_argument("tasks", nargs="+", metavar="TASK", help="names from the list of `tasks`")
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="local folder to read instead of the Hub; for several tasks, with a sub-folder named after each",
-    )
-
+    text = "local folder to read instead of the Hub; for several tasks, with a sub-folder named after each"
+    parser.add_argument("--data", metavar="DIR", help=text)
     parser.add_argument("--split", help="split to measure (default: the one that publications report)")
-    parser.add_argument(
-        "--subsets", nargs="+", default=[], metavar="PART", help="only these parts of the task, such as ruby"
-    )
-    parser.add_argument(
-        "--columns",
-        nargs="+",
-        default=[],
-        metavar="WHAT=COLUMN",
-        help="column of a field, if the data have other column names; `tasks --json` lists the fields",
-    )
-    parser.add_argument(
-        "--limit", type=positive_int, metavar="N", help="only the first N queries or pairs of each set"
-    )
+    text = "only these parts of the task, such as ruby"
+    parser.add_argument("--subsets", nargs="+", default=[], metavar="PART", help=text)
+    text = "column of a field, if the data have other column names; `tasks --json` lists the fields"
+    parser.add_argument("--columns", nargs="+", default=[], metavar="WHAT=COLUMN", help=text)
+    text = "only the first N queries or pairs of each set"
+    parser.add_argument("--limit", type=positive_int, metavar="N", help=text)
 
     add_measuring_arguments(parser)
 

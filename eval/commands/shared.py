@@ -1,12 +1,12 @@
 """Arguments that several commands of `python -m mose.eval` read alike."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mose.eval.report import parse_report, read_report
 from mose.utils.command_line import ArgumentError, positive_int
 
 
@@ -110,23 +110,14 @@ def process_devices(device: str, processes: int) -> list[str]:
     return [f"{kind}:{index}" for index in range(processes)]
 
 
-def read_report(path: str) -> dict[str, Any]:
-    """Return a report that was stored with `--json`; - means stdin.
+def read_report_argument(path: str) -> dict[str, Any]:
+    """Return a stored report, see `read_report`; - means stdin.
 
     Raises:
-        ArgumentError: there is no such file.
-        ValueError: the file is not a report.
+        ArgumentError: the file cannot be read.
+        ValueError: it is not a report.
     """
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        return parse_report(sys.stdin.read(), "stdin") if path == "-" else read_report(path)
     except OSError as error:
         raise ArgumentError(f"{path}: {error.strerror}") from None
-
-    try:
-        report: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-
-    if not isinstance(report, dict) or not {"sets", "speed"} <= report.keys():
-        raise ValueError(f"{path}: not a report: it must be an object with 'sets' and 'speed'")
-    return report

@@ -8,7 +8,6 @@ from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's flags."""
     parser.description = (
         "List the benchmarks that `run` knows, with size, measures, dataset and the paper's figures."
     )

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from mose.eval.report import read_report
 from mose.hub.card import folder_card, validate_card
-from mose.hub.card.model import read_card_report
 from mose.utils.command_line import ArgumentError
 from mose.utils.files import atomic_write_text
 
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
         raise ArgumentError(f"{output} exists. Overwrite it with --force, or choose another with --output.")
 
     try:
-        report = read_card_report(options.report) if options.report else None
+        report = read_report(options.report) if options.report else None
         content = folder_card(
             folder,
             repo_id=options.repo_id,

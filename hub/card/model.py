@@ -1,6 +1,5 @@
 """The card of a model, generated from its folder. Figures that nobody measured are left out."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import ModelCard, ModelCardData
 
 from mose.eval.model_index import CARD_METRICS, eval_results
-from mose.eval.report import markdown
+from mose.eval.report import check_report, markdown
 from mose.hub.card.metadata import CITATION, TAGS, public_id
 from mose.hub.card.summary import recipe_table, training_summary
 from mose.hub.files import stored_prompts
@@ -121,7 +120,7 @@ def model_card(
     from mose.hub.checkpoints import model_class, read_config  # imports torch
 
     if report is not None:
-        _check_report(report, "report")
+        check_report(report, "report")
 
     config = read_config(folder)
     class_name, exits = model_class(config).__name__, config.built_exit_layers
@@ -152,23 +151,6 @@ def model_card(
     ).content
     # The template's conditions leave blank lines behind.
     return re.sub(r"\n{3,}", "\n\n", content).rstrip() + "\n"
-
-
-def read_card_report(path: str | Path) -> dict[str, Any]:
-    """Read an evaluation report whose figures go into a card.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is not a report of `python -m mose.eval`.
-    """
-    report = json.loads(Path(path).read_text(encoding="utf-8"))
-    _check_report(report, str(path))
-    return report
-
-
-def _check_report(report: Any, name: str) -> None:
-    if not isinstance(report, Mapping) or not {"sets", "speed"} <= report.keys():
-        raise ValueError(f"{name} must be a report of mose.eval, an object with 'sets' and 'speed'")
 
 
 def _front_matter(

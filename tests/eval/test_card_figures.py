@@ -76,13 +76,13 @@ def test_the_rest_of_the_card_stays_to_the_byte(tmp_path, kind, newline):
 def test_the_hub_reads_every_exit():
     card = card_with_results(f"---\n{HEADERS['others']}---\n{BODY}", REPORT)
     assert ModelCard(card).data.model_name == "kept"
-    found = results(card)
-    assert found.pop(("three", None)) == 0.125
-    assert found == {
+    actual = results(card)
+    assert actual.pop(("three", None)) == 0.125
+    assert actual == {
         (name, f"{metric} at exit {key}"): round(value, 4)
         for name, data in REPORT["sets"].items()
-        for key, of in data["exits"].items()
-        for metric, value in of.items()
+        for key, values in data["exits"].items()
+        for metric, value in values.items()
     }
     ModelCard(card)
     assert ModelCard(card_with_results(BODY, REPORT)).data.model_name == "mose-nano"  # a card without a header
@@ -92,9 +92,12 @@ def test_the_hub_reads_every_exit():
 def test_new_figures_take_the_place_of_old_ones():
     card = card_with_results(f"---\n{HEADERS['plain']}---\n{BODY}", REPORT)
     later = {**REPORT, "sets": {"one": {**REPORT["sets"]["one"], "exits": {"3": figures(0.75)}}}}
-    found = results(card_with_results(card, later))
-    assert {key for key in found if key[0] == "one"} == {("one", "mrr at exit 3"), ("one", "recall@10 at exit 3")}
-    assert found["two", "mrr at exit 0"] == 0.5
+    actual = results(card_with_results(card, later))
+    assert {key for key in actual if key[0] == "one"} == {
+        ("one", "mrr at exit 3"),
+        ("one", "recall@10 at exit 3"),
+    }
+    assert actual["two", "mrr at exit 0"] == 0.5
     assert set(results(card_with_results(card, REPORT, ["mrr"]))) == {
         ("one", "mrr at exit 0"),
         ("one", "mrr at exit 12"),

@@ -16,10 +16,10 @@ REPORT = {
         name: {
             "queries": 1,
             "documents": 2,
-            "exits": {key: {"mrr": of[at], "recall@1": 0.1} for key, of in QUALITY.items()},
+            "exits": {key: {"mrr": values[i], "recall@1": 0.1} for key, values in QUALITY.items()},
             "peers": {"bm25": {"mrr": 0.99}},
         }
-        for at, name in enumerate(("one", "two"))
+        for i, name in enumerate(("one", "two"))
     },
     "speed": {
         key: {"snippets_per_second": 100.0, "query_ms_p50": ms, "query_ms_p95": 2 * ms}
@@ -49,19 +49,19 @@ REPORT = {
     ],
 )
 def test_the_exit_that_fits(bounds, exit_layer):
-    found = choose_exit(REPORT, **bounds)
-    assert found["exit_layer"] == exit_layer
-    assert found["parameters"] == REPORT["costs"][str(exit_layer)]["parameters"]
+    result = choose_exit(REPORT, **bounds)
+    assert result["exit_layer"] == exit_layer
+    assert result["parameters"] == REPORT["costs"][str(exit_layer)]["parameters"]
 
 
 @given(st.floats(0.01, 30), st.sampled_from([50, 95]))
 def test_nothing_better_was_within_the_budget(budget, percentile):
-    quality = {key: sum(of) / 2 for key, of in QUALITY.items()}
+    quality = {key: sum(values) / 2 for key, values in QUALITY.items()}
     affordable = [key for key in QUALITY if REPORT["speed"][key][f"query_ms_p{percentile}"] <= budget]
     if affordable:
-        found = choose_exit(REPORT, budget_ms=budget, percentile=percentile)
-        assert str(found["exit_layer"]) in affordable
-        assert found["quality"] == max(quality[key] for key in affordable)
+        result = choose_exit(REPORT, budget_ms=budget, percentile=percentile)
+        assert str(result["exit_layer"]) in affordable
+        assert result["quality"] == max(quality[key] for key in affordable)
     else:
         with pytest.raises(NoExitFits, match="the nearest is exit 0") as failure:
             choose_exit(REPORT, budget_ms=budget, percentile=percentile)
@@ -135,9 +135,9 @@ def test_the_command(stored, capsys):
 
 def test_the_shipped_model_s_report_is_found(capsys):
     assert main(["choose", "--budget-ms", "1e6", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     report = json.loads(choose.REPORT.read_text())
     assert set(report["speed"]) >= {"0", "1", "2", "3", "bm25", "all-MiniLM-L6-v2"}
-    assert found["quality"] == max(
-        choose_exit(report, max_params=of["parameters"])["quality"] for of in report["costs"].values()
+    assert result["quality"] == max(
+        choose_exit(report, max_params=values["parameters"])["quality"] for values in report["costs"].values()
     )

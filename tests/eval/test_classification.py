@@ -14,7 +14,7 @@ from mose.eval.tasks.base import PairSet
 from mose.modeling_mose import MoSEForSequenceClassification
 from mose.tokenization.prompts import SEP
 
-FUNCTIONS = tuple(f"int f{at}() {{ return {at} * {at}; }}" for at in range(5)) + ("", "x = y; " * 60)
+FUNCTIONS = tuple(f"int f{i}() {{ return {i} * {i}; }}" for i in range(5)) + ("", "x = y; " * 60)
 PAIRS = PairSet(
     "pairs",
     FUNCTIONS,
@@ -52,29 +52,29 @@ def classifier_folder(classifier, tokenizer, tmp_path_factory):
 
 def test_every_exit_classifies_as_one_pair_at_a_time_does(classifier, tokenizer):
     """The text `first<sep>second` through the tokenizer, which writes the outer tokens; no padding, one exit."""
-    found = classify_pairs(classifier, tokenizer, PAIRS, token_budget=200)
-    assert list(found) == [0, 1, 3]
+    result = classify_pairs(classifier, tokenizer, PAIRS, token_budget=200)
+    assert list(result) == [0, 1, 3]
     for (first, second), row in zip(PAIRS.pairs, range(len(PAIRS.pairs)), strict=True):
         if 6 in (first, second):
             continue  # longer than the model takes: cut as join_pair says
         batch = tokenizer([FUNCTIONS[first] + SEP + FUNCTIONS[second]], return_tensors="pt")
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
-        for exit_layer, predictions in found.items():
+        for exit_layer, predictions in result.items():
             with torch.no_grad():
                 logits = classifier(**inputs, exit_layer=exit_layer).logits[0]
             assert predictions[row] == int(logits.argmax())
-    assert {0, 1} == set(found[1]) == set(found[3])
+    assert {0, 1} == set(result[1]) == set(result[3])
     alone = classify_pairs(classifier, tokenizer, PAIRS, [1], token_budget=1)
-    assert list(alone) == [1] and np.array_equal(alone[1], found[1])
+    assert list(alone) == [1] and np.array_equal(alone[1], result[1])
 
 
 def test_the_report_has_the_scores_of_every_exit(classifier, tokenizer):
     report = evaluate_pairs(classifier, tokenizer, [PAIRS], [0, 3])
     assert report["speed"] == {}
-    found = report["sets"]["pairs"]
-    assert (found["queries"], found["documents"], found["peers"]) == (42, 7, {})
+    result = report["sets"]["pairs"]
+    assert (result["queries"], result["documents"], result["peers"]) == (42, 7, {})
     predictions = classify_pairs(classifier, tokenizer, PAIRS)
-    assert found["exits"] == {str(k): scores(PAIRS.labels, predictions[k]) for k in (0, 3)}
+    assert result["exits"] == {str(k): scores(PAIRS.labels, predictions[k]) for k in (0, 3)}
 
 
 @settings(deadline=None, max_examples=40)
@@ -92,13 +92,13 @@ def test_a_classifier_is_loaded_as_deep_as_wanted(classifier, classifier_folder)
     loaded, _, exits = load_pair_classifier(classifier_folder, [1])
     assert exits == (1,) and len(loaded.model.layers) == 1
     for k in ("0", "1"):
-        expected, found = classifier.classifiers[k].parameters(), loaded.classifiers[k].parameters()
-        assert torch.equal(parameters_to_vector(expected), parameters_to_vector(found).cpu())
+        expected, result = classifier.classifiers[k].parameters(), loaded.classifiers[k].parameters()
+        assert torch.equal(parameters_to_vector(expected), parameters_to_vector(result).cpu())
 
 
 def test_the_command_measures_every_exit(classifier, tokenizer, classifier_folder, tmp_path, capsys):
     """From CodeXGLUE's two files to the scores of the library."""
-    functions = [{"idx": str(at), "func": text} for at, text in enumerate(FUNCTIONS)]
+    functions = [{"idx": str(i), "func": text} for i, text in enumerate(FUNCTIONS)]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, functions)))
     rows = [f"{a}\t{b}\t{label}\n" for (a, b), label in zip(PAIRS.pairs, PAIRS.labels, strict=True)]
     (tmp_path / "test.txt").write_text("".join(rows))

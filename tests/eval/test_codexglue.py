@@ -24,7 +24,7 @@ def files(tmp_path):
     advtest: ranks 1, 3, 3, 4, 5: (1 + 1/3 + 1/3 + 1/4 + 1/5) / 5 = 127/300.
     """
     labels = {"p0": "7", "p1": "7", "p2": "7", "p3": "8", "p4": "8", "p5": "8"}
-    found = {
+    result = {
         "p0": ["p1", "p4"],
         "p1": ["p3", "p2"],
         "p2": ["p1", "p0"],
@@ -35,7 +35,7 @@ def files(tmp_path):
     write(tmp_path / "programs.jsonl", [{"label": v, "index": k, "code": "…"} for k, v in labels.items()])
     same = {k: [other for other in labels if labels[other] == labels[k] and other != k] for k in labels}
     write(tmp_path / "poj104.answers", [{"index": k, "answers": v} for k, v in same.items()])
-    write(tmp_path / "poj104.predictions", [{"index": k, "answers": v} for k, v in reversed(found.items())])
+    write(tmp_path / "poj104.predictions", [{"index": k, "answers": v} for k, v in reversed(result.items())])
     write(
         tmp_path / "bigclonebench.answers", ["1\t2\t1", "3\t4\t1", "5\t6\t1", "7\t8\t1", "9\t10\t0", "11\t12\t0"]
     )
@@ -45,17 +45,17 @@ def files(tmp_path):
     )
     rankings = [[20, 21, 22, 23, 24], [20, 22, 21, 23, 24], [23, 21, 22, 20, 24], [20, 24, 22, 23, 21]]
     rankings.append([20, 21, 22, 23, 24])
-    rows = [{"url": f"u{at}", "docstring": "…", "function": "…", "idx": 20 + at} for at in range(5)]
+    rows = [{"url": f"u{i}", "docstring": "…", "function": "…", "idx": 20 + i} for i in range(5)]
     write(tmp_path / "advtest.answers", rows)
-    write(tmp_path / "advtest.predictions", [{"url": f"u{at}", "answers": r} for at, r in enumerate(rankings)])
+    write(tmp_path / "advtest.predictions", [{"url": f"u{i}", "answers": r} for i, r in enumerate(rankings)])
     return tmp_path
 
 
 def test_the_published_scores_come_out(files):
     assert poj104(files / "poj104.answers", files / "poj104.predictions") == {"map@r": pytest.approx(7 / 12)}
     assert poj104(files / "programs.jsonl", files / "poj104.predictions") == {"map@r": pytest.approx(7 / 12)}
-    found = bigclonebench(files / "bigclonebench.answers", files / "bigclonebench.predictions")
-    assert found == pytest.approx({"f1": 1 / 3, "precision": 0.5, "recall": 0.25})
+    result = bigclonebench(files / "bigclonebench.answers", files / "bigclonebench.predictions")
+    assert result == pytest.approx({"f1": 1 / 3, "precision": 0.5, "recall": 0.25})
     assert advtest(files / "advtest.answers", files / "advtest.predictions") == {"mrr": pytest.approx(127 / 300)}
 
 
@@ -72,7 +72,7 @@ def test_the_command_prints_them(task, measure, published, files, capsys):
 
 
 def test_what_a_ranking_leaves_out_is_not_found(files):
-    write(files / "advtest.predictions", [{"url": f"u{at}", "answers": [20]} for at in range(5)])
+    write(files / "advtest.predictions", [{"url": f"u{i}", "answers": [20]} for i in range(5)])
     assert advtest(files / "advtest.answers", files / "advtest.predictions") == {"mrr": pytest.approx(1 / 5)}
 
 

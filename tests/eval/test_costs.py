@@ -41,12 +41,12 @@ def test_the_paper_s_claim_of_exit_4():
 
 
 def test_parameters_are_those_of_a_model_loaded_at_the_exit(model, model_folder, tokenizer):
-    found = costs(MoSEEncoder(model, tokenizer))
+    result = costs(MoSEEncoder(model, tokenizer))
     for exit_layer in model.exit_layers:
         loaded = MoSEModel.from_pretrained(model_folder, exit_layer=exit_layer)
         count = sum(parameter.numel() for parameter in loaded.parameters())
-        assert parameters(model, exit_layer) == found[str(exit_layer)]["parameters"] == count
-        assert found[str(exit_layer)]["memory_mb"] == pytest.approx(4 * count / 1e6)
+        assert parameters(model, exit_layer) == result[str(exit_layer)]["parameters"] == count
+        assert result[str(exit_layer)]["memory_mb"] == pytest.approx(4 * count / 1e6)
 
 
 def test_flops_of_a_peer(tiny_teacher):
@@ -54,6 +54,6 @@ def test_flops_of_a_peer(tiny_teacher):
     peer = load_baseline(tiny_teacher, device="cpu")
     hidden, mlp, tokens = 48, 64, 20
     block = 2 * hidden * 4 * hidden + 4 * hidden * tokens + 4 * hidden * mlp
-    found = counted_flops_per_token(peer, tokens)
-    assert found in (pytest.approx(block), pytest.approx(block + 2 * hidden * hidden / tokens))
+    result = counted_flops_per_token(peer, tokens)
+    assert result in (pytest.approx(block), pytest.approx(block + 2 * hidden * hidden / tokens))
     assert costs(peer)[peer.name]["parameters"] == sum(p.numel() for p in peer.model.parameters())

@@ -10,7 +10,7 @@ from mose.eval.__main__ import main
 from mose.inference.encoding import encode
 from mose.tokenization.prompts import code_prompt
 
-TEXTS = [f"def f{at}(): return {at}" for at in range(9)]
+TEXTS = [f"def f{i}(): return {i}" for i in range(9)]
 LANGUAGES = ["python", "java", ""] * 3
 
 
@@ -22,8 +22,8 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def corpus(tmp_path):
     rows = [
-        {"_id": str(at), "text": t, "language": of}
-        for at, (t, of) in enumerate(zip(TEXTS, LANGUAGES, strict=True))
+        {"_id": str(i), "text": t, "language": language}
+        for i, (t, language) in enumerate(zip(TEXTS, LANGUAGES, strict=True))
     ]
     (tmp_path / "beir").mkdir()
     file = tmp_path / "beir" / "corpus.jsonl"
@@ -32,7 +32,7 @@ def corpus(tmp_path):
 
 
 def test_a_corpus_of_files_becomes_searchable(corpus, model, tokenizer, model_folder, tmp_path, capsys):
-    expected = encode(model, tokenizer, TEXTS, [0, 3], [code_prompt(of) for of in LANGUAGES])
+    expected = encode(model, tokenizer, TEXTS, [0, 3], [code_prompt(language) for language in LANGUAGES])
     for source in (corpus, corpus.parent):
         output = str(tmp_path / f"of-{source.name}")
         command = ["encode", "--model", str(model_folder), "--corpus", str(source), "--output-dir", output]
@@ -42,8 +42,8 @@ def test_a_corpus_of_files_becomes_searchable(corpus, model, tokenizer, model_fo
         store = mose.eval.open_store(output)
         for exit_layer, embeddings in expected.items():
             np.testing.assert_allclose(np.asarray(store[str(exit_layer)]), embeddings, atol=1e-5)
-        _, found = mose.eval.top_k(expected[3], store["3"], 1)
-        assert found[:, 0].tolist() == list(range(9))
+        _, result = mose.eval.top_k(expected[3], store["3"], 1)
+        assert result[:, 0].tolist() == list(range(9))
     # The folder holds embeddings of another setting now: they are replaced where that is asked for.
     assert main([*command, "--max-length", "9"]) == 1
     assert "holds embeddings of another settings" in capsys.readouterr().err

@@ -18,7 +18,7 @@ def rankings(draw):
     levels = draw(st.integers(1, 12))
     scores = generator.integers(0, levels, (queries, documents)).astype(np.float32) / 4
     grades = generator.integers(0, 4, (queries, documents)) * (generator.random((queries, documents)) < 0.3)
-    ids = [f"{'dcé'[at % 3]}{at}" for at in generator.permutation(documents)]
+    ids = [f"{'dcé'[i % 3]}{i}" for i in generator.permutation(documents)]
     return scores, grades, ids
 
 
@@ -32,24 +32,24 @@ def judged(grades):
 def test_summary_equals_trec_eval(case):
     scores, grades, ids = case
     relevant, gains = judged(grades)
-    found = metrics.summary(metrics.relevant_ranks([scores], relevant, ids), gains)
+    result = metrics.summary(metrics.relevant_ranks([scores], relevant, ids), gains)
 
     run = {str(q): {ids[d]: float(s) for d, s in enumerate(row)} for q, row in enumerate(scores)}
     qrels = {str(q): {ids[d]: int(g) for d, g in enumerate(row)} for q, row in enumerate(grades)}
     per_query = pytrec_eval.RelevanceEvaluator(qrels, set(MEASURES.values())).evaluate(run).values()
     for ours, theirs in MEASURES.items():
-        assert found[ours] == pytest.approx(np.mean([query[theirs] for query in per_query]), abs=1e-6), ours
+        assert result[ours] == pytest.approx(np.mean([query[theirs] for query in per_query]), abs=1e-6), ours
 
 
 @given(rankings())
 def test_ranks_equal_a_plain_sort(case):
     scores, grades, ids = case
     relevant, _ = judged(grades)
-    for row, columns, found in zip(
+    for row, columns, result in zip(
         scores, relevant, metrics.relevant_ranks([scores], relevant, ids), strict=True
     ):
-        order = sorted(range(len(ids)), key=lambda at: (row[at], ids[at]), reverse=True)
-        assert found.tolist() == [order.index(column) + 1 for column in columns]
+        order = sorted(range(len(ids)), key=lambda i: (row[i], ids[i]), reverse=True)
+        assert result.tolist() == [order.index(column) + 1 for column in columns]
 
 
 @settings(deadline=None)
@@ -60,12 +60,12 @@ def test_without_ties_equals_scikit_learn(seed):
     grades = generator.integers(1, 4, scores.shape) * (generator.random(scores.shape) < 0.3)
     grades[:, 0] = 2
     relevant, gains = judged(grades)
-    found = metrics.relevant_ranks([scores], relevant, [str(at) for at in range(30)])
-    assert metrics.ndcgs(found, gains, 10).mean() == pytest.approx(ndcg_score(grades, scores, k=10))
+    result = metrics.relevant_ranks([scores], relevant, [str(i) for i in range(30)])
+    assert metrics.ndcgs(result, gains, 10).mean() == pytest.approx(ndcg_score(grades, scores, k=10))
 
     single = np.eye(30, dtype=int)[generator.integers(0, 30, 4)]  # one relevant: average precision = 1 / rank
-    found = metrics.relevant_ranks([scores], judged(single)[0], [str(at) for at in range(30)])
-    assert metrics.mrr(found) == pytest.approx(label_ranking_average_precision_score(single, scores))
+    result = metrics.relevant_ranks([scores], judged(single)[0], [str(i) for i in range(30)])
+    assert metrics.mrr(result) == pytest.approx(label_ranking_average_precision_score(single, scores))
 
 
 @settings(deadline=None)
@@ -79,10 +79,10 @@ def test_map_at_r_equals_trec_eval_cut_at_the_number_of_relevant(case):
             expected.append(0.0)
             continue
         measure = f"map_cut_{len(columns)}"
-        evaluator = pytrec_eval.RelevanceEvaluator({"q": {ids[at]: 1 for at in columns}}, {measure})
+        evaluator = pytrec_eval.RelevanceEvaluator({"q": {ids[i]: 1 for i in columns}}, {measure})
         expected.append(evaluator.evaluate({"q": dict(zip(ids, row.tolist(), strict=True))})["q"][measure])
-    found = metrics.summary(metrics.relevant_ranks([scores], relevant, ids), [[]] * len(scores), ["map@r"])
-    assert found == {"map@r": pytest.approx(np.mean(expected))}
+    result = metrics.summary(metrics.relevant_ranks([scores], relevant, ids), [[]] * len(scores), ["map@r"])
+    assert result == {"map@r": pytest.approx(np.mean(expected))}
 
 
 @given(rankings(), st.integers(1, 5))
@@ -90,12 +90,12 @@ def test_a_query_is_no_candidate_for_itself(case, rows):
     """As if its own column were not there."""
     scores, grades, ids = case
     relevant, _ = judged(grades)
-    own = [at if at < len(ids) else None for at in range(len(scores))]
+    own = [i if i < len(ids) else None for i in range(len(scores))]
     others = [[c for c in columns if c != column] for columns, column in zip(relevant, own, strict=True)]
-    blocks = [scores[at : at + rows] for at in range(0, len(scores), rows)]
-    found = metrics.relevant_ranks(metrics.mask_own(blocks, own), others, ids)
-    for row, columns, column, ranks in zip(scores, others, own, found, strict=True):
-        left = [at for at in range(len(ids)) if at != column]
+    blocks = [scores[i : i + rows] for i in range(0, len(scores), rows)]
+    result = metrics.relevant_ranks(metrics.mask_own(blocks, own), others, ids)
+    for row, columns, column, ranks in zip(scores, others, own, result, strict=True):
+        left = [i for i in range(len(ids)) if i != column]
         expected = metrics.relevant_ranks(
             [row[None, left]], [[left.index(c) for c in columns]], [ids[c] for c in left]
         )
@@ -107,18 +107,18 @@ def test_blocks_and_corpus_order_do_not_matter(case, rows):
     scores, grades, ids = case
     relevant, gains = judged(grades)
     whole = metrics.summary(metrics.relevant_ranks([scores], relevant, ids), gains)
-    blocks = [scores[at : at + rows] for at in range(0, len(scores), rows)]
+    blocks = [scores[i : i + rows] for i in range(0, len(scores), rows)]
     assert metrics.summary(metrics.relevant_ranks(blocks, relevant, ids), gains) == whole
 
     shuffled = np.random.default_rng(0).permutation(len(ids))
     relevant, gains = judged(grades[:, shuffled])
-    found = metrics.relevant_ranks([scores[:, shuffled]], relevant, [ids[at] for at in shuffled])
-    assert metrics.summary(found, gains) == pytest.approx(whole)
+    result = metrics.relevant_ranks([scores[:, shuffled]], relevant, [ids[i] for i in shuffled])
+    assert metrics.summary(result, gains) == pytest.approx(whole)
 
 
 def test_of_equal_scores_the_greater_id_ranks_first():
-    found = metrics.relevant_ranks([np.ones((1, 3))], [[0, 1, 2]], ["a", "c", "b"])
-    assert found[0].tolist() == [3, 1, 2]
+    result = metrics.relevant_ranks([np.ones((1, 3))], [[0, 1, 2]], ["a", "c", "b"])
+    assert result[0].tolist() == [3, 1, 2]
 
 
 def test_score_blocks_are_the_product_within_the_bound():

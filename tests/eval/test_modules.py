@@ -47,7 +47,7 @@ def cases(draw):
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     predictions, references = [], []
     for _ in range(draw(st.integers(1, 4))):
-        ids = [f"{'dcé'[at % 3]}{at}" for at in generator.permutation(draw(st.integers(0, 20)))]
+        ids = [f"{'dcé'[i % 3]}{i}" for i in generator.permutation(draw(st.integers(0, 20)))]
         scores = generator.integers(0, draw(st.integers(1, 8)), len(ids)) / 3 - 1
         known = [*ids, "missing", "lost"]
         judged = [key for key in known if generator.random() < draw(st.sampled_from([0.0, 0.3, 0.7]))]
@@ -68,7 +68,7 @@ def by_definition(measure, ranking, judged):
         return 1 / hits[0] if hits else 0.0
     if kind == "map":
         within = [rank for rank in hits if rank <= len(relevant)]
-        return sum(at / rank for at, rank in enumerate(within, 1)) / len(relevant)
+        return sum(i / rank for i, rank in enumerate(within, 1)) / len(relevant)
     if kind == "recall":
         return sum(rank <= int(k) for rank in hits) / len(relevant)
 
@@ -81,10 +81,10 @@ def by_definition(measure, ranking, judged):
 @settings(deadline=None, max_examples=60)
 @given(cases())
 def test_every_measure_equals_its_definition(retrieval, case):
-    found = retrieval._compute(*case, measures=MEASURES)
+    result = retrieval._compute(*case, measures=MEASURES)
     for measure in MEASURES:
         values = [by_definition(measure, *query) for query in zip(*case, strict=True)]
-        assert found[measure] == pytest.approx(np.mean(values), abs=1e-9), measure
+        assert result[measure] == pytest.approx(np.mean(values), abs=1e-9), measure
 
 
 @settings(deadline=None, max_examples=40)
@@ -95,7 +95,7 @@ def test_the_report_s_own_metrics_agree(retrieval, case):
     expected = {measure: [] for measure in MEASURES}
     kept = []
     for ranking, judged in zip(predictions, references, strict=True):
-        column = {key: at for at, key in enumerate(ranking["ids"])}
+        column = {key: i for i, key in enumerate(ranking["ids"])}
         grades = {
             key: grade
             for key, grade in zip(judged["ids"], judged["grades"], strict=True)
@@ -109,8 +109,8 @@ def test_the_report_s_own_metrics_agree(retrieval, case):
             ranks = metrics.relevant_ranks([scores], [[column[key] for key in grades]], ranking["ids"])
         for measure, value in metrics.summary(ranks, [list(grades.values())], MEASURES).items():
             expected[measure].append(value)
-    found = retrieval._compute(predictions, kept, measures=MEASURES)
-    assert found == pytest.approx({measure: np.mean(values) for measure, values in expected.items()}, abs=1e-6)
+    result = retrieval._compute(predictions, kept, measures=MEASURES)
+    assert result == pytest.approx({measure: np.mean(values) for measure, values in expected.items()}, abs=1e-6)
 
 
 @settings(deadline=None, max_examples=40)
@@ -120,17 +120,17 @@ def test_without_ties_equals_scikit_learn(retrieval, seed):
     scores = generator.permutation(20).astype(float)
     grades = generator.integers(1, 4, 20) * (generator.random(20) < 0.4)
     grades[3] = 1
-    ids = [f"d{at}" for at in range(20)]
+    ids = [f"d{i}" for i in range(20)]
     prediction, reference = {"ids": ids, "scores": scores}, {"ids": ids, "grades": grades}
-    found = retrieval._compute([prediction], [reference], measures=["ndcg@5"])
-    assert found["ndcg@5"] == pytest.approx(ndcg_score([grades], [scores], k=5))
+    result = retrieval._compute([prediction], [reference], measures=["ndcg@5"])
+    assert result["ndcg@5"] == pytest.approx(ndcg_score([grades], [scores], k=5))
     # Average precision of the first R alone, which knows of the relevant ones among them only.
     judged = grades > 0
     first = np.argsort(-scores)[: judged.sum()]
-    found = retrieval._compute([prediction], [reference], measures=["map@r"])
+    result = retrieval._compute([prediction], [reference], measures=["map@r"])
     share = judged[first].mean()
     expected = average_precision_score(judged[first], scores[first]) * share if share else 0
-    assert found["map@r"] == pytest.approx(expected)
+    assert result["map@r"] == pytest.approx(expected)
 
 
 def test_scores_that_single_precision_cannot_tell_apart_are_no_ties(retrieval):
@@ -177,9 +177,9 @@ def test_bad_input_is_named(retrieval, prediction, reference, options, message):
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=30))
 def test_clone_detection_equals_scikit_learn(clone_detection, pairs):
     references, predictions = zip(*pairs, strict=True)
-    found = clone_detection._compute(predictions, references)
+    result = clone_detection._compute(predictions, references)
     for name, score in (("f1", f1_score), ("precision", precision_score), ("recall", recall_score)):
-        assert found[name] == pytest.approx(score(references, predictions, zero_division=0))
+        assert result[name] == pytest.approx(score(references, predictions, zero_division=0))
 
 
 def test_clone_detection_refuses_other_classes(clone_detection):

@@ -23,16 +23,13 @@ def data(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("numbers")
     generator = np.random.default_rng(0)
-    documents = [f"def f{at}(x):\n    return x * {at} + {at % 7}" for at in range(30)]
-    queries = [f"multiply by {at} and add {at % 7}" for at in range(12)]
+    documents = [f"def f{i}(x):\n    return x * {i} + {i % 7}" for i in range(30)]
+    queries = [f"multiply by {i} and add {i % 7}" for i in range(12)]
     for name, texts, kind in (("corpus", documents, "python"), ("queries", queries, "en")):
-        rows = [{"_id": f"{name[0]}{at}", "text": text, "language": kind} for at, text in enumerate(texts)]
+        rows = [{"_id": f"{name[0]}{i}", "text": text, "language": kind} for i, text in enumerate(texts)]
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     grades = [
-        (f"q{at}", f"c{d}", g)
-        for at in range(12)
-        for d in {at, *generator.integers(0, 30, 2)}
-        for g in [1 + d % 2]
+        (f"q{i}", f"c{d}", g) for i in range(12) for d in {i, *generator.integers(0, 30, 2)} for g in [1 + d % 2]
     ]
     (folder / "qrels.tsv").write_text("".join("\t".join(map(str, row)) + "\n" for row in grades))
     return load_retrieval_set(folder)
@@ -53,10 +50,10 @@ def test_mteb_measures_what_we_measure(exit_layer, data, model, tokenizer, model
     expected = evaluate(model, tokenizer, [data], [exit_layer], measure_speed=False, certainty=False)
     expected = expected["sets"][data.name]["exits"][str(exit_layer)]
     encoder = MoSEEncoder(str(model_folder), exit_layer=exit_layer, device="cpu")
-    found = run(encoder, local_task(data, LANGUAGES), monkeypatch)
-    assert found["ndcg_at_10"] == pytest.approx(expected["ndcg@10"], abs=1e-6)
-    assert found["recall_at_10"] == pytest.approx(expected["recall@10"], abs=1e-6)
-    assert found["main_score"] == found["ndcg_at_10"] < 1
+    result = run(encoder, local_task(data, LANGUAGES), monkeypatch)
+    assert result["ndcg_at_10"] == pytest.approx(expected["ndcg@10"], abs=1e-6)
+    assert result["recall_at_10"] == pytest.approx(expected["recall@10"], abs=1e-6)
+    assert result["main_score"] == result["ndcg_at_10"] < 1
 
 
 def test_each_exit_has_results_of_its_own(model_folder):
@@ -74,7 +71,7 @@ def test_the_caller_s_prompts_come_first(data, model, tokenizer, model_folder):
     prompts = {"query": "Q: ", f"{data.name}-document": "D: "}
     encoder = MoSEEncoder(str(model_folder), exit_layer=1, device="cpu", prompts=prompts)
     for kind, prompt in ((PromptType.query, "Q: "), (PromptType.document, "D: ")):
-        found = encoder.encode(
+        result = encoder.encode(
             torch.utils.data.DataLoader([{"text": "add"}, {"text": "subtract them"}], batch_size=2),
             task_metadata=metadata,
             hf_split="test",
@@ -82,7 +79,7 @@ def test_the_caller_s_prompts_come_first(data, model, tokenizer, model_folder):
             prompt_type=kind,
         )
         expected = encode(model, tokenizer, ["add", "subtract them"], [1], prompt)[1]
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_allclose(result, expected, atol=1e-6)
     plain = MoSEEncoder(str(model_folder), exit_layer=1, device="cpu")
     assert plain.prompt(metadata, "default", PromptType.query) == text_prompt()
     assert plain.prompt(metadata, "default", PromptType.document) == code_prompt("python")
@@ -132,7 +129,7 @@ def test_a_query_that_is_a_document_is_left_out_as_we_leave_it_out(
         exclude_own=True,
     )
     expected = evaluate(model, tokenizer, [joined], [1], measure_speed=False, certainty=False)
-    found = run(
+    result = run(
         MoSEEncoder(str(model_folder), exit_layer=1, device="cpu"), local_task(joined, LANGUAGES), monkeypatch
     )
-    assert found["ndcg_at_10"] == pytest.approx(expected["sets"]["joined"]["exits"]["1"]["ndcg@10"], abs=1e-6)
+    assert result["ndcg_at_10"] == pytest.approx(expected["sets"]["joined"]["exits"]["1"]["ndcg@10"], abs=1e-6)

@@ -21,7 +21,7 @@ REPORT = {
         name: {
             "queries": 9,
             "documents": 9,
-            "exits": {"0": figures(0.25 + at), "12": figures(0.5), "3": figures(0.375)},
+            "exits": {"0": figures(0.25 + i), "12": figures(0.5), "3": figures(0.375)},
             "peers": {"bm25": figures(0.125)},
             "intervals": {"exits": {"0": {"mrr": [0.2, 0.3]}}, "peers": {}},
             "across_exits": {
@@ -29,7 +29,7 @@ REPORT = {
             },
             "languages": {"go": {"queries": 4, "exits": {"0": {"mrr": 0.2}}, "peers": {"bm25": {"mrr": 0.1}}}},
         }
-        for at, name in enumerate(("one", "two"))
+        for i, name in enumerate(("one", "two"))
     },
     "speed": {key: {"query_ms_p50": ms} for key, ms in (("0", 1.0), ("3", 3.0), ("12", 9.0), ("bm25", 0.5))},
 }
@@ -55,9 +55,9 @@ def texts(figure):
 def test_every_row_is_a_point_of_every_panel():
     figure = plots.quality_latency(REPORT, "mrr")
     assert [axis.get_title() for axis in figure.axes] == ["mean over 2 sets", "one", "two"]
-    for at, axis in enumerate(figure.axes):
+    for i, axis in enumerate(figure.axes):
         points = {(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines if len(line.get_xdata()) == 1}
-        expected = {(1.0, (0.75, 0.25, 1.25)[at]), (3.0, 0.375), (9.0, 0.5), (0.5, 0.125)}
+        expected = {(1.0, (0.75, 0.25, 1.25)[i]), (3.0, 0.375), (9.0, 0.5), (0.5, 0.125)}
         assert points == expected
         assert [text.get_text() for text in axis.texts] == ["0", "3", "12", "bm25"]
 

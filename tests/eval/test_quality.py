@@ -22,24 +22,27 @@ SCORES = np.array([[2, 3, 1, 4], [1, 2, 4, 3]], np.float32)
 
 def test_a_language_is_ranked_without_the_relevant_documents_of_the_others():
     judgements = Judgements(data_of(("java", "go", "go", "go"), ("en", "en"), QRELS))
-    found = quality_figures(
+    result = quality_figures(
         judgements, {"exits": {"3": judgements.ranks([SCORES])}, "peers": {}}, certainty=False
     )
-    assert found["exits"]["3"]["mrr"] == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert result["exits"]["3"]["mrr"] == pytest.approx((1 / 2 + 1 / 2) / 2)
     # a is third behind d and b, of which b is relevant in another language: second among the others.
-    assert found["languages"]["java"] == {"queries": 1, "exits": {"3": {"mrr": 0.5}}, "peers": {}}
-    assert found["languages"]["go"] == {"queries": 2, "exits": {"3": {"mrr": 0.5}}, "peers": {}}
-    assert "intervals" not in found
+    assert result["languages"]["java"] == {"queries": 1, "exits": {"3": {"mrr": 0.5}}, "peers": {}}
+    assert result["languages"]["go"] == {"queries": 2, "exits": {"3": {"mrr": 0.5}}, "peers": {}}
+    assert "intervals" not in result
 
 
 def test_documents_of_one_language_are_told_apart_by_their_queries():
     judgements = Judgements(data_of(("go",) * 4, ("en", "python"), QRELS))
     scores = SCORES.copy()
     scores[1, 3] = 9
-    found = quality_figures(
+    result = quality_figures(
         judgements, {"exits": {"3": judgements.ranks([scores])}, "peers": {}}, certainty=False
     )
-    assert {name: of["exits"]["3"]["mrr"] for name, of in found["languages"].items()} == {"en": 0.5, "python": 1}
+    assert {name: values["exits"]["3"]["mrr"] for name, values in result["languages"].items()} == {
+        "en": 0.5,
+        "python": 1,
+    }
     same = Judgements(data_of(("",) * 4, ("", ""), QRELS))
     assert quality_figures(same, {"exits": {"3": same.ranks([scores])}}, certainty=False)["languages"] == {}
 
@@ -50,14 +53,14 @@ def test_intervals_hold_the_figures_and_pairs_of_exits_are_tested():
         "exits": {"0": judgements.ranks([SCORES]), "3": judgements.ranks([-SCORES])},
         "peers": {"x": judgements.ranks([SCORES])},
     }
-    found = quality_figures(judgements, rows, certainty=True)
+    result = quality_figures(judgements, rows, certainty=True)
     for kind in ("exits", "peers"):
-        for row, of in found[kind].items():
-            for measure, value in of.items():
-                lower, upper = found["intervals"][kind][row][measure]
+        for row, values in result[kind].items():
+            for measure, value in values.items():
+                lower, upper = result["intervals"][kind][row][measure]
                 assert 0 <= lower <= value <= upper <= 1
-    assert set(found["p_values"]) == {"0", "3"} and found["p_values"]["3"] == {}
-    assert found["p_values"]["0"] == {"3": 1.0}  # q: 1/2 and 1/2; r: 1/2 and 1/3, one difference alone
+    assert set(result["p_values"]) == {"0", "3"} and result["p_values"]["3"] == {}
+    assert result["p_values"]["0"] == {"3": 1.0}  # q: 1/2 and 1/2; r: 1/2 and 1/3, one difference alone
 
 
 def test_queries_and_documents_of_different_exits():
@@ -66,8 +69,8 @@ def test_queries_and_documents_of_different_exits():
     unit = np.eye(4, dtype=np.float32)
     queries = {"0": unit[:2], "1": unit[:2] + unit[2:]}
     documents = {"0": unit, "1": unit[[2, 3, 0, 1]]}
-    found = across_exits(judgements, queries, documents)
-    assert found["0"]["0"] == 1
+    result = across_exits(judgements, queries, documents)
+    assert result["0"]["0"] == 1
     # Exit-0 query q = e0 meets c first; a, b and d tie at 0, and the greatest id is first: a is fourth.
-    assert found["0"]["1"] == pytest.approx((1 / 4 + 1 / 3) / 2)
-    assert found["1"]["0"] == found["1"]["1"] == pytest.approx(1 / 2)  # ties with c and d, which win
+    assert result["0"]["1"] == pytest.approx((1 / 4 + 1 / 3) / 2)
+    assert result["1"]["0"] == result["1"]["1"] == pytest.approx(1 / 2)  # ties with c and d, which win

@@ -84,11 +84,11 @@ def test_details_add_intervals_tests_exits_and_languages():
         "across_exits": {"0": {"0": 0.25, "3": 0.3}, "3": {"0": 0.35, "3": 0.375}},
         "languages": {
             name: {
-                "queries": at,
-                "exits": {key: {"mrr": at / 10} for key in ("0", "12", "3")},
+                "queries": i,
+                "exits": {key: {"mrr": i / 10} for key in ("0", "12", "3")},
                 "peers": {"bm25": {"mrr": 1}},
             }
-            for at, name in enumerate(("go", "java"), 1)
+            for i, name in enumerate(("go", "java"), 1)
         },
     }
     report = {**REPORT, "sets": {"one": one}}

@@ -14,12 +14,13 @@ from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.eval import speed
 from mose.eval.__main__ import main
 from mose.eval.baselines import BM25Baseline, SentenceTransformerBaseline
-from mose.eval.retrieval import evaluate, judged_ranks
+from mose.eval.quality import Judgements
+from mose.eval.retrieval import evaluate
 from mose.inference import corpus
 from mose.tokenization.prompts import code_prompt, prompt_for, text_prompt
 
-CODE = tuple(f"def function_{at}(x{at}):\n    return x{at} * {at}" for at in range(12))
-IDS = tuple(f"d{at}" for at in range(12))
+CODE = tuple(f"def function_{i}(x{i}):\n    return x{i} * {i}" for i in range(12))
+IDS = tuple(f"d{i}" for i in range(12))
 SEARCH = RetrievalSet(
     "search",
     IDS,
@@ -58,7 +59,9 @@ def folders(tmp_path):
                 for key, text, language in zip(*rows, strict=True)
             ]
             (folder / file).write_text("\n".join(lines))
-        lines = [f"{query}\t{key}\t{grade}" for query, of in data.qrels.items() for key, grade in of.items()]
+        lines = [
+            f"{query}\t{key}\t{grade}" for query, values in data.qrels.items() for key, grade in values.items()
+        ]
         (folder / "qrels.tsv").write_text("\n".join(lines))
     return tmp_path
 
@@ -93,31 +96,31 @@ def test_quality_equals_the_definition(model, tokenizer):
         with torch.no_grad():
             return model(**inputs, exit_layer=exit_layer).pooler_output[0].numpy()
 
-    found = evaluate(model, tokenizer, [SEARCH], measure_speed=False)["sets"]["search"]
-    assert (found["queries"], found["documents"]) == (3, 12)
-    assert list(found["exits"]) == ["0", "1", "3"]
-    for exit_layer, figures in found["exits"].items():
+    result = evaluate(model, tokenizer, [SEARCH], measure_speed=False)["sets"]["search"]
+    assert (result["queries"], result["documents"]) == (3, 12)
+    assert list(result["exits"]) == ["0", "1", "3"]
+    for exit_layer, figures in result["exits"].items():
         documents = np.stack([embed(code_prompt("python"), text, int(exit_layer)) for text in CODE])
         reciprocal = []
         for key, query in zip(SEARCH.query_ids, SEARCH.queries, strict=True):
             scores = documents @ embed(text_prompt(), query, int(exit_layer))
-            order = [IDS[at] for at in np.argsort(-scores)]
+            order = [IDS[i] for i in np.argsort(-scores)]
             reciprocal.append(1 / (1 + min(order.index(relevant) for relevant in SEARCH.qrels[key])))
         assert figures["mrr"] == pytest.approx(np.mean(reciprocal))
         assert set(figures) == METRICS
 
 
 def test_a_query_finds_its_own_copy_at_every_exit(model, tokenizer):
-    found = evaluate(model, tokenizer, [CLONES], baselines=[BM25Baseline()], measure_speed=False)["sets"][
+    result = evaluate(model, tokenizer, [CLONES], baselines=[BM25Baseline()], measure_speed=False)["sets"][
         "clones"
     ]
-    for figures in [*found["exits"].values(), found["peers"]["bm25"]]:
+    for figures in [*result["exits"].values(), result["peers"]["bm25"]]:
         assert figures == {"mrr": 1, "ndcg@10": 1, "recall@1": 1, "recall@10": 1}
 
 
 def test_a_set_may_name_its_measures_and_leave_each_query_out_of_its_candidates(model, tokenizer):
     """Every document has one twin under another id: found first, once the query itself is left out."""
-    ids = tuple(f"{kind}{at}" for kind in "ab" for at in range(6))
+    ids = tuple(f"{kind}{i}" for kind in "ab" for i in range(6))
     code = CODE[:6] * 2
     twins = {key: {key: 1, f"{'ba'['ab'.index(key[0])]}{key[1:]}": 1} for key in ids}
     languages = ("python",) * 12
@@ -125,8 +128,9 @@ def test_a_set_may_name_its_measures_and_leave_each_query_out_of_its_candidates(
     for figures in evaluate(model, tokenizer, [data], measure_speed=False)["sets"]["twins"]["exits"].values():
         assert figures == {"map@r": 1, "recall@2": 1}
     blocks = [np.eye(12)]  # each query sees itself alone: all others tie, greater ids first
-    ranks, grades = judged_ranks(data, blocks)
-    assert [found.tolist() for found in ranks[:2]] == [[6], [5]] and grades == [[1]] * 12
+    judgements = Judgements(data)
+    ranks, grades = judgements.ranks(blocks), judgements.grades
+    assert [result.tolist() for result in ranks[:2]] == [[6], [5]] and grades == [[1]] * 12
 
 
 def test_speed_is_measured_per_exit_and_peer(model, tokenizer, quick):
@@ -178,12 +182,12 @@ def test_the_command_writes_the_report(model, tokenizer, model_folder, folders, 
     expected = evaluate(model, tokenizer, [SEARCH, CLONES], baselines=[BM25Baseline()], measure_speed=False)
     across = report["sets"]["search"]["across_exits"]
     assert {k: across[k][k] for k in across} == {
-        k: pytest.approx(of["mrr"]) for k, of in report["sets"]["search"]["exits"].items()
+        k: pytest.approx(values["mrr"]) for k, values in report["sets"]["search"]["exits"].items()
     }
     assert list(report) == ["sets", "speed", "costs", "settings"]
-    for name, found in report["sets"].items():
-        assert found["peers"] == expected["sets"][name]["peers"]
-        for exit_layer, figures in found["exits"].items():
+    for name, result in report["sets"].items():
+        assert result["peers"] == expected["sets"][name]["peers"]
+        for exit_layer, figures in result["exits"].items():
             assert figures == pytest.approx(expected["sets"][name]["exits"][exit_layer])
     for word in ("search (3 → 12)", "exit 3", "bm25", "snippets/s"):
         assert word in table
@@ -224,11 +228,11 @@ def test_an_evaluation_killed_halfway_goes_on(model, tokenizer, tmp_path, monkey
         measured()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
-    found = measured()
+    result = measured()
     assert made == [("clones", False), ("clones", True)]
     for name, expected in plain["sets"].items():
         for exit_layer, figures in expected["exits"].items():
-            assert found["sets"][name]["exits"][exit_layer] == pytest.approx(figures)
+            assert result["sets"][name]["exits"][exit_layer] == pytest.approx(figures)
 
 
 @pytest.mark.slow
@@ -243,13 +247,13 @@ def test_a_cache_and_an_earlier_mose_beside_it(model, tokenizer, model_folder, f
         assert main(command) == 0
         report = json.loads((folders / "report.json").read_text())
         for name, expected in plain["sets"].items():
-            found = report["sets"][name]
+            result = report["sets"][name]
             for exit_layer, figures in expected["exits"].items():
-                assert found["exits"][exit_layer] == pytest.approx(figures)
-            assert found["peers"] == {f"{model_folder.name}@1": pytest.approx(found["exits"]["1"])}
+                assert result["exits"][exit_layer] == pytest.approx(figures)
+            assert result["peers"] == {f"{model_folder.name}@1": pytest.approx(result["exits"]["1"])}
             for exit_layer, figures in expected["across_exits"].items():
-                assert found["across_exits"][exit_layer] == pytest.approx(figures)
-            assert "intervals" not in found and "intervals" in expected
+                assert result["across_exits"][exit_layer] == pytest.approx(figures)
+            assert "intervals" not in result and "intervals" in expected
         assert report["costs"][f"{model_folder.name}@1"] == report["costs"]["1"]
         monkeypatch.setattr("mose.inference.encoders.encode", None)  # whoever calls it fails
 
@@ -298,7 +302,7 @@ def test_failures_are_named_and_counted(model_folder, folders, monkeypatch, caps
 
 
 def test_table_refuses_what_is_no_report(tmp_path, capsys):
-    for content, message in (("{", "not JSON"), ("[]", "not a report")):
+    for content, message in (("{", "not JSON"), ("[]", "must be a report of mose.eval")):
         (tmp_path / "x.json").write_text(content)
         assert main(["table", str(tmp_path / "x.json")]) == 1
         assert message in capsys.readouterr().err

@@ -13,11 +13,11 @@ VALUES = st.lists(st.integers(0, 4).map(lambda n: n / 4), min_size=1, max_size=7
 def test_an_interval_is_that_of_the_central_limit_theorem():
     """Of many queries, mean ± 1.96 standard errors; of half of them about √2 as wide."""
     values = np.random.default_rng(0).random(2000)
-    found = intervals({"all": values}, resamples=4000)["all"]
+    result = intervals({"all": values}, resamples=4000)["all"]
     half = 1.96 * values.std() / np.sqrt(len(values))
-    assert found == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+    assert result == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
     wider = intervals({"half": values[:1000]}, resamples=4000)["half"]
-    assert (wider[1] - wider[0]) / (found[1] - found[0]) == pytest.approx(2**0.5, rel=0.1)
+    assert (wider[1] - wider[0]) / (result[1] - result[0]) == pytest.approx(2**0.5, rel=0.1)
     narrow = intervals({"all": values}, confidence=0.5, resamples=4000)["all"]
     assert (narrow[1] - narrow[0]) / (2 * half) == pytest.approx(0.6745 / 1.96, rel=0.1)
 
@@ -25,9 +25,9 @@ def test_an_interval_is_that_of_the_central_limit_theorem():
 def test_queries_are_resampled_together():
     """So that a row which is better by the same at every query has an interval moved by just that."""
     values = np.random.default_rng(1).random(50)
-    found = intervals({"low": values, "high": values + 0.25})
-    assert found["high"] == pytest.approx(tuple(bound + 0.25 for bound in found["low"]))
-    assert found == intervals({"low": values, "high": values + 0.25})  # the same every time
+    result = intervals({"low": values, "high": values + 0.25})
+    assert result["high"] == pytest.approx(tuple(bound + 0.25 for bound in result["low"]))
+    assert result == intervals({"low": values, "high": values + 0.25})  # the same every time
 
 
 def test_intervals_of_little():

@@ -4,7 +4,7 @@ from mose.eval import speed
 
 
 def test_sample_is_evenly_spaced_and_bounded():
-    items = [str(at) for at in range(1000)]
+    items = [str(i) for i in range(1000)]
     assert speed.sample(items, 4) == ["0", "250", "500", "750"]
     assert speed.sample(items[:3], 4) == items[:3]
 
@@ -24,22 +24,22 @@ def test_figures_leave_out_the_warm_up(monkeypatch):
         now[0] += 0.02 + (1e6 if calls["queries"] <= 5 else 0)
 
     monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
-    found = speed.measure_speed(documents, queries, ["d"] * 5000, ["q"] * 200)
-    assert found == pytest.approx({"snippets_per_second": 1, "query_ms_p50": 20, "query_ms_p95": 20})
+    result = speed.measure_speed(documents, queries, ["d"] * 5000, ["q"] * 200)
+    assert result == pytest.approx({"snippets_per_second": 1, "query_ms_p50": 20, "query_ms_p95": 20})
     assert calls == {"documents": 1 + speed.PASSES, "queries": 5 + speed.QUERIES}
 
 
 def test_the_95th_percentile_sees_the_slow_queries(monkeypatch):
     """Ten queries in a hundred take a second, the others a millisecond."""
-    now, asked = [0.0], [0]
+    now, requested = [0.0], [0]
 
     def queries(texts):
-        asked[0] += 1
-        now[0] += 1 if asked[0] > 5 and asked[0] % 10 == 0 else 0.001
+        requested[0] += 1
+        now[0] += 1 if requested[0] > 5 and requested[0] % 10 == 0 else 0.001
 
     def documents(texts):
         now[0] += 1
 
     monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
-    found = speed.measure_speed(documents, queries, ["d"], ["q"] * 100)
-    assert found == pytest.approx({"snippets_per_second": 1, "query_ms_p50": 1, "query_ms_p95": 1000})
+    result = speed.measure_speed(documents, queries, ["d"], ["q"] * 100)
+    assert result == pytest.approx({"snippets_per_second": 1, "query_ms_p50": 1, "query_ms_p95": 1000})

@@ -19,7 +19,7 @@ def searches(draw):
         np.array(draw(st.lists(numbers, min_size=n * dim, max_size=n * dim)), np.float32).reshape(n, dim)
         for n in (queries, documents)
     ]
-    ids = [f"d{at}" for at in draw(st.permutations(range(documents)))]
+    ids = [f"d{i}" for i in draw(st.permutations(range(documents)))]
     return vectors[0], vectors[1], ids
 
 
@@ -44,8 +44,7 @@ def folder(tmp_path_factory):
 def test_top_k_is_a_sort_by_score_then_by_id(folder, search, k, shard, block_bytes):
     queries, documents, ids = search
     expected = [
-        sorted(range(len(ids)), key=lambda at: (row[at], ids[at]), reverse=True)[:k]
-        for row in queries @ documents.T
+        sorted(range(len(ids)), key=lambda i: (row[i], ids[i]), reverse=True)[:k] for row in queries @ documents.T
     ]
     for given_documents in (documents, sharded(folder, documents, shard)):
         scores, positions = top_k(queries, given_documents, k, ids, block_bytes)
@@ -67,8 +66,8 @@ def test_ranks_from_shards_equal_ranks_from_all_scores(folder, search, shard, bl
     blocks = [queries @ documents.T]
     expected = metrics.relevant_ranks(metrics.mask_own(blocks, own) if own else blocks, relevant, ids)
     for given_documents in (documents, sharded(folder, documents, shard)):
-        found = vector_ranks(queries, given_documents, relevant, ids, own, block_bytes)
-        assert [of.tolist() for of in found] == [of.tolist() for of in expected]
+        result = vector_ranks(queries, given_documents, relevant, ids, own, block_bytes)
+        assert [values.tolist() for values in result] == [values.tolist() for values in expected]
 
 
 def test_without_ids_the_earlier_document_wins():
@@ -104,10 +103,10 @@ def test_ranks_of_double_precision_queries(folder):
     """A score that was rounded to float32 would find itself ahead of itself."""
     draw = np.random.default_rng(0)
     queries, documents = draw.normal(size=(8, 5)), draw.normal(size=(20, 5)).astype(np.float32)
-    ids = [f"d{at:02}" for at in range(20)]
+    ids = [f"d{i:02}" for i in range(20)]
     expected = metrics.relevant_ranks([queries @ documents.T], [range(20)] * 8, ids)
-    for relevant in ([range(20)] * 8, [[at] for at in range(8)]):
-        found = vector_ranks(queries, sharded(folder, documents, 7), relevant, ids)
-        assert [of.tolist() for of in found] == [
-            ranked[list(of)].tolist() for ranked, of in zip(expected, relevant, strict=True)
+    for relevant in ([range(20)] * 8, [[i] for i in range(8)]):
+        result = vector_ranks(queries, sharded(folder, documents, 7), relevant, ids)
+        assert [values.tolist() for values in result] == [
+            ranked[list(values)].tolist() for ranked, values in zip(expected, relevant, strict=True)
         ]

@@ -83,14 +83,18 @@ def test_a_shard_counts_once_its_file_is_renamed(tmp_path):
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_embeddings_of_an_older_format_are_replaced_or_refused(tmp_path, overwrite):
     (tmp_path / "manifest.json").write_text('{"format": 1, "source": {}, "shards": {}}')
-    (tmp_path / "shard-000000.npy").write_bytes(b"old")
+    for name in ("shard-000000.npy", "shard-000001.npy.draft"):
+        (tmp_path / name).write_bytes(b"old")
     if not overwrite:
-        with pytest.raises(StoreError, match="format must be 2, got 1"), open_for_writing(tmp_path, SPEC, False):
+        with (
+            pytest.raises(StoreError, match="format must be 2, got 1.*--overwrite"),
+            open_for_writing(tmp_path, SPEC, False),
+        ):
             pass
         return
     fill(tmp_path)
     assert len(open_store(tmp_path)["0"]) == 10
-    assert not list(tmp_path.glob("*.npy"))
+    assert not list(tmp_path.glob("*.npy*"))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +117,10 @@ def test_embeddings_of_something_else_are_replaced_or_refused(tmp_path, changed)
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").touch()
+    (tmp_path / "a.chunk").touch()
+    with pytest.raises(StoreError, match="holds a.chunk"), open_for_writing(tmp_path, SPEC):
+        pass
+    (tmp_path / "a.chunk").unlink()
     with (
         pytest.raises(StoreError, match="holds thesis.txt, which is no embeddings"),
         open_for_writing(tmp_path, SPEC),

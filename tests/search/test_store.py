@@ -120,7 +120,8 @@ def test_an_index_of_another_model_is_refused(build, tmp_path, model, model_fold
     build()
     for other in (model, *(load_model(model_folder, exits)[0] for exits in ([1], None))):
         assert len(Index.load(tmp_path / "index", other, tokenizer)) == 4  # loaded deeper or not: the same model
-    with pytest.raises(SearchIndexError, match="other weights"):
+    remedy = r"other weights.* run: python -m mose\.search index \S*tree --index \S*index --exit-layer 1"
+    with pytest.raises(SearchIndexError, match=remedy):
         Index.load(tmp_path / "index", tiny_model(1), tokenizer)
     with pytest.raises(ValueError, match="exit_layer must be one of .*loaded up to exit 0, got 1"):
         Index.load(tmp_path / "index", load_model(model_folder, [0])[0], tokenizer)
@@ -158,6 +159,7 @@ DAMAGE = {
     "functions missing": lambda path, folder: shutil.rmtree(folder / "functions"),
     "words missing": lambda path, folder: shutil.rmtree(folder / "bm25"),
     "words cut off": lambda path, folder: truncate(folder / "bm25" / "data.csc.index.npy"),
+    "words emptied": lambda path, folder: (folder / "bm25" / "data.csc.index.npy").write_bytes(b""),
     "pointer outside": lambda path, folder: (path / "CURRENT").write_text("../elsewhere"),
     "pointer empty": lambda path, folder: (path / "CURRENT").write_text(""),
     "pointer missing": lambda path, folder: (path / "CURRENT").unlink(),

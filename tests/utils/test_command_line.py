@@ -11,6 +11,7 @@ from mose.utils.command_line import (
     EXTRAS,
     ArgumentError,
     Command,
+    configure_output,
     exit_status,
     import_command,
     missing_extra,
@@ -73,9 +74,18 @@ def commands(monkeypatch):
     greet.add_arguments = lambda parser: parser.add_argument("name")
     greet.run = lambda options: calls.append(options.name)
     monkeypatch.setitem(sys.modules, "fake_greet", greet)
-    monkeypatch.setattr(logging.getLogger("mose"), "level", logging.NOTSET)
     table = {"greet": Command("fake_greet", "greet somebody"), "other": Command("no_such_module", "do more")}
     return table, calls
+
+
+def test_only_messages_of_the_package_are_logged(monkeypatch, capsys):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    configure_output()
+    configure_output()
+    logging.getLogger("mose.search").info("ours")
+    monkeypatch.setattr(logging.getLogger("other"), "level", logging.DEBUG)
+    logging.getLogger("other").debug("theirs")
+    assert capsys.readouterr().err == "ours\n"
 
 
 def test_a_subcommand_gets_its_arguments(commands):

@@ -19,12 +19,12 @@ def code_rows(language, first, count):
     """As in CodeSearchNet: tokens of the code without the docstring, which `code` still holds."""
     return [
         {
-            "url": f"https://example/{language}/{at}",
-            "docstring_tokens": [*TEXTS[at % 3].split(), str(at)],
-            "code_tokens": ["def", f"f{at}", "(", ")", ":", "return", str(at)],
-            "code": f"def f{at}():\n    '''{TEXTS[at % 3]} {at}'''\n    return {at}",
+            "url": f"https://example/{language}/{i}",
+            "docstring_tokens": [*TEXTS[i % 3].split(), str(i)],
+            "code_tokens": ["def", f"f{i}", "(", ")", ":", "return", str(i)],
+            "code": f"def f{i}():\n    '''{TEXTS[i % 3]} {i}'''\n    return {i}",
         }
-        for at in range(first, first + count)
+        for i in range(first, first + count)
     ]
 
 
@@ -38,56 +38,56 @@ def codesearchnet(folder):
 def advtest(folder):
     rows = [
         {
-            "url": f"u{at}",
-            "idx": 100 + at,
-            "docstring_tokens": TEXTS[at].split(),
+            "url": f"u{i}",
+            "idx": 100 + i,
+            "docstring_tokens": TEXTS[i].split(),
             "function_tokens": ["def", "Func"],
         }
-        for at in range(3)
+        for i in range(3)
     ]
     jsonl(folder / "test.jsonl", rows)
 
 
 def cosqa(folder):
     folder.mkdir(parents=True)
-    codes = {f"def f{at}(): return {at}": at for at in range(5)}
+    codes = {f"def f{i}(): return {i}": i for i in range(5)}
     rows = [
-        {"idx": f"cosqa-test-{at}", "doc": TEXTS[at], "code": list(codes)[at + 1], "retrieval_idx": at + 1}
-        for at in range(3)
+        {"idx": f"cosqa-test-{i}", "doc": TEXTS[i], "code": list(codes)[i + 1], "retrieval_idx": i + 1}
+        for i in range(3)
     ]
     (folder / "code_idx_map.txt").write_text(json.dumps(codes))
     (folder / "cosqa-retrieval-test-500.json").write_text(json.dumps(rows))
 
 
 def poj104(folder):
-    rows = [{"label": str(81 + at % 2), "index": str(at), "code": f"int f{at}();"} for at in range(6)]
+    rows = [{"label": str(81 + i % 2), "index": str(i), "code": f"int f{i}();"} for i in range(6)]
     jsonl(folder / "test.jsonl", rows)
 
 
 def bigclonebench(folder):
     jsonl(
         folder / "data.jsonl",
-        [{"idx": str(70 + at), "func": f"int f{at}() {{ return {at}; }}"} for at in range(4)],
+        [{"idx": str(70 + i), "func": f"int f{i}() {{ return {i}; }}"} for i in range(4)],
     )
     (folder / "test.txt").write_text("70\t71\t1\n72\t71\t0\n73\t70\t1\n")
 
 
 def java_csharp(folder):
     folder.mkdir(parents=True)
-    (folder / "test.java-cs.txt.java").write_text("".join(f"int f{at}() {{ }}\n" for at in range(3)))
-    (folder / "test.java-cs.txt.cs").write_text("".join(f"int F{at}() {{ }}\n" for at in range(3)))
+    (folder / "test.java-cs.txt.java").write_text("".join(f"int f{i}() {{ }}\n" for i in range(3)))
+    (folder / "test.java-cs.txt.cs").write_text("".join(f"int F{i}() {{ }}\n" for i in range(3)))
 
 
 def synthconl(folder):
     rows = [
         {
-            "text": TEXTS[at],
-            "code_a": f"def f{at}(): pass",
+            "text": TEXTS[i],
+            "code_a": f"def f{i}(): pass",
             "language_a": "python",
-            "code_b": f"func f{at}() {{}}",
+            "code_b": f"func f{i}() {{}}",
             "language_b": "go",
         }
-        for at in range(3)
+        for i in range(3)
     ]
     folder.mkdir(parents=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train-00000-of-00001.parquet")
@@ -96,14 +96,12 @@ def synthconl(folder):
 def beir(folder, language="english"):
     jsonl(
         folder / "corpus.jsonl",
-        [{"_id": f"d{at}", "title": "", "text": f"def f{at}()", "language": language} for at in range(4)],
+        [{"_id": f"d{i}", "title": "", "text": f"def f{i}()", "language": language} for i in range(4)],
     )
-    jsonl(
-        folder / "queries.jsonl", [{"_id": f"q{at}", "text": TEXTS[at], "language": language} for at in range(3)]
-    )
+    jsonl(folder / "queries.jsonl", [{"_id": f"q{i}", "text": TEXTS[i], "language": language} for i in range(3)])
     (folder / "qrels").mkdir()
     (folder / "qrels" / "test.tsv").write_text(
-        "query-id\tcorpus-id\tscore\n" + "".join(f"q{at}\td{at}\t1\n" for at in range(3))
+        "query-id\tcorpus-id\tscore\n" + "".join(f"q{i}\td{i}\t1\n" for i in range(3))
     )
 
 

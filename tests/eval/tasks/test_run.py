@@ -19,10 +19,10 @@ def test_the_list_names_every_task(capsys):
     for words in ("exit 4 0.732, exit 9 0.773, exit 18 0.810", "52,561 → 183,295", "map@r: best 0.759"):
         assert words in shown.replace("\n    ", " ")
     assert main(["tasks", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert list(found) == list(TASKS)
-    assert found["bigclonebench"]["paper"]["f1"]["18"] == 0.942
-    assert found["advtest"]["columns"]["document"] == ["function_tokens", "code_tokens"]
+    result = json.loads(capsys.readouterr().out)
+    assert list(result) == list(TASKS)
+    assert result["bigclonebench"]["paper"]["f1"]["18"] == 0.942
+    assert result["advtest"]["columns"]["document"] == ["function_tokens", "code_tokens"]
 
 
 @pytest.mark.slow

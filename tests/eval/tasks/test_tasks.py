@@ -49,13 +49,13 @@ def test_every_task_says_what_it_is():
 
 
 def test_codesearchnet_searches_the_published_candidates(published):
-    found = load_task("codesearchnet", published("codesearchnet"), subsets=["go"])[0]
-    assert found.name == "codesearchnet-go"
-    assert found.document_ids == tuple(f"https://example/go/{at}" for at in (3, 4, 5, 6, 0, 1, 2))
-    assert found.documents[4] == "def f0 ( ) : return 0"  # no docstring, which would give the answer away
-    assert found.queries == ("add two numbers 0", "read a file 1", "sort the list 2")
-    assert found.qrels["https://example/go/1"] == {"https://example/go/1": 1}
-    assert {*found.query_languages} == {"en"} and {*found.document_languages} == {"go"}
+    result = load_task("codesearchnet", published("codesearchnet"), subsets=["go"])[0]
+    assert result.name == "codesearchnet-go"
+    assert result.document_ids == tuple(f"https://example/go/{i}" for i in (3, 4, 5, 6, 0, 1, 2))
+    assert result.documents[4] == "def f0 ( ) : return 0"  # no docstring, which would give the answer away
+    assert result.queries == ("add two numbers 0", "read a file 1", "sort the list 2")
+    assert result.qrels["https://example/go/1"] == {"https://example/go/1": 1}
+    assert {*result.query_languages} == {"en"} and {*result.document_languages} == {"go"}
 
 
 def test_codesearchnet_without_them_searches_test_and_validation(published, monkeypatch):
@@ -76,19 +76,19 @@ def test_codesearchnet_without_them_searches_test_and_validation(published, monk
         for name, part in rows.items():
             path = folder / language / f"{name}-00000-of-00001.parquet"
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(part), path)
-    asked = []
+    requested = []
 
     def load_dataset(repo, config, revision):
-        asked.append((repo, revision))
+        requested.append((repo, revision))
         return tables[config]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     from_clone, from_hub = load_task("codesearchnet", folder), load_task("codesearchnet")
     assert from_clone == from_hub
     assert [one.name for one in from_hub] == [f"codesearchnet-{language}" for language in SIX]
-    assert from_hub[0].document_ids == tuple(f"https://example/ruby/{at}" for at in (0, 1, 2, 3, 4))
+    assert from_hub[0].document_ids == tuple(f"https://example/ruby/{i}" for i in (0, 1, 2, 3, 4))
     source = TASKS["codesearchnet"].source
-    assert set(asked) == {(source.repo, source.revision)}
+    assert set(requested) == {(source.repo, source.revision)}
 
 
 def test_cosqa_makes_the_doubles_of_the_hub_one(published):
@@ -110,10 +110,10 @@ def test_cosqa_makes_the_doubles_of_the_hub_one(published):
 
 
 def test_poj104_asks_for_the_other_programs_of_the_problem(published):
-    found = load_task("poj104", published("poj104"))[0]
-    assert found.exclude_own and found.measures == ("map@r",)
-    assert found.query_ids == found.document_ids == tuple("012345")
-    assert set(found.qrels["0"]) == set("024") and set(found.qrels["3"]) == set("135")
+    result = load_task("poj104", published("poj104"))[0]
+    assert result.exclude_own and result.measures == ("map@r",)
+    assert result.query_ids == result.document_ids == tuple("012345")
+    assert set(result.qrels["0"]) == set("024") and set(result.qrels["3"]) == set("135")
 
 
 def test_bigclonebench_in_both_shapes(published, tmp_path):
@@ -136,7 +136,7 @@ def test_bigclonebench_in_both_shapes(published, tmp_path):
     joined = load_task("bigclonebench", tmp_path / "clone")[0]
 
     def texts(data):
-        return [tuple(data.functions[at] for at in pair) for pair in data.pairs]
+        return [tuple(data.functions[i] for i in pair) for pair in data.pairs]
 
     assert texts(joined) == texts(listed) and np.array_equal(joined.labels, listed.labels)
 
@@ -159,9 +159,9 @@ def test_columns_of_other_names(published):
         RetrievalSetError, match="no column 'code_b'; there are: text, source, language_a, target"
     ):
         load_task("synthconl", folder, "train")
-    found = load_task("synthconl", folder, "train", columns={"code_a": "source", "code_b": "target"})[0]
-    assert found.queries[1] == "def f1(): pass" and found.documents[1] == "func f1() {}"
-    assert found.query_languages == ("python",) * 3 and found.qrels["a2"] == {"b2": 1}
+    result = load_task("synthconl", folder, "train", columns={"code_a": "source", "code_b": "target"})[0]
+    assert result.queries[1] == "def f1(): pass" and result.documents[1] == "func f1() {}"
+    assert result.query_languages == ("python",) * 3 and result.qrels["a2"] == {"b2": 1}
     with pytest.raises(
         ValueError, match="column of synthconl must be one of code_a, code_b, language_a, .* got 'text'"
     ):
@@ -181,15 +181,15 @@ def test_columns_of_other_names(published):
     ],
 )
 def test_coir_says_what_is_text_and_what_is_code(name, of_query, of_document, published):
-    found = {one.name: one for one in load_task(name, published(name))}
-    one = found.get(f"{name}-python") or found[name]
+    result = {one.name: one for one in load_task(name, published(name))}
+    one = result.get(f"{name}-python") or result[name]
     assert prompt_for(one.query_languages[0], query=True) == of_query
     assert prompt_for(one.document_languages[0], query=False) == of_document
 
 
 def test_a_limit_keeps_the_documents(published):
-    found = load_task("advtest", published("advtest"), limit=2)[0]
-    assert len(found.queries) == len(found.qrels) == 2 and len(found.documents) == 3
+    result = load_task("advtest", published("advtest"), limit=2)[0]
+    assert len(result.queries) == len(result.qrels) == 2 and len(result.documents) == 3
     pairs = load_task("bigclonebench", published("bigclonebench"), limit=1)[0]
     assert pairs.pairs.tolist() == [[0, 1]] and pairs.labels.tolist() == [1]
 
@@ -300,7 +300,7 @@ def test_the_mean_of_a_task_is_over_all_its_sets(published):
     task = TASKS["codesearchnet"]
     figures = {"a": {"exits": {"0": {"mrr": 0.5}}, "peers": {"bm25": {"mrr": 1.0}}}}
     figures["b"] = {"exits": {"0": {"mrr": 0.25}, "3": {"mrr": 0.5}}, "peers": {}}
-    found = summarize(task.name, {"sets": figures}, ["a", "b"])
-    assert found["measure"] == "mrr" and found["exits"] == {"0": 0.375} and found["peers"] == {}
-    assert found["paper"]["mrr"]["18"] == 0.81
-    assert "higher" in found["note"] and summarize(task.name, {"sets": figures}, ["a", "b"], False)["note"] == ""
+    result = summarize(task.name, {"sets": figures}, ["a", "b"])
+    assert result["measure"] == "mrr" and result["exits"] == {"0": 0.375} and result["peers"] == {}
+    assert result["paper"]["mrr"]["18"] == 0.81
+    assert "higher" in result["note"] and summarize(task.name, {"sets": figures}, ["a", "b"], False)["note"] == ""
