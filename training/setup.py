@@ -69,18 +69,16 @@ def check_model(name: str) -> dict:
         OSError: it is missing or cannot be reached.
     """
     if is_adapter(name):
-        raise ValueError(
-            f"--model {name} is a LoRA adapter of {recorded_base(name)}. Merge it first, or pass the base."
-        )
+        base = recorded_base(name)
+        raise ValueError(f"--model {name} is a LoRA adapter of {base}. Merge it first, or pass the base.")
     try:
         config = PreTrainedConfig.get_config_dict(name)[0]
     except OSError as error:
         raise OSError(f"--model {name}: {error}") from error
 
-    if (model_type := config.get("model_type")) != MoSEConfig.model_type:
-        raise ValueError(
-            f"--model {name} must have model_type {MoSEConfig.model_type!r}, got {model_type!r}. Pass a MoSE."
-        )
+    expected, model_type = MoSEConfig.model_type, config.get("model_type")
+    if model_type != expected:
+        raise ValueError(f"--model {name} must have model_type {expected!r}, got {model_type!r}. Pass a MoSE.")
     return config
 
 
@@ -110,9 +108,8 @@ def train_and_save(
 ) -> tuple[TrainOutput | None, dict[str, Any]]:
     """Train, save the model, evaluate if there is validation data, and save results and state.
 
-    Returns:
-        Output of `Trainer.train` (None if the run had already finished), and the evaluation's results with
-        `extra_results`.
+    Returns the output of `Trainer.train` (None if the run had already finished), and the evaluation's results
+    with `extra_results`.
     """
     if checkpoint is not None:
         logger.info("resuming from %s", checkpoint)
