@@ -9,6 +9,8 @@ import torch
 from mose.data.source.languages import keywords
 
 _WORD = re.compile(r"[^\W\d]\w*")
+#: Words, and the characters between them.
+_PARTS = re.compile(rf"{_WORD.pattern}|.", re.DOTALL)
 
 
 def frequent_words(code: str, language: str = "") -> list[str]:
@@ -49,7 +51,7 @@ def replace_frequent_words(
             candidates = [word for word in pool if word not in excluded]
             order = torch.randperm(len(candidates), generator=generator)[: len(chosen)].tolist()
             new_names = dict(zip(chosen, (candidates[index] for index in order), strict=False))
-            code = _WORD.sub(lambda match, new_names=new_names: new_names.get(match[0], match[0]), code)
+            code = "".join(new_names.get(part, part) for part in _PARTS.findall(code))
         augmented.append(code)
 
     return augmented
