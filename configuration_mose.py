@@ -167,7 +167,7 @@ class MoSEConfig(PreTrainedConfig):
                 raise _invalid(name, f"one of {', '.join(map(repr, allowed))}", value, "Pass one of them.")
 
     def _check_sizes(self) -> None:
-        sizes = [name for name in type(self).__annotations__ if name.endswith("_size")]
+        sizes = [name for name in MoSEConfig.__annotations__ if name.endswith("_size")]
         for name in (*sizes, "num_attention_heads", "num_key_value_heads", "max_position_embeddings"):
             if getattr(self, name) < 1:
                 raise _invalid(name, "at least 1", getattr(self, name), "Pass a positive integer.")

@@ -41,12 +41,9 @@ def check_column_mapping(
     targets: Collection[str],
     tables: Sequence[tuple[str, Sequence[str]]] | None = None,
 ) -> None:
-    """Check a mapping from the column names of datasets to ours.
+    """Check a mapping from the column names of datasets to `targets`, our names.
 
-    Args:
-        mapping: their name -> our name.
-        targets: our names.
-        tables: name and column names of each dataset; None skips the check of the mapped names.
+    `tables` has the name and the column names of each dataset; None skips the check of their names.
 
     Raises:
         ValueError: a target is unknown, or no dataset has a column that is to be renamed.

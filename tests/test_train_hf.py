@@ -129,7 +129,7 @@ def test_validation_mapping_teacher_and_growth(finetune, tiny_model_folder, tiny
     results = json.loads((out / "eval_results.json").read_text())
     assert results["eval_loss"] == evaluations[-1]["eval_loss"]
     assert list((out / "runs").rglob("events.out.tfevents.*"))
-    assert list((out / "teacher").rglob("*.npz"))
+    assert list((out / "teacher").rglob("*.chunk"))
 
 
 def test_the_papers_batch_shrinks_to_the_pairs_and_the_space_is_recorded(finetune, tmp_path, caplog):
@@ -297,7 +297,7 @@ def test_resume_begins_where_there_is_nothing_to_resume(finetune):
         (["--word-replacement", "2"], r"word_replacement must be in \[0, 1\], got 2.0"),
         (
             ["--tokenizer", "{bare}"],
-            "tokenizer .*bare must have special tokens, it has no .*cls and no mask token",
+            "bare: tokenizer must have pad, sep, cls, mask tokens; it has no .*cls and no mask token",
         ),
         (["--model", "{bert}"], "must have model_type 'mose', got 'bert'"),
         (["--eval-strategy", "steps"], "eval_dataset"),

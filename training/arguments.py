@@ -21,12 +21,9 @@ Arguments = TypeVar("Arguments", bound=type)
 
 
 def flag(help: str, default: Any = None, **metadata: Any) -> Any:
-    """Return a dataclass field that `HfArgumentParser` turns into a flag.
+    """Return a dataclass field that `HfArgumentParser` turns into a flag; a default list is copied.
 
-    Args:
-        help: line of `--help`.
-        default: a list is copied for every instance.
-        metadata: further keywords for `ArgumentParser.add_argument`.
+    `metadata` are further keywords for `ArgumentParser.add_argument`.
     """
     metadata["help"] = help
     if isinstance(default, list):
@@ -37,10 +34,8 @@ def flag(help: str, default: Any = None, **metadata: Any) -> Any:
 def resolve_with(resolve: Callable[[Values], Values]) -> Callable[[Arguments], Arguments]:
     """Return a class decorator that applies `resolve` to the arguments of a dataclass before it is built.
 
-    Presets are resolved this way, so that `TrainingArguments` only ever sees final values.
-
-    Args:
-        resolve: maps given values to final ones. An entry that is missing or None was not given.
+    Presets are resolved this way, so that `TrainingArguments` only ever sees final values. `resolve` maps given
+    values to final ones. An entry that is missing or None was not given.
     """
 
     def decorate(cls: Arguments) -> Arguments:

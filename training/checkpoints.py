@@ -20,18 +20,13 @@ def last_whole_checkpoint(output_dir: Path) -> Path | None:
     """
     checkpoints = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
 
-    for checkpoint in sorted(checkpoints, key=checkpoint_step, reverse=True):
+    for checkpoint in sorted(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         fault = find_fault(checkpoint)
         if fault is None:
             return checkpoint
         logger.warning("%s is skipped: %s", checkpoint, fault)
 
     return None
-
-
-def checkpoint_step(checkpoint: Path) -> int:
-    """Return the number of steps in the name of a checkpoint folder."""
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def write_manifest(checkpoint: Path) -> None:

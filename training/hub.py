@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import HubStrategy
 
 from mose.hub.publish import publish
+from mose.training.arguments import select_fields
 
 #: Fields of `TrainingArguments` that a reader needs to repeat a run.
 RECIPE_FIELDS = (
@@ -16,15 +16,6 @@ RECIPE_FIELDS = (
     *("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
     *("bf16", "fp16", "seed"),
 )
-
-
-def check_hub_strategy(args: TrainingArguments) -> None:
-    """Raise ValueError if pushes would include optimizer states, which are pickles."""
-    strategy = HubStrategy(args.hub_strategy)
-    if args.push_to_hub and strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
-        raise ValueError(
-            f"hub_strategy must be 'end' or 'every_save', got {strategy.value!r}. Optimizer states stay local."
-        )
 
 
 def run_summary(trainer: Trainer, task: str, datasets: Sequence[str]) -> dict[str, Any]:
@@ -48,9 +39,7 @@ def run_summary(trainer: Trainer, task: str, datasets: Sequence[str]) -> dict[st
         "seconds": seconds,
         "processes": args.world_size,
         "device": args.device.type,
-        "arguments": _publishable_arguments(
-            {name: getattr(args, name) for name in (*RECIPE_FIELDS, *sorted(own))}
-        ),
+        "arguments": _publishable_arguments(select_fields(args, (*RECIPE_FIELDS, *sorted(own)))),
         "losses": losses,
         "datasets": [name for name in datasets if not Path(name).exists()],
     }
@@ -75,12 +64,11 @@ def _base_name(trainer: Trainer) -> str | None:
 
 def _publishable_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that are set and that JSON can hold, without paths."""
-    result = {}
-    for name, value in arguments.items():
-        value = getattr(value, "value", value)
-        is_path = isinstance(value, str) and "/" in value
-        is_set = isinstance(value, int | float | str | list | tuple) and value is not False and value != ""
 
-        if is_set and not is_path:
-            result[name] = value
-    return result
+    def is_publishable(value: Any) -> bool:
+        if isinstance(value, str):
+            return value != "" and "/" not in value
+        return isinstance(value, int | float | list | tuple) and value is not False
+
+    values = {name: getattr(value, "value", value) for name, value in arguments.items()}
+    return {name: value for name, value in values.items() if is_publishable(value)}

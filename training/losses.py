@@ -4,9 +4,8 @@ Shapes: queries and documents are (batch, dim) of unit norm; a pair has the same
 computed in float32 or wider, also under autocast: similarities of unit vectors lose their order in bf16.
 
 Losses over the similarities of a batch take `rows`: the pairs whose terms are averaged, all by default. One of
-several processes passes the whole batch and averages over its own pairs
-(`mose.training.finetuning.gradcache.gather`). Only `BLOCK` rows of the (batch, batch) similarities are in memory
-at a time.
+several processes passes the whole batch and averages over its own pairs. Only `BLOCK` rows of the (batch, batch)
+similarities are in memory at a time.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -68,9 +67,6 @@ def clip_loss(
             for a pair that shares a text with such a pair.
         rows: pairs whose terms are averaged.
 
-    Returns:
-        Scalar.
-
     Raises:
         ValueError: the sides differ in shape, or there is only one pair and so no negative.
     """
@@ -104,16 +100,10 @@ def similarity_kl_loss(
     """Compute the KL divergence between the in-batch rankings of a teacher and a student, in both directions.
 
     With T and S the cosine similarities of queries with documents, p = softmax(T / τ) and q = softmax(S / τ) over
-    a row:  L = ½ (mean over rows of KL(p ‖ q), and the same of Sᵀ and Tᵀ).
+    a row:  L = ½ (mean over rows of KL(p ‖ q), and the same of Sᵀ and Tᵀ). τ is `temperature`, a cosine.
 
-    Args:
-        student: queries and documents, (batch, dim) each.
-        teacher: the same, of any dim; it gets no gradient.
-        temperature: τ, in units of cosine.
-        rows: pairs whose terms are averaged.
-
-    Returns:
-        Scalar.
+    `student` and `teacher` are queries and documents, (batch, dim) each. The teacher may have another dim, and
+    gets no gradient.
     """
     fixed = tuple(side.detach() for side in teacher)
 
@@ -146,7 +136,7 @@ def deeper_exits(exits: Sequence[int]) -> dict[int, tuple[int, ...]]:
 
 def weighted_sum(losses: Mapping[int, Tensor], weights: Mapping[int, float]) -> Tensor:
     """Compute L = Σ_i w_i · L_i over exits i (paper, section 3); `losses` and `weights` are keyed by exit."""
-    return torch.stack([loss * weights[exit_layer] for exit_layer, loss in losses.items()]).sum()
+    return torch.stack([loss * weights[e] for e, loss in losses.items()]).sum()
 
 
 def _false_negatives(

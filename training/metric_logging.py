@@ -16,21 +16,16 @@ class MetricAverages:
         self._sums: dict[bool, dict[tuple[str, ...], Tensor]] = {True: {}, False: {}}
 
     def add(self, training: bool, names: Sequence[str], values: Tensor, weight: Tensor | float = 1.0) -> None:
-        """Add one value per name.
+        """Add `values` (n,), one per name and detached here, with their scalar weight in the mean.
 
-        Args:
-            training: False for an evaluation.
-            names: n metric names, always in the same groups.
-            values: (n,), detached here.
-            weight: scalar weight of these values in the mean.
+        The same metrics must come in the same groups of names every time. `training` is False for an evaluation.
         """
-        values = values.detach()
-        # MPS has no float64.
-        values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
-        if not isinstance(weight, Tensor):
-            weight = values.new_full((), weight)
+        if values.shape != (len(names),):
+            raise ValueError(f"values must have shape ({len(names)},), got {tuple(values.shape)}.")
 
-        weight = weight.to(values)
+        # MPS has no float64.
+        values = values.detach().to(torch.float32 if values.device.type == "mps" else torch.float64)
+        weight = torch.as_tensor(weight).to(values)
         entry = torch.cat((values * weight, weight[None]))
 
         sums, key = self._sums[training], tuple(names)

@@ -11,12 +11,12 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTo
 from transformers.trainer_utils import TrainOutput
 
 from mose.configuration_mose import MoSEConfig
+from mose.tokenization.special_tokens import SPECIAL_TOKENS, check_special_tokens
 from mose.training.checkpoints import last_whole_checkpoint
 from mose.training.trainer import MoSETrainer
 
 logger = logging.getLogger("mose.train")
 
-SPECIAL_TOKENS = ("pad", "sep", "cls", "mask")
 ADAPTER_CONFIG = "adapter_config.json"
 
 
@@ -29,10 +29,10 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     """
     # `AutoTokenizer` would ask on stdin whether to run the code beside a model's weights.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(name_or_path)
-    missing = [name for name in SPECIAL_TOKENS if getattr(tokenizer, f"{name}_token_id") is None]
-    if missing:
-        names = " and no ".join(missing)
-        raise ValueError(f"tokenizer {name_or_path} must have special tokens, it has no {names} token.")
+    try:
+        check_special_tokens(tokenizer)
+    except ValueError as error:
+        raise ValueError(f"{name_or_path}: {error}") from None
     return tokenizer
 
 
@@ -69,18 +69,16 @@ def check_model(name: str) -> dict:
         OSError: it is missing or cannot be reached.
     """
     if is_adapter(name):
-        raise ValueError(
-            f"--model {name} is a LoRA adapter of {recorded_base(name)}. Merge it first, or pass the base."
-        )
+        base = recorded_base(name)
+        raise ValueError(f"--model {name} is a LoRA adapter of {base}. Merge it first, or pass the base.")
     try:
         config = PreTrainedConfig.get_config_dict(name)[0]
     except OSError as error:
         raise OSError(f"--model {name}: {error}") from error
 
-    if (model_type := config.get("model_type")) != MoSEConfig.model_type:
-        raise ValueError(
-            f"--model {name} must have model_type {MoSEConfig.model_type!r}, got {model_type!r}. Pass a MoSE."
-        )
+    expected, model_type = MoSEConfig.model_type, config.get("model_type")
+    if model_type != expected:
+        raise ValueError(f"--model {name} must have model_type {expected!r}, got {model_type!r}. Pass a MoSE.")
     return config
 
 
@@ -110,9 +108,8 @@ def train_and_save(
 ) -> tuple[TrainOutput | None, dict[str, Any]]:
     """Train, save the model, evaluate if there is validation data, and save results and state.
 
-    Returns:
-        Output of `Trainer.train` (None if the run had already finished), and the evaluation's results with
-        `extra_results`.
+    Returns the output of `Trainer.train` (None if the run had already finished), and the evaluation's results
+    with `extra_results`.
     """
     if checkpoint is not None:
         logger.info("resuming from %s", checkpoint)

@@ -15,7 +15,7 @@ from mose.hub.card import SUMMARY, write_folder_card
 from mose.hub.errors import PublishError
 from mose.hub.files import write_sentence_transformers_files
 from mose.training.checkpoints import MANIFEST, write_manifest
-from mose.training.hub import check_hub_strategy, publish_run, run_summary
+from mose.training.hub import publish_run, run_summary
 from mose.training.metric_logging import MetricAverages
 from mose.utils.files import atomic_write_json
 
@@ -46,8 +46,14 @@ class MoSETrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        check_hub_strategy(self.args)
         self.averages = MetricAverages()
+
+        strategy = HubStrategy(self.args.hub_strategy)
+        if self.args.push_to_hub and strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
+            raise ValueError(
+                f"hub_strategy must be 'end' or 'every_save', got {strategy.value!r}: only these push "
+                "no optimizer states, which are pickles."
+            )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log `logs` and, in a line with a loss, the metrics since the last such line."""
@@ -111,9 +117,11 @@ class MoSETrainer(Trainer):
         """Write the run's card to `args.output_dir`; further arguments of `Trainer`'s are ignored."""
         if self.is_world_process_zero():
             given = {"license": license, "language": language}
-            options: dict[str, Any] = {name: value for name, value in given.items() if value}
-            options |= {"repo_id": self.hub_model_id, "summary": self.summary()}
-            write_folder_card(Path(str(self.args.output_dir)), **options)
+            options = {name: value for name, value in given.items() if value}
+            self._write_card(str(self.args.output_dir), **options)
+
+    def _write_card(self, folder: str, **options: Any) -> None:
+        write_folder_card(Path(folder), repo_id=self.hub_model_id, summary=self.summary(), **options)
 
     def push_to_hub(  # type: ignore[override]
         self,
@@ -138,8 +146,8 @@ class MoSETrainer(Trainer):
             return None
 
         self.create_model_card(**kwargs)
-        options = {"commit_message": commit_message, "token": token, "revision": revision}
-        push = partial(publish_run, self.args, str(self.args.output_dir), str(self.hub_model_id), **options)
+        run = (self.args, str(self.args.output_dir), str(self.hub_model_id))
+        push = partial(publish_run, *run, commit_message=commit_message, token=token, revision=revision)
         return push() if blocking else HfApi().run_as_future(push)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -148,6 +156,7 @@ class MoSETrainer(Trainer):
 
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         message = f"Training in progress, step {self.state.global_step}"
+        self._write_card(checkpoint_folder)
         try:
             # Not in the background: the next save may delete the folder.
             publish_run(self.args, checkpoint_folder, str(self.hub_model_id), commit_message=message)

@@ -7,7 +7,9 @@ import argparse
 import importlib
 import io
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -25,6 +27,8 @@ EXTRAS = {
     "mteb": ("mteb",),
 }
 SUCCESS, FAILURE, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
+#: Exceptions of programming errors, whose texts alone explain little.
+_BUGS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
 
 
 class ArgumentError(ValueError):
@@ -48,7 +52,7 @@ def exit_status(
     bad_arguments: tuple[type[Exception], ...] = (ArgumentError,),
     on_interrupt: str = "interrupted",
 ) -> int:
-    """Call `run` and return the exit code for how it ended.
+    """Call `run` and return the exit code for how it ended. `MOSE_DEBUG=1` adds the traceback of a failure.
 
     Args:
         program: prefix of the error line on stderr, such as "mose hub publish".
@@ -65,8 +69,12 @@ def exit_status(
         print(f"{program}: {on_interrupt}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # model loaders, file readers and the Hub's client raise many types
-        message = missing_extra(program, error) or f"{program}: {str(error) or type(error).__name__}"
-        print(message, file=sys.stderr)
+        if os.environ.get("MOSE_DEBUG"):
+            traceback.print_exc()
+        # "'x'", the text of a KeyError, says nothing without the type; so does an empty text.
+        is_bug = isinstance(error, _BUGS) or not str(error)
+        text = f"{type(error).__name__}: {error}".removesuffix(": ") if is_bug else str(error)
+        print(missing_extra(program, error) or f"{program}: {text}", file=sys.stderr)
         return FAILURE
     return SUCCESS
 

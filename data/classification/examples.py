@@ -44,11 +44,15 @@ def load_examples(
             empty.
     """
     name = str(source)
-    sides: tuple[str, ...]
+    sides: Sequence[str]
     if Path(name).suffix == ".txt":
         table, sides = _read_bigclonebench(Path(name)), SHAPES[0]
     else:
-        table, sides = _select_columns(load_table(source, split), column_mapping or {}, name)
+        mapping, table = column_mapping or {}, load_table(source, split)
+        targets = sorted({LABEL, *(column for shape in SHAPES for column in shape)})
+        check_column_mapping(mapping, targets, [(name, table.column_names)])
+        table = rename_columns(table, mapping)
+        *sides, _ = match_columns(name, table, *((*shape, LABEL) for shape in SHAPES))
 
     labels = _labels_of(table, name)
     columns = [_texts_of(table, side, name) for side in sides]
@@ -61,15 +65,6 @@ def load_examples(
         raise ValueError(f"{name}: no example has texts")
     outputs = dict(zip(("first", "second"), columns, strict=False)) | {"label": labels}
     return Dataset.from_dict({key: [values[row] for row in filled] for key, values in outputs.items()})
-
-
-def _select_columns(table: Dataset, mapping: Mapping[str, str], name: str) -> tuple[Dataset, tuple[str, ...]]:
-    """Return the table with its columns renamed, and the columns with the texts."""
-    targets = sorted({LABEL, *(column for shape in SHAPES for column in shape)})
-    check_column_mapping(mapping, targets, [(name, table.column_names)])
-    table = rename_columns(table, mapping)
-    *sides, _ = match_columns(name, table, *((*shape, LABEL) for shape in SHAPES))
-    return table, tuple(sides)
 
 
 def _texts_of(table: Dataset, column: str, name: str) -> list[str | None]:

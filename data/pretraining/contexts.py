@@ -18,10 +18,14 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from mose.tokenization.special_tokens import check_special_tokens
+
 OBJECTIVES = ("icc", "nsp", "none")
-SPECIAL_TOKENS = ("pad", "sep", "cls", "mask")
 #: Fewest tokens of a snippet, if the context has space for several of that length.
 MIN_SNIPPET_TOKENS = 32
+#: A longer file gives a run of this many contexts, at a new place in each pass. Otherwise a few long files would
+#: fill a short training run.
+MAX_CONTEXTS_PER_FILE = 4
 #: A long file is cut into snippets of one size, drawn between this share of the longest snippet and the whole.
 SMALLEST_CUT = 0.25
 _TEXTS_PER_CALL = 64
@@ -32,17 +36,6 @@ _OPEN_CONTEXTS = 8
 
 #: A snippet: index of the file in its block, first token, number of tokens.
 Snippet = tuple[int, int, int]
-
-
-def check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that a tokenizer has the special tokens of pre-training.
-
-    Raises:
-        ValueError: it lacks one of pad, sep, cls and mask.
-    """
-    if missing := [name for name in SPECIAL_TOKENS if getattr(tokenizer, f"{name}_token_id") is None]:
-        expected = ", ".join(SPECIAL_TOKENS)
-        raise ValueError(f"tokenizer must have {expected} tokens; it has no {' and no '.join(missing)} token.")
 
 
 @dataclass
@@ -62,7 +55,7 @@ class Layout:
 
 @dataclass
 class ContextBuilder:
-    """Turns a block of files into examples that depend only on the block and a seed.
+    """A builder of examples from a block of files, which depend only on the block and a seed.
 
     - "icc": `<sep> a <sep> b … <cls>`, two or more snippets of one repository, packed towards `max_length`. With
       probability 0.5, between one and half of them are replaced by snippets of other repositories in the block.
@@ -70,16 +63,12 @@ class ContextBuilder:
       continuation of another file (BERT, arXiv 1810.04805, section 3.1).
     - "none": `<sep> a <cls>`, one snippet.
 
-    A file that is longer than a snippet gives several; a rest of less than `min_snippet` tokens is dropped. A
-    file of more than `file_tokens` gives a run of that length, at a new place in each pass. Otherwise a few long
-    files would fill a short training run.
+    A file that is longer than a snippet gives several, and a short rest is dropped.
 
     Attributes:
         tokenizer: a fast tokenizer with the special tokens pad, sep, cls and mask.
         max_length: most tokens of an example, including special tokens.
         objective: "icc", "nsp" or "none".
-        min_snippet: fewest tokens of a snippet; None for 32, or less if `max_length` is short.
-        file_tokens: most tokens of one file in one pass; None for 4 × `max_length`.
         counts: number of `examples` planned and `tokens` read, and of what was dropped: `snippets alone` in their
             repository, and `layouts without intruder`, which no other repository could provide.
 
@@ -90,8 +79,6 @@ class ContextBuilder:
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     objective: str = "icc"
-    min_snippet: int | None = None
-    file_tokens: int | None = None
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -110,20 +97,8 @@ class ContextBuilder:
 
         #: Longest snippet: two of them fill the context, or one without a context objective.
         self.longest = (self.max_length - 1) // snippets - 1
-        if self.min_snippet is None:
-            self.min_snippet = min(MIN_SNIPPET_TOKENS, max(1, self.longest // 2))
-        elif not 1 <= self.min_snippet <= self.longest:
-            raise ValueError(
-                f"min_snippet must be in [1, {self.longest}], the longest snippet; got {self.min_snippet}."
-            )
-
-        if self.file_tokens is None:
-            self.file_tokens = 4 * self.max_length
-        elif self.file_tokens < self.max_length:
-            raise ValueError(
-                f"file_tokens must be at least max_length={self.max_length}, got {self.file_tokens}."
-            )
-
+        self.file_tokens = MAX_CONTEXTS_PER_FILE * self.max_length
+        self.min_snippet = min(MIN_SNIPPET_TOKENS, max(1, self.longest // 2))
         #: Lengths of snippets that can be replaced. There are few, so that other snippets have the same length.
         lengths = {length for i in range(32) for length in (self.longest >> i, 3 * self.longest >> i + 2)}
         self.sizes = sorted(length for length in lengths if length >= self.min_snippet)
@@ -138,10 +113,10 @@ class ContextBuilder:
             seed: seed of the layouts and labels.
         """
         layout_rng, label_rng = (np.random.default_rng([*seed, purpose]) for purpose in range(2))
-        longest = int(self.file_tokens or 0)
         # Cut very long texts first: most of their tokens would not be used.
-        texts = [_random_run(row["text"], _MANY_CHARACTERS * longest, layout_rng) for row in rows]
-        tokens = [_random_run(ids, longest, layout_rng) for ids in tokenize_texts(self.tokenizer, texts)]
+        texts = [_random_run(row["text"], _MANY_CHARACTERS * self.file_tokens, layout_rng) for row in rows]
+        tokens = tokenize_texts(self.tokenizer, texts)
+        tokens = [_random_run(ids, self.file_tokens, layout_rng) for ids in tokens]
         self.counts["tokens"] += sum(map(len, tokens))
 
         if self.objective == "icc":
@@ -163,7 +138,8 @@ class ContextBuilder:
 
         self.counts["examples"] += len(layouts)
         origins = [(row["language"], row["repository"]) for row in rows]
-        return BlockExamples(self.tokenizer, origins, tokens, layouts, labels)
+        ends = self.tokenizer.sep_token_id, self.tokenizer.cls_token_id
+        return BlockExamples(*ends, origins, tokens, layouts, labels)
 
     def _cut_file(self, file: int, tokens: int, size: int) -> Iterator[Snippet]:
         """Yield snippets of `size` tokens, and the rest, cut to one of `sizes` unless the objective is "none"."""
@@ -340,7 +316,8 @@ class BlockExamples(Sequence[dict]):
     not; absent without a context objective), `language` and `repository` (not those of intruders).
     """
 
-    tokenizer: PreTrainedTokenizerBase
+    sep: int  # ids, not the tokenizer: another thread uses that for the next block
+    cls: int
     origins: Sequence[tuple[str, str]]  # language and repository of each file
     tokens: Sequence[np.ndarray]
     layouts: Sequence[Layout]
@@ -356,10 +333,10 @@ class BlockExamples(Sequence[dict]):
         layout, label = self.layouts[index], self.labels[index]
         ids: list[int] = []
         for file, start, length in layout.snippets:
-            ids.append(self.tokenizer.sep_token_id)
+            ids.append(self.sep)
             ids += self.tokens[file][start : start + length].tolist()
 
-        ids.append(self.tokenizer.cls_token_id)
+        ids.append(self.cls)
         language, repository = self.origins[layout.group]
         example = {"input_ids": ids, "language": language, "repository": repository}
         return example if label is None else {**example, "context_label": label}

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from mose.data.pretraining.sources import CorpusRow, CorpusSource, DatasetSource, ReadStep, TreeSource
+from mose.data.pretraining.sources import CorpusRow, DatasetSource, ReadStep, TreeSource
 from mose.data.source.near_duplicates import NearDuplicates
 from mose.data.tables import check_column_mapping
 from mose.utils.hashing import digest
@@ -82,7 +82,7 @@ def load_corpus(
         held_out = sorted(held_out)  # the order of a set differs between processes; a fingerprint must not
 
     includes = _part_filter(held_out, part)
-    sources: list[CorpusSource] = []
+    sources: list[TreeSource | DatasetSource] = []
     if source_trees:
         trees = TreeSource(source_trees, includes, seed, languages, files_per_repository)
         if not any(map(includes, trees.repositories)):
@@ -108,17 +108,14 @@ def _part_filter(held_out: float | Collection[str], part: str) -> Callable[[str]
         raise ValueError(
             f"held_out must be in [0, 1), got {held_out!r}. Pass a share, or a list of repositories."
         )
-    if isinstance(held_out, int | float):
-        return partial(_is_below, int(held_out * 2**64), part == "held_out")
-    return partial(_is_among, frozenset(held_out), part == "held_out")
+    names = held_out if isinstance(held_out, int | float) else frozenset(held_out)
+    return partial(_is_in_part, names, part == "held_out")
 
 
-def _is_below(limit: int, expected: bool, repository: str) -> bool:
-    return (digest("held out", repository) < limit) == expected
-
-
-def _is_among(names: frozenset[str], expected: bool, repository: str) -> bool:
-    return (repository in names) == expected
+def _is_in_part(held_out: float | frozenset[str], expected: bool, repository: str) -> bool:
+    if isinstance(held_out, frozenset):
+        return (repository in held_out) == expected
+    return (digest("held out", repository) < int(held_out * 2**64)) == expected
 
 
 class Corpus:
@@ -132,7 +129,9 @@ class Corpus:
         counts: number of `files` read, and of files skipped for each reason, in all passes so far.
     """
 
-    def __init__(self, sources: Sequence[CorpusSource], shuffle_buffer: int, seed: int, **settings: Any):
+    def __init__(
+        self, sources: Sequence[TreeSource | DatasetSource], shuffle_buffer: int, seed: int, **settings: Any
+    ):
         self.sources, self.shuffle_buffer, self.seed = list(sources), shuffle_buffer, seed
         self.settings = settings
         self.counts: Counter[str] = Counter()

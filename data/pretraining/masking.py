@@ -3,12 +3,14 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from mose.data.pretraining.contexts import check_special_tokens
+from mose.tokenization.special_tokens import check_special_tokens
 
 #: The value in `labels` that the loss ignores.
 IGNORED = -100
@@ -19,14 +21,12 @@ class MLMCollator:
     """Convert examples of `mose.data.pretraining.stream.PreTrainingStream` to batches with masked tokens.
 
     Each token that is not special is chosen with probability `mlm_probability`. Of the chosen ones, 80 % become
-    `<mask>`, 10 % a random token that is not special, and 10 % stay. The masks of an example depend only on
-    `seed`,
-    its tokens and its `index`: they are the same after a resume, for any batch and number of workers.
+    `<mask>`, 10 % a random token that is not special, and 10 % stay. The masks of an example depend only on its
+    tokens, its `index` and `seed`: they are the same after a resume, for any batch and number of workers.
 
     Attributes:
         tokenizer: provides the padding side and the special tokens.
         mlm_probability: probability of choosing a token for prediction, in (0, 1].
-        pad_to_multiple_of: pad to a multiple of this length; None for the longest example's length.
         seed: seed of the masks.
 
     Raises:
@@ -35,14 +35,11 @@ class MLMCollator:
 
     tokenizer: PreTrainedTokenizerBase
     mlm_probability: float = 0.15
-    pad_to_multiple_of: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.mlm_probability <= 1.0:
             raise ValueError(f"mlm_probability must be in (0, 1], got {self.mlm_probability}.")
-        if self.pad_to_multiple_of is not None and self.pad_to_multiple_of < 1:
-            raise ValueError(f"pad_to_multiple_of must be at least 1, got {self.pad_to_multiple_of}.")
         check_special_tokens(self.tokenizer)
 
         special = set(self.tokenizer.all_special_ids)
@@ -75,27 +72,18 @@ class MLMCollator:
                 f"All examples or none must have a context_label, got {labelled} of {len(examples)}."
             )
 
-        length = max(len(example["input_ids"]) for example in examples)  # type: ignore[arg-type]
-        if self.pad_to_multiple_of:
-            length += -length % self.pad_to_multiple_of
-
-        shape = len(examples), length
+        masked = [self._mask(np.array(row["input_ids"], dtype=np.int64), row.get("index", 0)) for row in examples]
+        ids, labels = ([torch.from_numpy(values) for values in column] for column in zip(*masked, strict=True))
+        pad = partial(pad_sequence, batch_first=True, padding_side=self.tokenizer.padding_side)
         batch = {
-            "input_ids": np.full(shape, self.tokenizer.pad_token_id),
-            "attention_mask": np.zeros(shape, dtype=np.int64),
-            "labels": np.full(shape, IGNORED),
+            "input_ids": pad(ids, padding_value=self.tokenizer.pad_token_id),
+            "attention_mask": pad([torch.ones_like(row) for row in ids]),
+            "labels": pad(labels, padding_value=IGNORED),
         }
 
-        for row, example in enumerate(examples):
-            ids, labels = self._mask(np.asarray(example["input_ids"], dtype=np.int64), example.get("index", 0))
-            real = slice(length - len(ids), None) if self.tokenizer.padding_side == "left" else slice(len(ids))
-            batch["input_ids"][row, real], batch["labels"][row, real] = ids, labels
-            batch["attention_mask"][row, real] = 1
-
         if labelled:
-            batch["context_labels"] = np.array([example["context_label"] for example in examples])
-
-        return {name: torch.from_numpy(values) for name, values in batch.items()}
+            batch["context_labels"] = torch.tensor([example["context_label"] for example in examples])
+        return batch
 
     def _mask(self, ids: np.ndarray, index: object) -> tuple[np.ndarray, np.ndarray]:
         """Return the input tokens of an example and the labels, (tokens,) each."""

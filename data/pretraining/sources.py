@@ -1,11 +1,14 @@
-"""Sources of a pre-training corpus: local source trees, and streamed datasets. Reading can resume anywhere."""
+"""Sources of a pre-training corpus: local source trees, and streamed datasets.
+
+A pass over a source is read in independent lanes, which together hold every file once. It can resume anywhere.
+"""
 
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset
@@ -38,21 +41,9 @@ _ALIASES = {
     "path": ("max_stars_repo_path", "file_path", "func_path_in_repository"),
     "files": (),
 }
-#: Files that belong together, [] if none of them is readable; and a function that returns the position after
-#: them, ready for JSON. Call it before the next step.
+#: Files that belong together ([] if none is readable), and a function that returns the position after them, ready
+#: for JSON. Call it before the next step.
 ReadStep = tuple[list[CorpusRow], Callable[[], Any]]
-
-
-class CorpusSource(Protocol):
-    """A part of a corpus. A pass over it is read in independent lanes, which together hold every file once."""
-
-    name: str
-
-    def fingerprint(self) -> int:
-        """Return 64 bits that differ if other files would be read."""
-
-    def read(self, epoch: int, lane: int, lanes: int, state: Any, counts: Counter[str]) -> Iterator[ReadStep]:
-        """Yield the files of a lane of a pass, from the position `state` (None for the start)."""
 
 
 class TreeSource:
@@ -112,7 +103,6 @@ class TreeSource:
         unique = NearDuplicates(seed=seed)
         total = sum(len(files) for _, files in self._parcels)
         parcels = []
-
         with tqdm(total=total, desc="near-duplicates", unit="file", disable=not progress) as bar:
             for repository, files in self._parcels:
                 remaining = []
@@ -142,7 +132,7 @@ class TreeSource:
             data = read_source_file(path)
         except SkippedFileError as skipped:
             if skipped.reason == "unreadable":
-                _count_skipped(counts, skipped.reason, path, skipped.detail)
+                _count_skipped(counts, skipped.reason, path, str(skipped))
             else:
                 counts[skipped.reason] += 1
             return None
@@ -250,10 +240,8 @@ class DatasetSource:
             position = partial(_position, index, table)
             # In batches of one: iterated directly, a dataset would split itself among the workers of a loader.
             for batch in table.iter(batch_size=1):
-                yield (
-                    self._rows_of({name: values[0] for name, values in batch.items()}, includes, counts),
-                    position,
-                )
+                row = {name: values[0] for name, values in batch.items()}
+                yield self._rows_of(row, includes, counts), position
 
     def _rows_of(
         self, raw: Mapping[str, Any], includes: Callable[[str], bool], counts: Counter[str]
@@ -289,12 +277,8 @@ class DatasetSource:
             return None
 
         language = file.get("language") or (language_of(str(path)) if path else "") or ""
-        return {
-            "text": text,
-            "repository": str(repository),
-            "language": str(language).lower(),
-            "path": str(path or ""),
-        }
+        row = {"text": text, "repository": repository, "language": str(language).lower(), "path": path or ""}
+        return {name: str(value) for name, value in row.items()}
 
 
 def _position(shard: int, table: IterableDataset) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
-from mose.data.pretraining.contexts import ContextBuilder
+from mose.data.pretraining.contexts import ContextBuilder, tokenize_texts
 from mose.data.pretraining.corpus import Corpus
 from mose.utils.hashing import digest
 
@@ -30,14 +30,12 @@ class PreTrainingStream(IterableDataset):
     block.
 
     Example i comes from lane i mod `lanes`. If `lanes` is a multiple of `world_size`, each process reads only its
-    own part of the corpus; with one lane, each reads everything. Keep the number of lanes
-    when resuming with another number of processes: it belongs to the stream.
+    own part of the corpus; with one lane, each reads everything. Keep the number of lanes when resuming with
+    another number of processes: it belongs to the stream.
 
     Args:
         corpus: a corpus, from `mose.data.pretraining.corpus.load_corpus`.
-        tokenizer: as in `mose.data.pretraining.contexts.ContextBuilder`.
-        max_length: as there.
-        objective: as there.
+        tokenizer, max_length, objective: as in `mose.data.pretraining.contexts.ContextBuilder`.
         seed: seed of layouts and labels.
         rank: index of this process.
         world_size: number of processes.
@@ -128,7 +126,8 @@ class PreTrainingStream(IterableDataset):
         """Hexadecimal digits that differ if another stream would be read; equal for all processes of a run."""
         builder = self.builder
         settings = builder.max_length, builder.objective, builder.min_snippet, self.seed, self.lanes, self.epochs
-        probe = builder.tokenizer("def main(x): return x + 1  # probe", add_special_tokens=False)["input_ids"]
+        # Tokenize it like a block: other options would change the tokenizer while the thread uses it.
+        probe = tokenize_texts(builder.tokenizer, ["def main(x): return x + 1  # probe"])[0].tolist()
         return f"{digest(self.corpus.fingerprint(), *settings, len(builder.tokenizer), probe):016x}"
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

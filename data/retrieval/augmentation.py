@@ -2,8 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 
@@ -17,10 +16,6 @@ def frequent_words(code: str, language: str = "") -> list[str]:
     counts = Counter(_WORD.findall(code))
     reserved = keywords(language)
     return [word for word, count in counts.items() if count > 1 and word not in reserved]
-
-
-def _new_name(new_names: Mapping[str, str], match: re.Match[str]) -> str:
-    return new_names.get(match[0], match[0])
 
 
 def replace_frequent_words(
@@ -46,7 +41,6 @@ def replace_frequent_words(
     pool = sorted({word for words in frequent for word in words})
 
     augmented = []
-
     for code, language, words in zip(codes, languages, frequent, strict=True):
         draws = torch.rand(len(words), generator=generator).tolist()
         chosen = [word for word, draw in zip(words, draws, strict=True) if draw < probability]
@@ -55,7 +49,7 @@ def replace_frequent_words(
             candidates = [word for word in pool if word not in excluded]
             order = torch.randperm(len(candidates), generator=generator)[: len(chosen)].tolist()
             new_names = dict(zip(chosen, (candidates[index] for index in order), strict=False))
-            code = _WORD.sub(partial(_new_name, new_names), code)
+            code = _WORD.sub(lambda match, new_names=new_names: new_names.get(match[0], match[0]), code)
         augmented.append(code)
 
     return augmented

@@ -1,10 +1,10 @@
 """Training pairs for contrastive fine-tuning: a query, and the document that answers it."""
 
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from datasets import Dataset, Features, Value, concatenate_datasets
 
@@ -17,10 +17,8 @@ logger = logging.getLogger(__name__)
 PAIR_COLUMNS = ("query", "query_language", "document", "document_language", "repository")
 _ALL_COLUMNS = (*PAIR_COLUMNS, "negative")
 _FEATURES = Features({name: Value("string") for name in _ALL_COLUMNS})
-_OPTIONAL_COLUMNS = (
-    *("language", "language_a", "language_b", "query_language", "document_language", "repository"),
-    "negative",
-)
+_LANGUAGE_COLUMNS = ("language", "language_a", "language_b", "query_language", "document_language")
+_OPTIONAL_COLUMNS = (*_LANGUAGE_COLUMNS, "repository", "negative")
 
 Side = tuple[str, str]  # a text and its language; "" for natural language
 SourceRow = Mapping[str, str]  # "" for a column that is absent
@@ -60,12 +58,13 @@ def load_pairs(
     if not source_trees and not datasets:
         raise ValueError("There is nothing to read. Pass source_trees, datasets, or both.")
 
+    mapping = column_mapping or {}
+    check_column_mapping(mapping, _TARGETS)  # before loading, which can take long
     tables = [
         ("dataset" if isinstance(data, Dataset) else str(data), load_table(data, split)) for data in datasets
     ]
-    targets = sorted({column for shape in _SHAPES.values() for column in shape.columns} | {*_OPTIONAL_COLUMNS})
-    check_column_mapping(column_mapping or {}, targets, [(name, table.column_names) for name, table in tables])
-    parts = [_pairs_of_table(name, rename_columns(table, column_mapping or {})) for name, table in tables]
+    check_column_mapping(mapping, _TARGETS, [(name, table.column_names) for name, table in tables])
+    parts = [_pairs_of_table(name, rename_columns(table, mapping)) for name, table in tables]
     if source_trees:
         mined, _ = mine(source_trees, **mining)
         parts.insert(0, _pairs_of_table("source trees", mined))
@@ -74,10 +73,8 @@ def load_pairs(
     # Without the column, the collator skips the third side of a batch.
     if not any(pairs.unique("negative")):
         pairs = pairs.remove_columns("negative")
-
     if not len(pairs):
         raise ValueError(f"no pairs in {', '.join([*map(str, source_trees), *(name for name, _ in tables)])}")
-
     return pairs
 
 
@@ -97,54 +94,48 @@ def _ready_pair(row: SourceRow, index: int) -> list[tuple[Side, Side]]:
     return [((row["query"], row["query_language"]), document)]
 
 
-class _Shape(NamedTuple):
-    """Columns that a dataset can have, and the pairs (query, document) of one of its rows."""
-
-    columns: tuple[str, ...]
-    pairs_of_row: Callable[[SourceRow, int], list[tuple[Side, Side]]]
-    pairs_per_row: int = 1
-
-
-#: By preference: a dataset has the first shape whose columns it has.
-_SHAPES = {
-    "triples": _Shape(("text", "code_a", "code_b"), _pairs_of_triple, pairs_per_row=2),
-    "code pairs": _Shape(("code_a", "code_b"), lambda row, _: [(_code(row, "a"), _code(row, "b"))]),
-    "text and code": _Shape(("text", "code"), lambda row, _: [((row["text"], ""), _code(row))]),
-    "ready pairs": _Shape(("query", "document"), _ready_pair),
+#: Columns of a dataset -> the pairs (query, document) of one of its rows. The first that match are read.
+_SHAPES: dict[tuple[str, ...], Callable[[SourceRow, int], list[tuple[Side, Side]]]] = {
+    ("text", "code_a", "code_b"): _pairs_of_triple,
+    ("code_a", "code_b"): lambda row, _: [(_code(row, "a"), _code(row, "b"))],
+    ("text", "code"): lambda row, _: [((row["text"], ""), _code(row))],
+    ("query", "document"): _ready_pair,
 }
+_TARGETS = sorted({*itertools.chain(*_SHAPES), *_OPTIONAL_COLUMNS})
 
 
 def _pairs_of_table(name: str, table: Dataset) -> Dataset:
-    columns = match_columns(f"dataset {name!r}", table, *(shape.columns for shape in _SHAPES.values()))
-    kind = next(kind for kind, shape in _SHAPES.items() if shape.columns == columns)
-    shape = _SHAPES[kind]
-    for column in shape.columns:
+    shape = match_columns(f"dataset {name!r}", table, *_SHAPES)
+    for column in shape:
         feature = table.features[column]
         if getattr(feature, "dtype", None) not in ("string", "large_string", "null"):
             raise ValueError(f"dataset {name!r}: column {column!r} must hold strings, got {feature}.")
 
     # Drop the other columns first: `map` would decode them for every batch.
-    used = [column for column in (*shape.columns, *_OPTIONAL_COLUMNS) if column in table.column_names]
+    used = [column for column in (*shape, *_OPTIONAL_COLUMNS) if column in table.column_names]
     pairs = table.select_columns(used).map(
         _pairs_of_batch,
         batched=True,
         with_indices=True,
-        fn_kwargs={"kind": kind},
+        fn_kwargs={"shape": shape},
         remove_columns=used,
         features=_FEATURES,
         desc=f"pairs of {Path(name).name}",
     )
-    if dropped := len(table) * shape.pairs_per_row - len(pairs):
+    pairs_per_row = len(_SHAPES[shape](defaultdict(str), 0))
+    if dropped := len(table) * pairs_per_row - len(pairs):
         logger.warning("%s: %d pairs with an empty side left out", name, dropped)
 
     return pairs
 
 
-def _pairs_of_batch(batch: Mapping[str, list], indices: Iterable[int], kind: str) -> dict[str, list[str]]:
+def _pairs_of_batch(
+    batch: Mapping[str, list], indices: Iterable[int], shape: tuple[str, ...]
+) -> dict[str, list[str]]:
     columns: dict[str, list[str]] = {name: [] for name in _ALL_COLUMNS}
     for position, index in enumerate(indices):
         row = defaultdict(str, {name: values[position] or "" for name, values in batch.items()})
-        for query, document in _SHAPES[kind].pairs_of_row(row, index):
+        for query, document in _SHAPES[tuple(shape)](row, index):
             if query[0].strip() and document[0].strip():
                 values = (*query, *document, row["repository"], row["negative"])
                 for name, value in zip(_ALL_COLUMNS, values, strict=True):

@@ -177,9 +177,6 @@ def _read_judgements(
     return relevant
 
 
-# --- a local folder ---------------------------------------------------------------------------------------
-
-
 def _read_folder(folder: Path, split: str) -> BEIRTables:
     qrels = folder / "qrels.tsv"
     others: list[Path] = []
@@ -240,9 +237,6 @@ def _tsv_rows(path: Path) -> Iterator[Row]:
             yield location, dict(zip(columns, cells, strict=True))
 
 
-# --- the Hub ----------------------------------------------------------------------------------------------
-
-
 def _read_hub(repo: str, split: str, revision: str | None, subset: str) -> BEIRTables:
     configs = {"corpus": "corpus", "queries": "queries", "qrels": "default"}
     if subset:
@@ -268,12 +262,7 @@ def _read_hub(repo: str, split: str, revision: str | None, subset: str) -> BEIRT
 
 
 def hub_table(repo: str, config: str | None, revision: str | None = None) -> dict[str, Any]:
-    """Load all splits of one configuration of a Hub dataset.
-
-    Args:
-        repo: the dataset's id.
-        config: None for its only or default configuration.
-        revision: branch, tag or commit; None for the main branch.
+    """Load all splits of a Hub dataset's configuration; None for its only or default one.
 
     Raises:
         RetrievalSetError: it cannot be loaded; the message says why.

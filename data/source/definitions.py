@@ -78,7 +78,6 @@ def extract_functions(source: bytes, language: str) -> list[Function]:
     root = Parser(grammar(language)).parse(source).root_node
     function_query, comment_query = queries(language)
     candidates = []
-
     for _, captures in QueryCursor(function_query).matches(root):
         node = captures["function"][0]
         name = captures["name"][0] if "name" in captures else _declared_name(node)
@@ -92,7 +91,6 @@ def extract_functions(source: bytes, language: str) -> list[Function]:
     comments = {node.end_byte: node for node in QueryCursor(comment_query).captures(root).get("comment", ())}
     functions: list[Function] = []
     covered = 0
-
     for node, name in candidates:
         # Candidates are sorted: one that begins before `covered` is nested in the function before it.
         if node.start_byte < covered or node.has_error:
@@ -104,7 +102,6 @@ def extract_functions(source: bytes, language: str) -> list[Function]:
 
     if root.has_error and not functions:
         raise ParseError(f"not valid {language}")
-
     return functions
 
 
@@ -146,7 +143,6 @@ def _declared_name(node: Node) -> Node | None:
         )
 
     name = declarator and declarator.child_by_field_name("declarator")
-
     while name is not None:
         inner = name.child_by_field_name("name")
         if name.type == "parenthesized_declarator":
@@ -154,7 +150,6 @@ def _declared_name(node: Node) -> Node | None:
         if inner is None:
             break
         name = inner
-
     return name
 
 
@@ -226,7 +221,6 @@ def _doc_comment(
     """Return the first byte and the text of the doc comment directly above `start`; `start` and "" if none."""
     begin = above = start
     texts: list[str] = []
-
     while True:
         window = max(0, above - 400)
         end = window + len(source[window:above].rstrip())
@@ -279,12 +273,10 @@ def _string_value(source: bytes, statement: Node) -> str | None:
     node: Node = statement.named_children[0]
     while node.type == "parenthesized_expression" and node.named_child_count == 1:
         node = node.named_children[0]
-
     if node.type not in ("string", "concatenated_string"):
         return None
 
     text = source[node.start_byte : node.end_byte].decode()
-
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes such as "\d"
             value = ast.literal_eval(f"({text})")

@@ -35,14 +35,15 @@ _GENERATED = re.compile(
 class SkippedFileError(Exception):
     """A file that is not read as source.
 
+    Its text is the system's or the parser's message if there is one, else the reason.
+
     Attributes:
-        reason: "unreadable", "too large", "binary", "minified" or "generated".
-        detail: the system's message for an unreadable file; else the reason.
+        reason: such as "unreadable", "too large", "binary", "minified" or "generated".
     """
 
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(detail or reason)
-        self.reason, self.detail = reason, detail or reason
+    def __init__(self, reason: str, message: str = ""):
+        super().__init__(message or reason)
+        self.reason = reason
 
 
 def iter_source_files(root: str | Path, languages: Collection[str] | None = None) -> Iterator[Path]:
@@ -75,13 +76,8 @@ def candidate_files(
 ) -> Iterator[Path]:
     """Yield the files that `iter_source_files` looks into, without opening them.
 
-    Args:
-        root: a folder, or one file.
-        languages: the languages to include; None for all that can be read.
-        on_error: called for every folder that cannot be read; None logs a warning.
-
-    Raises:
-        ValueError: `root` does not exist, or a language is unknown.
+    The other arguments and errors are those of `iter_source_files`. `on_error` is called for every folder that
+    cannot be read; None logs a warning.
     """
     root = Path(root)
     if unknown := set(languages or ()) - set(supported_languages()):

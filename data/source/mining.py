@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +27,10 @@ from mose.data.source.languages import PROGRAMMING_LANGUAGES, language_of
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("text", "code", "source", "name", "language", "repository", "path", "start_line", "end_line")
+#: Lines of code, without documentation and blank lines.
+MIN_CODE_LINES, MAX_CODE_LINES = 3, 1000
+#: Words of the documentation's first paragraph.
+MIN_TEXT_WORDS, MAX_TEXT_WORDS = 3, 256
 #: Files that are in flight in a process pool, so that results don't pile up.
 _FILES_AHEAD = 4096
 _EXTENSION_METHODS = re.compile(
@@ -44,54 +47,10 @@ _NOT_PROSE = re.compile(r"(?i)\W*(?:todo|fixme|xxx|hack|copyright|licen[cs]ed?|s
 _LETTERS = re.compile(r"[^\W\d_]")
 
 
-@dataclass(frozen=True)
-class MiningFilter:
-    """Rules for which functions are included. Blank lines of code do not count.
-
-    Attributes:
-        require_docstring: exclude functions without usable documentation. False gives them the text "".
-        min_code_lines: fewest lines of code without the documentation.
-        max_code_lines: most lines of code.
-        min_text_words: fewest words of the documentation's first paragraph.
-        max_text_words: most words of it.
-    """
-
-    require_docstring: bool = True
-    min_code_lines: int = 3
-    max_code_lines: int = 1000
-    min_text_words: int = 3
-    max_text_words: int = 256
-
-    def text_rejection(self, text: str, code: str) -> str | None:
-        """Return why a text cannot describe its function, or None if it can."""
-        words, letters = len(text.split()), _LETTERS.findall(text)
-        if not text or _NOT_PROSE.match(text):
-            return "no text"
-        if words < self.min_text_words:
-            return "short text"
-        if words > self.max_text_words:
-            return "long text"
-        if sum(letter.isascii() for letter in letters) < 0.8 * len(letters) or not letters:
-            return "text not English"
-        return "text in code" if text in " ".join(code.split()) else None
-
-    def function_rejection(self, function: Function) -> str | None:
-        """Return why a function is excluded whatever its text, or None if it is not."""
-        lines = sum(1 for line in function.code.split("\n") if line.strip())
-        if function.constructor or _EXTENSION_METHODS.fullmatch(function.name):
-            return "constructor or extension method"
-        if "test" in function.name.lower():
-            return "test"
-        if lines < self.min_code_lines:
-            return "short code"
-        return "long code" if lines > self.max_code_lines else None
-
-
 def mine_rows(
     source_trees: Iterable[str | Path],
     languages: Collection[str] | None = None,
     *,
-    filters: MiningFilter | None = None,
     max_text_repeats: int | None = None,
     counts: Counter[str] | None = None,
     num_proc: int = 1,
@@ -102,7 +61,6 @@ def mine_rows(
     Args:
         source_trees: folders, each a repository or a folder of packages (then each package is one), or files.
         languages: the languages to include; None for all that can be read.
-        filters: rules for what is included; None for `MiningFilter()`.
         max_text_repeats: most rows with the same text; None for any number.
         counts: updated with the number of `files` read and `rows` yielded, and of files and functions skipped for
             each reason.
@@ -125,7 +83,7 @@ def mine_rows(
     tasks = [
         (root, path) for root in map(Path, source_trees) for path in candidate_files(root, languages, unreadable)
     ]
-    mine_file = partial(_mine_file, languages=languages, filters=filters or MiningFilter())
+    mine_file = partial(_mine_file, languages=languages)
     # Duplicates are found here and not in the workers, which see one file each.
     seen: set[bytes] = set()
     repeats: Counter[str] = Counter()
@@ -152,7 +110,7 @@ def mine(
 ) -> tuple[Dataset, Counter[str]]:
     """Return the rows of `mine_rows` as a dataset, and the counts of what was read and skipped.
 
-    Takes the arguments of `mine_rows`, and raises the same errors.
+    Arguments and errors are those of `mine_rows`.
     """
     counts: Counter[str] = options.pop("counts", None) or Counter()
     rows = mine_rows(source_trees, languages, counts=counts, **options)
@@ -180,7 +138,7 @@ def _ordered_map(work: partial, tasks: list[tuple[Path, Path]], num_proc: int) -
 
 
 def _mine_file(
-    task: tuple[Path, Path], languages: Collection[str] | None, filters: MiningFilter
+    task: tuple[Path, Path], languages: Collection[str] | None
 ) -> tuple[list[tuple[bytes, dict[str, str | int]]], Counter[str]]:
     """Return the rows of one file, each with a digest that duplicates share, and the counts of the skipped."""
     root, path = task
@@ -199,11 +157,7 @@ def _mine_file(
 
     for function in functions:
         text = first_paragraph(function.docstring)
-        reason = filters.function_rejection(function)
-        # Without required documentation, an unusable text becomes "".
-        if reason is None and (reason := filters.text_rejection(text, function.code)):
-            text, reason = "", reason if filters.require_docstring else None
-        if reason is not None:
+        if reason := _function_rejection(function) or _text_rejection(text, function.code):
             counts[reason] += 1
             continue
 
@@ -228,6 +182,32 @@ def _functions_of_file(path: Path, languages: Collection[str] | None) -> list[Fu
     except ParseError as error:
         reason = "undecodable" if isinstance(error, DecodeError) else "unparsable"
         raise SkippedFileError(reason, str(error)) from error
+
+
+def _function_rejection(function: Function) -> str | None:
+    """Return why a function is excluded whatever its text, or None if it is not."""
+    lines = sum(1 for line in function.code.split("\n") if line.strip())
+    if function.constructor or _EXTENSION_METHODS.fullmatch(function.name):
+        return "constructor or extension method"
+    if "test" in function.name.lower():
+        return "test"
+    if lines < MIN_CODE_LINES:
+        return "short code"
+    return "long code" if lines > MAX_CODE_LINES else None
+
+
+def _text_rejection(text: str, code: str) -> str | None:
+    """Return why a text cannot describe its function, or None if it can."""
+    words, letters = len(text.split()), _LETTERS.findall(text)
+    if not text or _NOT_PROSE.match(text):
+        return "no text"
+    if words < MIN_TEXT_WORDS:
+        return "short text"
+    if words > MAX_TEXT_WORDS:
+        return "long text"
+    if sum(letter.isascii() for letter in letters) < 0.8 * len(letters) or not letters:
+        return "text not English"
+    return "text in code" if text in " ".join(code.split()) else None
 
 
 def _digest_of_code(function: Function) -> bytes:

@@ -2,8 +2,8 @@
 
 import re
 import textwrap
-from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 from tree_sitter import Parser
 
@@ -19,8 +19,7 @@ class NoCodeError(ValueError):
     """An answer that is not used; its text is the reason, the same for all answers of a kind."""
 
 
-@dataclass(frozen=True)
-class FencedBlock:
+class FencedBlock(NamedTuple):
     """A fenced code block: its tag in lower case, and its text."""
 
     tag: str

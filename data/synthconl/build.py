@@ -8,8 +8,9 @@ from pathlib import Path
 
 from mose.data.synthconl.dataset import push, write_dataset, write_dataset_card
 from mose.data.synthconl.plan import load_source
-from mose.data.synthconl.translations import Settings, Translations
+from mose.data.synthconl.translations import ANSWERS_FOLDER, Settings, Translations
 from mose.data.synthconl.translator import DEFAULT_MODEL, Translator
+from mose.utils.journal import Journal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,25 +44,26 @@ def run(options: argparse.Namespace) -> None:
 
     Raises:
         ValueError: an argument is invalid, or the folder has a build with other settings.
-        RuntimeError: no translation is usable.
+        RuntimeError: no translation is usable, or another process builds in the folder.
     """
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
     mapping = _json_object(options.column_mapping)
     source = load_source(options.source_tree, options.dataset, mapping, options.split)
     progress = not options.no_progress
-
-    translations = Translations(options.output_dir, source, settings, progress)
-    if translations.missing:
-        # Loading the model takes long, and a finished build does not need it.
-        translator = Translator(settings.model, options.device, settings.max_new_tokens, settings.temperature)
-        translations.translate(translator, progress)
-
     counts: Counter[str] = Counter()
-    if not write_dataset(translations.triples(counts, progress), options.output_dir):
-        raise RuntimeError(f"of {len(translations.jobs)} translations no triple is left: {dict(counts)}")
 
-    origin = options.dataset or ", ".join(Path(tree).resolve().name for tree in options.source_tree)
-    write_dataset_card(options.output_dir, counts, settings.model, origin, options.license)
+    with Journal(options.output_dir / ANSWERS_FOLDER).lock():
+        translations = Translations(options.output_dir, source, settings, progress)
+        if translations.missing:
+            # Loading the model takes long, and a finished build does not need it.
+            translator = Translator(settings.model, options.device, settings.max_new_tokens, settings.temperature)
+            translations.translate(translator, progress)
+
+        if not write_dataset(translations.triples(counts, progress), options.output_dir):
+            raise RuntimeError(f"of {len(translations.jobs)} translations no triple is left: {dict(counts)}")
+
+        origin = options.dataset or ", ".join(Path(tree).resolve().name for tree in options.source_tree)
+        write_dataset_card(options.output_dir, counts, settings.model, origin, options.license)
 
     print(f"{counts['triples']} triples in {options.output_dir}")
     for reason, n in sorted(counts.items()):

@@ -81,17 +81,13 @@ def _write_part(rows: Iterable[Mapping[str, str]], path: Path) -> int:
 
 
 def write_dataset_card(
-    folder: Path,
-    counts: Counter[str],
-    model: str,
-    source: str,
-    license_id: str | None = None,
+    folder: Path, counts: Counter[str], model: str, source: str, license_id: str | None = None
 ) -> None:
     """Write the dataset card, `README.md`: origin, contents, and what was left out.
 
     Args:
         folder: folder of the dataset.
-        counts: counts, as `mose.data.synthconl.translations.Translations.triples` updates them.
+        counts: as `mose.data.synthconl.translations.Translations.triples` updates them.
         model: name of the translator.
         source: origin of text and code A, in words or as a Hub id.
         license_id: the Hub's identifier of the licence; None for no licence in the card.
@@ -121,17 +117,10 @@ def write_dataset_card(
     card.save(folder / "README.md")
 
 
-def push(folder: Path, repo_id: str, private: bool = False, token: str | None = None) -> str:
-    """Push data and card to a dataset repository, which is created if it is missing. Nothing else is pushed.
+def push(folder: Path, repo_id: str, private: bool = False) -> str:
+    """Push data and card to a dataset repository, and return the address of the commit.
 
-    Args:
-        folder: folder of the build.
-        repo_id: Hub id of the dataset, `owner/name`.
-        private: create a private repository.
-        token: access token; None for the saved one.
-
-    Returns:
-        The address of the commit.
+    The repository is created if it is missing, privately if `private`. Nothing else of the folder is pushed.
 
     Raises:
         ValueError: the folder has no finished dataset, or the Hub rejects the card.
@@ -141,8 +130,7 @@ def push(folder: Path, repo_id: str, private: bool = False, token: str | None = 
         raise ValueError(f"{folder} has no finished dataset. Build it first.")
 
     DatasetCard.load(folder / "README.md").validate(repo_type="dataset")
-
-    api = HfApi(token=token)
+    api = HfApi()
 
     try:
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)

@@ -62,12 +62,10 @@ def load_source(
         table = rename_columns(table, mapping)
 
     match_columns(str(dataset or "the source"), table, COLUMNS)
-    if "repository" not in table.column_names:
-        table = table.add_column("repository", [""] * len(table))
-
     if not len(table):
         raise ValueError("the source has no rows")
-
+    if "repository" not in table.column_names:
+        table = table.add_column("repository", [""] * len(table))
     return table.select_columns([*COLUMNS, "repository"])
 
 
@@ -85,20 +83,14 @@ def choose_jobs(source: Dataset, seed: int, counts: Counter[str], progress: bool
     equally frequent. Rows that are blank, in another language, or near-duplicates of an earlier row's code
     (Jaccard 0.7, 256 permutations, character 5-grams) are skipped.
 
-    Args:
-        source: pairs, as `load_source` returns them.
-        seed: seed of the target languages.
-        counts: updated with the number of rows skipped for each reason.
-        progress: show a progress bar on stderr.
+    `counts` is updated with the number of rows skipped for each reason.
     """
     unique = NearDuplicates()
     cycles: dict[str, list[str]] = defaultdict(list)
     # One generator for each language: a row does not change the targets of other languages.
     generators = {language: random.Random(f"{seed} {language}") for language in TARGETS}
 
-    bar = tqdm(source, desc="planning", unit=" rows", disable=not progress)
-
-    for row, example in enumerate(bar):
+    for row, example in enumerate(tqdm(source, desc="planning", unit=" rows", disable=not progress)):
         language = language_key(example["language"] or "")
         if not (example["text"] or "").strip() or not (example["code"] or "").strip():
             counts["source: empty text or code"] += 1

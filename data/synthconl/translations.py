@@ -32,13 +32,7 @@ PLAN_FILE, ANSWERS_FOLDER = "plan.json", "answers"
 class Settings:
     """Settings of a build, which must not change when it is resumed.
 
-    Attributes:
-        model: name of the translator.
-        batch_size: prompts per batch.
-        max_new_tokens: most tokens of an answer; one that reaches it is not used.
-        max_prompt_tokens: most tokens of a prompt; longer ones are not translated.
-        temperature: sampling temperature; 0 for greedy decoding.
-        seed: seed of the target languages and of the sampling.
+    Each field is the option of `mose synthconl build` with its name.
 
     Raises:
         ValueError: a number is out of its range.
@@ -62,11 +56,7 @@ class Settings:
 class Translations:
     """The jobs of a build, and the answers that are stored so far.
 
-    Args:
-        folder: folder of the build.
-        source: pairs, as `mose.data.synthconl.plan.load_source` returns them.
-        settings: the settings of the build.
-        progress: show progress bars on stderr.
+    `source` has the pairs, as `mose.data.synthconl.plan.load_source` returns them.
 
     Raises:
         ValueError: the folder has a build of another source or with other settings, or there is nothing to
@@ -111,9 +101,7 @@ class Translations:
     def triples(self, counts: Counter[str], progress: bool = False) -> Iterator[Mapping[str, str]]:
         """Yield the triples of a build whose answers are complete.
 
-        Args:
-            counts: updated with the number of rows skipped for each reason, and of `triples`.
-            progress: show a progress bar on stderr.
+        `counts` is updated with the number of rows skipped for each reason, and of `triples`.
 
         Yields:
             `text`, `code_a`, `code_b`, `language_a`, `language_b` and `repository`. No two codes B are

@@ -47,11 +47,7 @@ class Translator:
     """
 
     def __init__(
-        self,
-        model: str = DEFAULT_MODEL,
-        device: str | None = None,
-        max_new_tokens: int = 1024,
-        temperature: float = 0.0,
+        self, model: str, device: str | None = None, max_new_tokens: int = 1024, temperature: float = 0.0
     ):
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self.device = torch.device(device or accelerator or "cpu")
@@ -89,13 +85,7 @@ class Translator:
 
     @torch.inference_mode()
     def translate(self, prompts: Sequence[str], languages_b: Sequence[str], seed: int) -> list[Answer]:
-        """Return one answer for each prompt, from one batch.
-
-        Args:
-            prompts: complete inputs, from `prompt`.
-            languages_b: the target language of each.
-            seed: seed of the sampling, if the temperature is above 0.
-        """
+        """Return one answer for each prompt, from one batch; `languages_b` are the target languages."""
         batch = self._encode(prompts, padding=True, return_tensors="pt", return_token_type_ids=False)
         # A checkpoint's generation config can have sampling on, so greedy decoding resets it.
         sampling: dict = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}

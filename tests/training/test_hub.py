@@ -14,6 +14,7 @@ from mose.hub.card import validate_card
 from mose.hub.publish import PublishError
 from mose.modeling_mose import MoSEModel
 from mose.training.finetuning.arguments import FineTuningArguments
+from mose.training.finetuning.lora import LoRAModel, lora_config
 from mose.training.finetuning.trainer import FineTuningTrainer
 
 pytestmark = pytest.mark.slow
@@ -36,11 +37,12 @@ NEEDED = {
 def build(online, tiny_model_folder, tiny_tokenizer, tmp_path):
     rows = [{"text": f"Add {i}", "code": f"def add_{i}(a): return a + {i}"} for i in range(16)]
 
-    def build(**settings):
+    def build(adapter=False, **settings):
         defaults = {"per_device_train_batch_size": 4, "max_steps": 2, "save_steps": 1, "report_to": "none"}
         defaults |= {"use_cpu": True, "logging_steps": 1, "disable_tqdm": True, "learning_rate": 1e-3}
+        model = MoSEModel.from_pretrained(tiny_model_folder)
         return FineTuningTrainer(
-            model=MoSEModel.from_pretrained(tiny_model_folder),
+            model=LoRAModel(model, lora_config(model, "tester/base")) if adapter else model,
             args=FineTuningArguments(output_dir=str(tmp_path / "run"), **{**defaults, **settings}),
             train_dataset=load_pairs(datasets=[Dataset.from_list(rows)]),
             data_collator=PairCollator(tiny_tokenizer, 64, 64),
@@ -76,6 +78,18 @@ def test_pushing_while_training_gives_whole_repositories_without_pickles(online,
     with torch.no_grad():
         expected = trainer.model.eval()(**tiny_batch, exit_layer=1).pooler_output
         assert torch.equal(loaded(**tiny_batch).pooler_output, expected)
+
+
+def test_an_adapter_is_pushed_with_the_card_of_its_run(online, build):
+    trainer = build(adapter=True, push_to_hub=True, hub_model_id="tester/adapter", hub_strategy="every_save")
+    trainer.train()
+    repository = online.repository("tester/adapter")
+    assert "Training in progress, step 1" in [commit.title for commit in repository.history()]
+    for commit in repository.history()[:-1]:
+        assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= set(commit.files)
+    card = repository.files()["README.md"].decode()
+    validate_card(card)
+    assert "base_model: tester/base" in card and "| learning rate | 0.001 |" in card
 
 
 def test_a_trainer_pushes_when_told_to_and_names_no_path_of_this_machine(online, build, tmp_path):

@@ -33,6 +33,9 @@ def raising(error):
         (ArgumentError("no such folder"), 2, "mose x: no such folder"),
         (ValueError("a bug, or bad data"), 1, "mose x: a bug, or bad data"),
         (RuntimeError(), 1, "mose x: RuntimeError"),
+        (KeyError("mrr"), 1, "mose x: KeyError: 'mrr'"),
+        (FileNotFoundError(2, "No such file", "a.json"), 1, "mose x: [Errno 2] No such file: 'a.json'"),
+        (ImportError("cannot import name 'a' from 'b'"), 1, "mose x: cannot import name 'a' from 'b'"),
         (KeyboardInterrupt(), 130, "mose x: interrupted"),
         (ModuleNotFoundError("No module named 'faiss'", name="faiss"), 1, "mose x needs faiss: pip install"),
     ],
@@ -41,6 +44,15 @@ def test_exit_codes(error, status, message, capsys):
     assert exit_status("mose x", raising(error)) == status
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith(message) and captured.err.count("\n") == 1
+
+
+def test_a_traceback_is_printed_on_request(monkeypatch, capsys):
+    monkeypatch.setenv("MOSE_DEBUG", "1")
+    assert exit_status("mose x", raising(TypeError("not callable"))) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback") and error.endswith("\nmose x: TypeError: not callable\n")
+    assert exit_status("mose x", raising(ArgumentError("no such folder"))) == 2
+    assert capsys.readouterr().err == "mose x: no such folder\n"
 
 
 def test_success_prints_nothing(capsys):

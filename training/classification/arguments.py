@@ -5,15 +5,6 @@ from dataclasses import dataclass
 from mose.training import arguments as shared
 from mose.training.arguments import REQUIRED, Values, flag
 
-#: The paper's clone detection (section 4).
-BIGCLONEBENCH = {
-    "output_dir": "runs/classify",
-    "learning_rate": 1e-5,
-    "warmup_steps": 2000,
-    "per_device_train_batch_size": 64,
-    "max_steps": 14_000,
-    "num_train_epochs": 0.0,
-}
 DEFAULTS = {
     "output_dir": "runs/classify",
     "learning_rate": 1e-4,
@@ -21,6 +12,14 @@ DEFAULTS = {
     "per_device_train_batch_size": 32,
     "max_steps": -1,
     "num_train_epochs": 3.0,
+}
+#: The paper's clone detection (section 4).
+BIGCLONEBENCH = DEFAULTS | {
+    "learning_rate": 1e-5,
+    "warmup_steps": 2000,
+    "per_device_train_batch_size": 64,
+    "max_steps": 14_000,
+    "num_train_epochs": 0.0,
 }
 
 

@@ -35,7 +35,11 @@ def train_classifier(
 
     set_seed(args.seed)
     train, validation, labels = _load_data(data_args)
-    positive = _positive_class(data_args.positive_label, labels)
+    positive_label = data_args.positive_label
+    if positive_label is not None and positive_label not in labels:
+        raise ValueError(f"positive_label must be one of the labels {', '.join(labels)}, got {positive_label!r}.")
+    positive = 1 if positive_label is None else labels.index(positive_label)
+
     model, tokenizer = build_classifier(model_args, labels)
     max_length = min(data_args.max_length, model.config.max_position_embeddings)
     # A pipeline with truncation=True then truncates as training did.
@@ -74,14 +78,6 @@ def _load_data(args: ClassificationDataArguments) -> tuple[Dataset, Dataset | No
         validation = load_examples(args.validation_file, args.columns, args.validation_split)
         check_like(validation, args.validation_file, train, labels)
     return train, validation, labels
-
-
-def _positive_class(label: str | None, labels: Sequence[str]) -> int:
-    if label is None:
-        return 1
-    if label not in labels:
-        raise ValueError(f"positive_label must be one of the labels {', '.join(labels)}, got {label!r}.")
-    return labels.index(label)
 
 
 def build_classifier(

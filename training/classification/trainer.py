@@ -68,12 +68,8 @@ class ClassificationTrainer(MoSETrainer):
 def exit_metrics(predicted: np.ndarray, labels: Any, positive: int = 1, classes: int = 2) -> dict[str, float]:
     """Compute accuracy, precision, recall, F1 and the macro F1 (mean over the classes).
 
-    Args:
-        predicted: (n,), class ids.
-        labels: (n,), class ids.
-        positive: the class that precision, recall and F1 refer to. With more than two classes, they are means
-            over the classes that occur in either argument.
-        classes: number of the model's classes, some of which may not occur.
+    `predicted` and `labels` (n,) are class ids. Precision, recall and F1 refer to the class `positive`. With more
+    than two `classes`, they are means over the classes that occur in either argument; some may not occur.
     """
     average: dict[str, Any] = {"average": "macro"}
     if classes == 2:

@@ -22,10 +22,9 @@ PAPER_DEFAULTS = {
     "bf16": False,
 }
 #: Settings of an adapter for a source tree; docs/lora.md has the measurements.
-LORA_DEFAULTS = {
+LORA_DEFAULTS = PAPER_DEFAULTS | {
     "output_dir": "runs/lora",
     "learning_rate": 1e-3,
-    "max_steps": 20_000,
     "num_train_epochs": 8.0,
     "warmup_steps": 0.05,
     "mini_batch_size": LORA_BATCH_SIZE,  # the whole batch, so that nothing is computed twice
@@ -136,11 +135,7 @@ class LoRAArguments:
 @shared.resolve_with(resolve_finetuning)
 @dataclass
 class FineTuningArguments(LoRAArguments, shared.RunArguments):
-    """`TrainingArguments` and the parameters that control the losses at the exits.
-
-    The defaults are the paper's (section 3): learning rate 1e-5, 20,000 steps of 2,048 pairs, no teacher. With
-    `lora` they are `LORA_DEFAULTS`.
-    """
+    """`TrainingArguments` and the losses at the exits. Defaults are the paper's (section 3) without `lora`."""
 
     bf16: bool = flag("Compute in bfloat16. Default: with --lora, if the device multiplies it in hardware.")
     per_device_train_batch_size: int = flag(
@@ -229,9 +224,8 @@ class FineTuningArguments(LoRAArguments, shared.RunArguments):
 
         for part, value in self.multipliers.items():
             if not _is_weight(value):
-                raise ValueError(
-                    f"learning_rate_multipliers: {part} must be a finite number >= 0, got {value!r}."
-                )
+                message = f"learning_rate_multipliers: {part} must be a finite number >= 0, got {value!r}."
+                raise ValueError(message)
 
 
 def _is_weight(value: object) -> bool:

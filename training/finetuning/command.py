@@ -60,12 +60,12 @@ def finetune(
 
     set_seed(args.seed)
     model, tokenizer = load_base(model_args, cache_dir)
-    data = load_data(data_args, _held_out_share(data_args, args))
+    data = load_data(data_args, args.lora)
     _fit_to_data(args, data)
     if args.teacher:
         _attach_teacher(data, args, cache_dir, model.config.embedding_size)
 
-    trained = add_adapter(model, model_args, args, checkpoint) if args.lora else model
+    trained = add_adapter(model, str(model_args.model), args, checkpoint) if args.lora else model
     trainer = _build_trainer(trained, tokenizer, data, data_args, args)
     report = None
     if data.held_out is not None and evaluate is not None and args.process_index == 0:
@@ -139,11 +139,8 @@ def load_base(args: ModelArguments, cache_dir: Path) -> tuple[MoSEModel, PreTrai
     return model, tokenizer
 
 
-def add_adapter(
-    model: MoSEModel, model_args: ModelArguments, args: FineTuningArguments, checkpoint: Path | None
-) -> LoRAModel:
+def add_adapter(model: MoSEModel, base: str, args: FineTuningArguments, checkpoint: Path | None) -> LoRAModel:
     """Return the model with an adapter to train; ValueError if the run to resume had another base."""
-    base = str(model_args.model)
     if checkpoint is not None:
         check_base(checkpoint, digests(model), base)
 
@@ -153,14 +150,12 @@ def add_adapter(
     return lora
 
 
-def _held_out_share(data_args: DataArguments, args: FineTuningArguments) -> float:
-    if data_args.held_out_share is None:
-        return LORA_HELD_OUT_SHARE if args.lora and data_args.source_tree else 0.0
-    return data_args.held_out_share
-
-
-def load_data(args: DataArguments, held_out_share: float = 0.0) -> FineTuningData:
+def load_data(args: DataArguments, lora: bool = False) -> FineTuningData:
     """Load the pairs to train and validate on, and the held-out functions; raises what `load_pairs` does."""
+    held_out_share = args.held_out_share
+    if held_out_share is None:
+        held_out_share = LORA_HELD_OUT_SHARE if lora and args.source_tree else 0.0
+
     parts, held_out, validation = [], None, None
     if held_out_share:
         mined = load_pairs(args.source_tree, (), {} if args.dataset else args.columns)

@@ -80,7 +80,7 @@ def _split(side: int, input_ids: Tensor, attention_mask: Tensor, size: int) -> I
 
 
 def _embed_batches(
-    model: Any, batches: Sequence[MiniBatch], lengths: Sequence[int], states: "list[_RandomState] | None" = None
+    model: Any, batches: Sequence[MiniBatch], lengths: Sequence[int], states: list[tuple] | None = None
 ) -> tuple[Tensor, ...]:
     """Return the embeddings of the first side at every exit, then of the second, …, and the scale.
 
@@ -90,7 +90,7 @@ def _embed_batches(
     rows: list[list[Tensor]] = [[] for _ in lengths]
     for batch in batches:
         if states is not None:
-            states.append(_RandomState.now(batch.input_ids))
+            states.append(_random_state(batch.input_ids))
         output = batch.forward(model)
         parts[batch.side].append(output.exit_embeddings)
         rows[batch.side].append(batch.rows)
@@ -108,21 +108,14 @@ def _embed_batches(
     return *flat, output.similarity_scale[:1]
 
 
-@dataclass(frozen=True)
-class _RandomState:
-    """Random states of the CPU and of the accelerators that a tensor is on."""
+def _random_state(tensor: Tensor) -> tuple:
+    """Return the random states of the CPU and of the accelerator that a tensor is on."""
+    return torch.get_rng_state(), *get_device_states(tensor)
 
-    cpu: Tensor
-    devices: Any
 
-    @classmethod
-    def now(cls, *tensors: Tensor) -> "_RandomState":
-        return cls(torch.get_rng_state(), get_device_states(*tensors))
-
-    def restore(self) -> None:
-        torch.set_rng_state(self.cpu)
-        devices, states = self.devices
-        set_device_states(devices, states)
+def _restore_random_state(cpu: Tensor, devices: list, states: list) -> None:
+    torch.set_rng_state(cpu)
+    set_device_states(devices, states)
 
 
 @contextmanager
@@ -150,29 +143,27 @@ class _CachedEmbedding(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients):
         *embedding_gradients, scale_gradient = gradients
-        state_after_forward = _RandomState.now(ctx.batches[0].input_ids)
+        state_after_forward = _random_state(ctx.batches[0].input_ids)
 
         for batch, state in zip(ctx.batches, ctx.states, strict=True):
             is_last = batch is ctx.batches[-1]
             # Processes synchronise their gradients once, with the last mini-batch.
             with nullcontext() if is_last else getattr(ctx.model, "no_sync", nullcontext)():
-                state.restore()
+                _restore_random_state(*state)
                 with torch.enable_grad(), _autocast(*ctx.autocast):
                     output = batch.forward(ctx.model)
 
                 exits = len(output.exit_embeddings)
                 side_gradients = embedding_gradients[batch.side * exits : (batch.side + 1) * exits]
+                pairs = zip(output.exit_embeddings, side_gradients, strict=True)
                 with torch.enable_grad():
-                    products = [
-                        (widen(embedding) * widen(gradient[batch.rows])).sum()
-                        for embedding, gradient in zip(output.exit_embeddings, side_gradients, strict=True)
-                    ]
+                    products = [(widen(emb) * widen(gradient[batch.rows])).sum() for emb, gradient in pairs]
                     surrogate = torch.stack(products).sum()
                     if is_last:
                         surrogate = surrogate + (output.similarity_scale[:1] * scale_gradient).sum()
                 surrogate.backward()
 
-        state_after_forward.restore()
+        _restore_random_state(*state_after_forward)
         return None, None, None, None
 
 
@@ -211,13 +202,11 @@ def gather_ranks(length: int, device: torch.device | str = "cpu") -> Ranks:
 def gather(rows: Tensor, ranks: Ranks) -> Tensor:
     """Gather the rows of all processes, (all rows, …), in order of rank, with gradients.
 
+    `rows` is (own rows, …), `ranks` is `gather_ranks(len(rows))`.
+
     A row's gradient is the sum of its gradients in the losses of all processes. Let each process's loss be a mean
     over its own rows times `ranks.share`, and let parameter gradients be averaged over processes, as
     `DistributedDataParallel` does. The result is then the gradient that one process with all rows would have.
-
-    Args:
-        rows: (own rows, …).
-        ranks: `gather_ranks(len(rows))`.
     """
     return rows if len(ranks.lengths) == 1 else _GatheredRows.apply(rows, ranks)
 

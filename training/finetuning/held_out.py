@@ -66,11 +66,7 @@ def as_retrieval_set(pairs: Dataset, held_out: Dataset) -> RetrievalSet:
 class HeldOutReport:
     """Scores on held-out functions before and after training, kept in `held_out.json` of the run's folder.
 
-    Args:
-        folder: the run's folder.
-        data: from `as_retrieval_set`.
-        evaluate: scores a model on `data`.
-        resumed: the run continues from a checkpoint; scores from before training are read from the file.
+    `evaluate` scores a model on `data`. A `resumed` run reads the scores from before training from the file.
     """
 
     def __init__(self, folder: Path, data: RetrievalSet, evaluate: Evaluate, resumed: bool):

@@ -22,11 +22,8 @@ def start_embeddings_from(
     removes the direction that all strings share. Rows are scaled to a root mean square of 1, the scale of the
     residual stream.
 
-    Args:
-        model: changed in place.
-        tokenizer: its special tokens keep their embeddings.
-        teacher_vectors: (tokens, teacher dim), the teacher's embeddings of `token_strings(tokenizer)`. Rows of
-            the model beyond the tokenizer's last token stay as they are.
+    Special tokens, and rows of the model beyond the tokenizer's last token, keep their embeddings.
+    `teacher_vectors` (tokens, teacher dim) are the teacher's embeddings of `token_strings(tokenizer)`.
 
     Raises:
         ValueError: not one vector per token, more tokens than the model has embeddings, or vectors that span
@@ -64,11 +61,8 @@ def fit_projection(
 ) -> None:
     """Set an exit's projection to the ridge regression of a teacher's vectors on the pooled states.
 
-    Args:
-        model: changed in place; its pooling stays as it is.
-        exit_layer: one of `model.exit_layers`.
-        batches: (input_ids, attention_mask), (batch, tokens) each.
-        targets: (texts, hidden), the teacher's vectors of the same texts in the same order.
+    `batches` are (input_ids, attention_mask), (batch, tokens) each. `targets` (texts, hidden) are the teacher's
+    vectors of the same texts in the same order.
 
     Raises:
         ValueError: fewer texts than the projection has rows, or a projection that is not one linear layer.
@@ -123,8 +117,8 @@ def start_exits_alike(model: MoSEModel) -> None:
 def grow(model: MoSEModel, exit_layer: int) -> MoSEModel:
     """Return a model of `exit_layer` blocks that computes the same as `model`, at every exit.
 
-    New blocks add nothing to the residual stream yet: their output projections and biases are zero. New exits are
-    copies of `model`'s deepest exit.
+    New blocks add nothing to the residual stream yet: their output projections and biases are zero. New exits
+    are copies of `model`'s deepest exit.
 
     Raises:
         ValueError: no such exit, not deeper, or an exit whose norm (`exit_norm="final"`) the model lacks.
@@ -137,9 +131,7 @@ def grow(model: MoSEModel, exit_layer: int) -> MoSEModel:
         raise ValueError(f"exit_layer must be above the model's exit {deepest}, got {exit_layer}.")
     if config.exit_norm == "final" and exit_layer == config.num_hidden_layers:
         # It cannot start as a copy of an exit without a norm.
-        raise ValueError(
-            f"exit_layer must be below {exit_layer}, got {exit_layer}: exit_norm='final' differs there."
-        )
+        raise ValueError(f"exit_layer must be below {exit_layer}, got {exit_layer}: exit_norm='final' differs.")
 
     config.exit_layer = None if exit_layer == config.exit_layers[-1] else exit_layer
     grown = MoSEModel(config)

@@ -1,11 +1,9 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) on the trunk, with peft; exits and similarity scale trained in full.
 
 An adapter folder has `adapter_config.json` and `adapter_model.safetensors` as peft writes them, so that
-`AutoModel.from_pretrained(folder)` and `PeftModel.from_pretrained(base, folder)` load it. Two things are added:
-
-- the weight `similarity_scale`, a bare parameter that peft has no entry for but loads by its name;
-- metadata of the weights: digests of the base weights, used to detect a mismatched base, and the fields of the
-  configuration that training sets (`SPACE_FIELDS`).
+`AutoModel.from_pretrained(folder)` and `PeftModel.from_pretrained(base, folder)` load it. Its weights also hold
+`similarity_scale`, a bare parameter that peft loads by its name. Their metadata holds digests of the base weights
+(to detect another base) and the fields of the configuration that training sets (`SPACE_FIELDS`).
 """
 
 import hashlib
@@ -67,7 +65,7 @@ class LoRAModel(PeftModelForFeatureExtraction):
         with atomic_write(path) as stream:
             stream.write(save(weights, metadata=metadata))
 
-        write_folder_card(path.parent)
+        write_folder_card(path.parent, license=None)
 
 
 def lora_config(model: MoSEModel, base: str, r: int = 16, alpha: int = 32, dropout: float = 0.0) -> LoraConfig:
@@ -75,8 +73,8 @@ def lora_config(model: MoSEModel, base: str, r: int = 16, alpha: int = 32, dropo
 
     The embeddings are adapted because exit 0 runs no block and would have no adapter.
 
-    `base` is the model's folder (recorded as an absolute path) or Hub id, `r` the rank of the update, which is
-    scaled by `alpha` / `r`, and `dropout` applies to the adapters' input.
+    `base` is the model's folder (recorded as an absolute path) or Hub id. Updates have rank `r` and are scaled by
+    `alpha` / `r`; `dropout` applies to the adapters' input.
     """
     blocks = "|".join(str(block) for block in range(model.exit_layers[-1]))
     linears = rf"layers\.(?:{blocks})\.(?:self_attn\.[qkvo]_proj|mlp\.c_(?:fc|proj))"
@@ -108,7 +106,7 @@ def digests(model: MoSEModel) -> dict[str, str]:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy())
-        result[part] = digest.hexdigest()
+        result[part] = digest.hexdigest()[:32]
     return result
 
 
@@ -145,21 +143,19 @@ def load_adapter(folder: str | Path, base: str | None = None, exit_layer: int | 
         ValueError: no adapter, another base, or no such exit.
         OSError: the base is missing or cannot be reached.
     """
-    name = base or recorded_base(folder)
+    recorded = recorded_base(folder)
     config = PeftConfig.from_pretrained(str(folder))
     matches = [re.match(r"exits\.(\d+)", name) for name in config.modules_to_save or ()]
     exits = sorted({int(match[1]) for match in matches if match})
     if not exits:
         raise ValueError(f"adapter {folder} has no exits. Train it with `train_hf.py finetune --lora`.")
     if exit_layer is not None and exit_layer not in exits:
-        raise ValueError(
-            f"exit_layer must be one of {', '.join(map(str, exits))} for adapter {folder}, got {exit_layer}."
-        )
+        known = ", ".join(map(str, exits))
+        raise ValueError(f"exit_layer must be one of {known} for adapter {folder}, got {exit_layer}.")
 
+    name, depth = base or recorded, exits[-1] if exit_layer is None else exit_layer
     try:
-        model = MoSEModel.from_pretrained(
-            name, dtype="float32", exit_layer=exits[-1] if exit_layer is None else exit_layer
-        )
+        model = MoSEModel.from_pretrained(name, dtype="float32", exit_layer=depth)
     except OSError as error:
         raise OSError(f"the base {name} of adapter {folder}: {error}") from error
     check_base(folder, digests(model), name)
@@ -187,7 +183,7 @@ def save_merged(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) ->
     merged.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     write_sentence_transformers_files(partial)
-    write_folder_card(partial, origin=merged_origin(base))
+    write_folder_card(partial, license=None, origin=merged_origin(base))
 
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -196,9 +192,7 @@ def save_merged(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) ->
 def merge(args: MergeArguments) -> None:
     """Save the base with its adapter merged into it as a plain MoSE repository.
 
-    Raises:
-        ValueError: the output folder is in use, or the adapter does not fit its base.
-        OSError: the base is missing or cannot be reached.
+    Raises what `load_adapter` does, and ValueError if the output folder is in use.
     """
     folder = Path(args.output_dir)
     try:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,13 +54,6 @@ class Batch:
         return embeddings if self.rows is None else embeddings[self.rows.start : self.rows.stop]
 
 
-class Part(NamedTuple):
-    """A term of the objective at one exit: its weight, and its value (a scalar with a graph)."""
-
-    weight: float
-    value: Tensor
-
-
 @dataclass(frozen=True)
 class Objective:
     """L = Σ_i w_i (c · CLIP_i + a · ALIGN_i + d · DISTIL_i + k · KL_i + v · COS_i) over the exits i.
@@ -90,24 +82,22 @@ class Objective:
     matryoshka_dims: tuple[int, ...] = ()
 
     def __call__(self, batch: Batch, weights: Mapping[int, float]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss of a batch, with `weights` w_i by exit.
+        """Compute the loss of a batch, a scalar, with `weights` w_i by exit.
 
-        Returns:
-            The loss, a scalar; and its terms, detached and without their weights, by log names such as
-            `contrastive_loss_exit_9`.
+        Also returns its terms, detached and without their weights, by names such as `contrastive_loss_exit_9`.
         """
         losses, metrics = {}, {}
         for exit_layer in batch.queries:
-            parts = self.parts(batch, exit_layer)
-            for name, part in parts.items():
-                metrics[f"{name}_loss_exit_{exit_layer}"] = part.value.detach()
-            losses[exit_layer] = torch.stack([weight * value for weight, value in parts.values()]).sum()
+            terms = self.terms(batch, exit_layer)
+            for name, (_, value) in terms.items():
+                metrics[f"{name}_loss_exit_{exit_layer}"] = value.detach()
+            losses[exit_layer] = torch.stack([weight * value for weight, value in terms.values()]).sum()
 
         return weighted_sum(losses, weights), metrics
 
-    def parts(self, batch: Batch, exit_layer: int) -> dict[str, Part]:
-        """Return the terms at one exit, by name."""
-        parts = {"contrastive": Part(self.contrastive_weight, self._clip(batch, exit_layer, exit_layer))}
+    def terms(self, batch: Batch, exit_layer: int) -> dict[str, tuple[float, Tensor]]:
+        """Return weight and value (a scalar with a graph) of each term at one exit, by name."""
+        terms = {"contrastive": (self.contrastive_weight, self._clip(batch, exit_layer, exit_layer))}
 
         others = [other for other in batch.queries if other != exit_layer]
         if self.align_weight and others:
@@ -116,21 +106,20 @@ class Objective:
                 for other in others
                 for query_exit, document_exit in ((exit_layer, other), (other, exit_layer))
             ]
-            parts["align"] = Part(self.align_weight, torch.stack(across).mean())
+            terms["align"] = (self.align_weight, torch.stack(across).mean())
 
         teachers = deeper_exits(tuple(batch.queries))[exit_layer]
         if self.distillation != "none" and teachers:
             distil = {"kl": self._kl, "cosine": self._cosine}[self.distillation]
             values = [distil(batch, exit_layer, batch.sides(teacher)) for teacher in teachers]
-            parts["distillation"] = Part(self.distillation_weight, torch.stack(values).mean())
+            terms["distillation"] = (self.distillation_weight, torch.stack(values).mean())
 
         if batch.teacher is not None:
             kl = self._kl(batch, exit_layer, batch.teacher, self.teacher_temperature)
-            cosine = self._cosine(batch, exit_layer, batch.teacher)
-            parts["teacher_kl"] = Part(self.teacher_kl_weight, kl)
-            parts["teacher_cosine"] = Part(self.teacher_cosine_weight, cosine)
+            terms["teacher_kl"] = (self.teacher_kl_weight, kl)
+            terms["teacher_cosine"] = (self.teacher_cosine_weight, self._cosine(batch, exit_layer, batch.teacher))
 
-        return parts
+        return terms
 
     def _clip(self, batch: Batch, query_exit: int, document_exit: int) -> Tensor:
         negatives = None if batch.hard_negatives is None else batch.hard_negatives[document_exit]
@@ -157,8 +146,6 @@ class Objective:
         return similarity_kl_loss(batch.sides(exit_layer), teacher, temperature, batch.rows)
 
     def _cosine(self, batch: Batch, exit_layer: int, teacher: tuple[Tensor, Tensor]) -> Tensor:
-        losses = [
-            cosine_loss(batch.own(student_side), batch.own(teacher_side))
-            for student_side, teacher_side in zip(batch.sides(exit_layer), teacher, strict=True)
-        ]
-        return (losses[0] + losses[1]) / 2
+        pairs = zip(batch.sides(exit_layer), teacher, strict=True)
+        queries, documents = (cosine_loss(batch.own(side), batch.own(target)) for side, target in pairs)
+        return (queries + documents) / 2

@@ -5,6 +5,7 @@ batch with the student's; its vectors can also initialise token embeddings.
 """
 
 import hashlib
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
-from mose.utils.files import atomic_write
+from mose.utils.journal import Journal
 
-#: Texts in one file of the cache, and in one forward pass.
-SHARD_SIZE, TEACHER_BATCH_SIZE = 4096, 64
+#: Texts in one chunk of the cache, and in one forward pass.
+CHUNK_SIZE, TEACHER_BATCH_SIZE = 4096, 64
 
 
 def load_teacher(name_or_path: str, max_length: int | None = None) -> SentenceTransformer:
@@ -37,13 +38,12 @@ def teacher_embeddings(
 ) -> np.ndarray:
     """Return the teacher's unit-norm embeddings of `texts`, float16 (n, dim), each text embedded once.
 
-    Texts that this or another run has embedded are read from the cache. Its shards are written atomically, so
-    that a killed run resumes where it stopped.
+    Texts that this or another run has embedded are read from the cache, so that a killed run resumes.
 
     Args:
         texts: input of the teacher; no prompt is added.
         name_or_path: folder or Hub id.
-        cache_dir: folder of the cache, with a subfolder for each teacher and length.
+        cache_dir: folder of a `Journal`, with chunks of their own for each teacher and length.
         max_length: maximum tokens of the teacher's input.
 
     Raises:
@@ -52,52 +52,46 @@ def teacher_embeddings(
     """
     if not len(texts):
         raise ValueError("There are no texts for the teacher to embed.")
-    setting = hashlib.sha256(f"{name_or_path} {max_length}".encode()).hexdigest()[:16]
-    cache = Path(cache_dir) / setting
-    cache.mkdir(parents=True, exist_ok=True)
-
     keys = [hashlib.sha256(text.encode()).digest()[:16] for text in texts]
+
+    journal = Journal(cache_dir, fingerprint=f"{name_or_path} {max_length}")
     known: dict[bytes, np.ndarray] = {}
-    for path in sorted(cache.glob("*.npz")):
-        known.update(_read_vector_shard(path))
+    for content in map(journal.read, journal.keys()):
+        with np.load(io.BytesIO(content)) as chunk:
+            known.update(zip(map(bytes, chunk["keys"]), chunk["vectors"], strict=True))
 
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
     if missing:
         teacher = load_teacher(name_or_path, max_length)
-        for shard, vectors in _embed_in_shards(teacher, missing):
+        for new_keys, vectors in _embed_in_chunks(teacher, missing):
             if not np.isfinite(vectors).all():
                 raise ValueError(f"teacher {name_or_path} returns NaN or infinite embeddings. Use another.")
-            file_name = hashlib.sha256(b"".join(shard)).hexdigest()[:16]
-            with atomic_write(cache / f"{file_name}.npz") as file:
-                np.savez(file, keys=np.frombuffer(b"".join(shard), np.uint8).reshape(-1, 16), vectors=vectors)
-            known.update(zip(shard, vectors, strict=True))
+            joined = b"".join(new_keys)
+            with journal.write(hashlib.sha256(joined).hexdigest()[:16]) as stream:
+                np.savez(stream, keys=np.frombuffer(joined, np.uint8).reshape(-1, 16), vectors=vectors)
+            known.update(zip(new_keys, vectors, strict=True))
 
     return np.stack([known[key] for key in keys])
 
 
-def _embed_in_shards(
+def _embed_in_chunks(
     teacher: SentenceTransformer, missing: dict[bytes, str]
 ) -> Iterator[tuple[list[bytes], np.ndarray]]:
     # Long texts first, so that the remaining time on the bar is an upper bound.
     order = sorted(missing, key=lambda key: -len(missing[key]))
 
     with tqdm(total=len(order), desc="teacher", unit="text") as bar:
-        for start in range(0, len(order), SHARD_SIZE):
-            shard = order[start : start + SHARD_SIZE]
+        for start in range(0, len(order), CHUNK_SIZE):
+            keys = order[start : start + CHUNK_SIZE]
+            texts = [missing[key] for key in keys]
             with torch.inference_mode():
-                vectors = teacher.encode(
-                    [missing[key] for key in shard], batch_size=TEACHER_BATCH_SIZE, show_progress_bar=False
-                ).astype(np.float32)
+                vectors = teacher.encode(texts, batch_size=TEACHER_BATCH_SIZE, show_progress_bar=False)
 
             # Normalised here: the teacher's bf16 would leave norms off by up to 0.5 %.
+            vectors = vectors.astype(np.float32)
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
-            yield shard, vectors.astype(np.float16)
-            bar.update(len(shard))
-
-
-def _read_vector_shard(path: Path) -> dict[bytes, np.ndarray]:
-    with np.load(path) as shard:
-        return dict(zip(map(bytes, shard["keys"]), shard["vectors"], strict=True))
+            yield keys, vectors.astype(np.float16)
+            bar.update(len(keys))
 
 
 def attach_teacher(
@@ -127,12 +121,11 @@ def attach_teacher(
     }
     texts = sorted({*columns["query"], *columns["document"]})
     embeddings = teacher_embeddings(texts, name_or_path, cache_dir, max_length)
-    if embeddings.shape[1] < dimension:
-        size = embeddings.shape[1]
-        raise ValueError(f"The teacher must have at least the student's {dimension} dimensions, got {size}.")
-
     vectors = torch.from_numpy(embeddings.astype(np.float32))
-    if vectors.shape[1] > dimension:
+
+    if (size := vectors.shape[1]) < dimension:
+        raise ValueError(f"The teacher must have at least the student's {dimension} dimensions, got {size}.")
+    if size > dimension:
         # Not centred: cosine similarities are about the origin.
         _, axes = torch.linalg.eigh(vectors.T @ vectors)
         vectors = vectors @ axes[:, -dimension:]

@@ -41,8 +41,8 @@ class FineTuningTrainer(MoSETrainer):
     `matryoshka_dims`. The log has each term of the objective per exit, such as `contrastive_loss_exit_9`.
 
     Args:
-        teacher_vectors: (n, hidden) vectors of an outer teacher. Batches then have `teacher_query` and
-            `teacher_document`, (batch,) row numbers (`mose.training.finetuning.teacher.attach_teacher`).
+        teacher_vectors: (n, hidden) vectors of an outer teacher. Batches then have their row numbers (batch,) as
+            `teacher_query` and `teacher_document` (`attach_teacher`).
         args, kwargs: as in `Trainer`; `data_collator` is a `mose.data.retrieval.collator.PairCollator`.
 
     Raises:

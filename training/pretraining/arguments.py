@@ -48,15 +48,12 @@ def resolve_pretraining(values: Values) -> Values:
     Raises:
         ValueError: there is no such recipe.
     """
-    values = fill_unset(values, {"recipe": DEFAULT_RECIPE, "num_train_epochs": 3.0, "report_to": _loggers()})
+    loggers = ["tensorboard"] + ["trackio"] * (importlib.util.find_spec("trackio") is not None)
+    values = fill_unset(values, {"recipe": DEFAULT_RECIPE, "num_train_epochs": 3.0, "report_to": loggers})
     recipe = RECIPES.get(values["recipe"])
     if recipe is None:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {values['recipe']!r}.")
     return fill_unset(values, {name: value for name, value in recipe.items() if name != "max_length"})
-
-
-def _loggers() -> list[str]:
-    return ["tensorboard"] + ["trackio"] * (importlib.util.find_spec("trackio") is not None)
 
 
 @dataclass
@@ -151,7 +148,12 @@ class PreTrainingArguments(shared.RunArguments):
 
     def _check_schedule(self) -> None:
         check_fields(self, ("max_steps",), lambda value: value >= 1, "at least 1", "A stream has no epochs.")
-        check_fields(self, ("lr_drop_steps",), _is_increasing, "positive and increasing")
+        check_fields(
+            self,
+            ("lr_drop_steps",),
+            lambda steps: steps == sorted(set(steps)) and all(step >= 1 for step in steps),
+            "positive and increasing",
+        )
         check_fields(self, ("lr_drop_factor",), lambda value: 0 < value <= 1, "in (0, 1]")
         check_fields(self, ("warmup_steps",), lambda value: 0 <= value < math.inf, "at least 0")
 
@@ -165,7 +167,3 @@ class PreTrainingArguments(shared.RunArguments):
     def device_name(self) -> str:
         """Return the name of the device, "cpu" for a CPU."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
-
-
-def _is_increasing(steps: list[int]) -> bool:
-    return steps == sorted(set(steps)) and all(step >= 1 for step in steps)

@@ -54,7 +54,11 @@ def pretrain(
     if held_out is not None:
         held_out_stream = PreTrainingStream(held_out, *settings, seed=args.seed, epochs=1)
         examples = list(islice(held_out_stream, data_args.eval_examples))
-        _check_examples(examples, data_args.held_out, args.world_size)
+        if len(examples) < args.world_size:
+            raise ValueError(
+                f"held_out={data_args.held_out} must give at least one example per process ({args.world_size}), "
+                f"got {len(examples)}. Hold out more repositories, or 0."
+            )
 
     trainer = PreTrainingTrainer(
         model=model,
@@ -155,11 +159,3 @@ def load_parts(args: PreTrainingDataArguments, seed: int) -> tuple[Corpus, Corpu
     options |= {"split": args.train_split, "seed": seed}
     load_part = partial(load_corpus, args.source_tree, args.dataset, args.columns, **options)
     return load_part(part="train"), load_part(part="held_out") if args.held_out else None
-
-
-def _check_examples(examples: list, share: float, world_size: int) -> None:
-    if len(examples) < world_size:
-        raise ValueError(
-            f"held_out={share} must give at least one example per process ({world_size}), got {len(examples)}. "
-            "Hold out more repositories, or 0."
-        )

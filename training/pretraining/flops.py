@@ -9,10 +9,8 @@ import time
 from mose.configuration_mose import MoSEConfig
 
 #: Dense bf16 operations per second, by the name that the device reports (vendors' data sheets).
-PEAK_BF16 = {
-    **{"B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12},
-    **{"A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "V100": 125e12},
-}
+PEAK_BF16 = {"B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12}
+PEAK_BF16 |= {"L40S": 362e12, "RTX 4090": 165e12, "V100": 125e12}
 
 
 def peak_flops(device_name: str) -> float | None:

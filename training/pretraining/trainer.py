@@ -118,16 +118,13 @@ class PreTrainingTrainer(MoSETrainer):
         self.throughput.restart()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def _examples_used(self, step: int) -> int:
-        """Return the number of examples that all processes have used after `step` steps."""
+    def save_extra_state(self, checkpoint: Path) -> None:
+        """Save this process's position in the stream, from the examples that all processes have used."""
         start_step, start_examples = self._stream_start
         per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return start_examples + (step - start_step) * per_step
+        examples = start_examples + (self.state.global_step - start_step) * per_step
+        state = cast(PreTrainingStream, self.train_dataset).state_dict(examples)
 
-    def save_extra_state(self, checkpoint: Path) -> None:
-        """Save this process's position in the stream."""
-        stream = cast(PreTrainingStream, self.train_dataset)
-        state = stream.state_dict(self._examples_used(self.state.global_step))
         # The checkpoint's manifest comes last, so this file need not be atomic.
         (checkpoint / f"stream-{self.args.process_index}.json").write_text(json.dumps(state))
 
@@ -135,9 +132,7 @@ class PreTrainingTrainer(MoSETrainer):
         """Restore the stream: each process saved the positions of its own lanes, together they have all."""
         states = [json.loads(path.read_text()) for path in sorted(checkpoint.glob("stream-*.json"))]
         if not states:
-            raise ValueError(
-                f"{checkpoint} has no stream-*.json. Resume from a checkpoint of a pre-training run."
-            )
+            raise ValueError(f"{checkpoint} has no stream-*.json. Resume a checkpoint of a pre-training run.")
 
         marks = {lane: mark for state in states for lane, mark in state["marks"].items()}
         cast(PreTrainingStream, self.train_dataset).load_state_dict({**states[0], "marks": marks})
@@ -167,10 +162,8 @@ class PreTrainingTrainer(MoSETrainer):
 
     def _add_metrics(self, outputs: Any, inputs: dict[str, Tensor]) -> None:
         """Add a batch's losses and accuracies per exit, weighted by what each is a mean over."""
-        weights: dict[str, Tensor | float] = {
-            "mlm": (inputs["labels"] != -100).sum(),
-            "icc": float(len(inputs["labels"])),
-        }
+        labels = inputs["labels"]
+        weights: dict[str, Tensor | float] = {"mlm": (labels != -100).sum(), "icc": float(len(labels))}
         exits = self.accelerator.unwrap_model(self.model).model.exit_layers
 
         for task in TASKS:
@@ -187,10 +180,8 @@ class PreTrainingTrainer(MoSETrainer):
             return metrics | self.throughput.read(config)
 
         # Trainer's own `eval_loss` averages over batches of different sizes.
-        total = 0.0
-        for name, value in metrics.items():
-            if "_loss_exit_" in name:
-                total += config.exit_weights[int(name.rpartition("_")[2])] * value
+        losses = {name: value for name, value in metrics.items() if "_loss_exit_" in name}
+        total = sum(config.exit_weights[int(name.rpartition("_")[2])] * loss for name, loss in losses.items())
         return {f"{prefix}loss": total} | metrics
 
     def evaluate(self, *args, **kwargs):

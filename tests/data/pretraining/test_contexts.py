@@ -74,8 +74,16 @@ def origins(example, tokenizer):
     return letters
 
 
-def build_many(tokenizer, objective="icc", blocks=6, max_length=96, **options):
-    builder = ContextBuilder(tokenizer, max_length, objective, **options)
+def builder_with(tokenizer, max_length, objective, min_snippet, contexts_per_file=4):
+    """A builder with other limits than the module's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contexts, "MIN_SNIPPET_TOKENS", min_snippet)
+        patch.setattr(contexts, "MAX_CONTEXTS_PER_FILE", contexts_per_file)
+        return ContextBuilder(tokenizer, max_length, objective)
+
+
+def build_many(tokenizer, objective="icc", blocks=6):
+    builder = builder_with(tokenizer, 96, objective, min_snippet=8)
     return [
         example
         for block in range(blocks)
@@ -85,7 +93,7 @@ def build_many(tokenizer, objective="icc", blocks=6, max_length=96, **options):
 
 @pytest.fixture(scope="module")
 def icc_examples(tiny_tokenizer):
-    return build_many(tiny_tokenizer, min_snippet=8)
+    return build_many(tiny_tokenizer)
 
 
 @pytest.mark.slow
@@ -144,7 +152,7 @@ def balanced(features, labels, seed=0):
 @pytest.mark.parametrize("objective", ["icc", "nsp"])
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_lengths_and_places_do_not_tell_the_label(objective, classifier, icc_examples, tiny_tokenizer):
-    examples = icc_examples if objective == "icc" else build_many(tiny_tokenizer, "nsp", min_snippet=8)
+    examples = icc_examples if objective == "icc" else build_many(tiny_tokenizer, "nsp")
     features = np.array([layout_features(example, tiny_tokenizer.sep_token_id) for example in examples])
     labels = np.array([example["context_label"] for example in examples])
     assert len(labels) > 1500 and binomtest(int(labels.sum()), len(labels)).pvalue > 1e-3
@@ -163,7 +171,7 @@ def test_a_leak_of_lengths_would_be_found(classifier, tiny_tokenizer, monkeypatc
         return honest(self, lengths[rng.integers(len(lengths))], group, rng)
 
     monkeypatch.setattr(contexts._IntruderPool, "draw", careless)
-    examples = build_many(tiny_tokenizer, min_snippet=8, blocks=3)
+    examples = build_many(tiny_tokenizer, blocks=3)
     features = np.array([layout_features(example, tiny_tokenizer.sep_token_id) for example in examples])
     labels = np.array([example["context_label"] for example in examples])
     accuracy, p = p_value_of_guessing(*balanced(features, labels), classifier)
@@ -201,7 +209,7 @@ def test_lengths_do_not_tell_which_snippet_intrudes(classifier, icc_examples, ti
 def test_a_leak_of_places_would_be_found(classifier, tiny_tokenizer):
     """The control: examples of which the intruders are moved to the end."""
     examples = []
-    for example in build_many(tiny_tokenizer, min_snippet=8, blocks=3):
+    for example in build_many(tiny_tokenizer, blocks=3):
         snippets = snippets_of(example, tiny_tokenizer)
         foreign = [letter != example["repository"] for letter in origins(example, tiny_tokenizer)]
         order = np.argsort(foreign, kind="stable")
@@ -238,7 +246,7 @@ def test_nsp_pairs_are_continuations_or_come_from_another_file(tiny_tokenizer):
         text = " ".join(f"{chr(65 + file % 26)}{file}.{n}" for n in range(10 + 5 * file))
         rows.append({"text": text, "repository": f"r{file % 3}", "language": "python", "path": ""})
     texts = [tokenize_texts(tiny_tokenizer, [row["text"]])[0].tolist() for row in rows]
-    builder = ContextBuilder(tiny_tokenizer, 80, "nsp", min_snippet=8, file_tokens=10_000)
+    builder = builder_with(tiny_tokenizer, 80, "nsp", min_snippet=8, contexts_per_file=100)
     seen = Counter()
     for example in builder(rows, (0,)):
         first, second = snippets_of(example, tiny_tokenizer)
@@ -251,7 +259,8 @@ def test_nsp_pairs_are_continuations_or_come_from_another_file(tiny_tokenizer):
 
 def test_without_a_context_objective_all_of_a_file_is_used_once(tiny_tokenizer):
     rows = make_rows({"A": [3, 40, 200], "B": [1, 90]})
-    examples = list(ContextBuilder(tiny_tokenizer, 64, "none", min_snippet=4, file_tokens=10_000)(rows, (0,)))
+    builder = builder_with(tiny_tokenizer, 64, "none", min_snippet=4, contexts_per_file=100)
+    examples = list(builder(rows, (0,)))
     assert all("context_label" not in example for example in examples)
     found = Counter(token for example in examples for token in snippets_of(example, tiny_tokenizer)[0])
     texts = tokenize_texts(tiny_tokenizer, [row["text"] for row in rows])
@@ -291,7 +300,7 @@ def test_special_tokens_in_a_file_are_text(tiny_tokenizer):
 
 def test_of_a_long_file_a_run_is_used_another_each_time(tiny_tokenizer):
     rows = make_rows({"A": [5000]})
-    builder = ContextBuilder(tiny_tokenizer, 50, "none", file_tokens=300)
+    builder = builder_with(tiny_tokenizer, 50, "none", min_snippet=32, contexts_per_file=6)
     texts = []
     for seed in range(2):
         ids = sum((snippets_of(example, tiny_tokenizer)[0] for example in builder(rows, (seed,))), [])
@@ -306,8 +315,6 @@ def test_bad_arguments_are_named(tiny_tokenizer):
         ({"max_length": 4}, "max_length must be at least 5 for 'icc' examples, got 4"),
         ({"max_length": 2, "objective": "none"}, "max_length must be at least 3 for 'none' examples, got 2"),
         ({"objective": "mlm"}, "objective must be one of icc, nsp, none, got 'mlm'"),
-        ({"min_snippet": 40}, r"min_snippet must be in \[1, 30\].*got 40"),
-        ({"file_tokens": 10}, "file_tokens must be at least max_length=64, got 10"),
     ):
         with pytest.raises(ValueError, match=message):
             ContextBuilder(tiny_tokenizer, **{"max_length": 64, **options})

@@ -70,14 +70,12 @@ def test_special_tokens_are_neither_chosen_nor_drawn(tiny_tokenizer):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("multiple", [None, 8])
-def test_padding_is_the_tokenizers(tiny_tokenizer, side, multiple, monkeypatch):
+def test_padding_is_the_tokenizers(tiny_tokenizer, side, monkeypatch):
     monkeypatch.setattr(tiny_tokenizer, "padding_side", side)
     examples = make_examples(20)
-    batch = MLMCollator(tiny_tokenizer, pad_to_multiple_of=multiple)(examples)
+    batch = MLMCollator(tiny_tokenizer)(examples)
     expected = tiny_tokenizer.pad(
         {"input_ids": [example["input_ids"] for example in examples]},
-        pad_to_multiple_of=multiple,
         return_tensors="pt",
     )
     assert torch.equal(batch["attention_mask"], expected["attention_mask"])
@@ -123,8 +121,6 @@ def test_bad_batches_and_arguments_are_named(tiny_tokenizer):
         collator([{"input_ids": [1, 999, 2]}])
     with pytest.raises(ValueError, match=r"mlm_probability must be in \(0, 1\], got 0"):
         MLMCollator(tiny_tokenizer, 0.0)
-    with pytest.raises(ValueError, match="pad_to_multiple_of must be at least 1, got 0"):
-        MLMCollator(tiny_tokenizer, pad_to_multiple_of=0)
 
     class Lacking:
         pad_token_id = sep_token_id = cls_token_id = 0

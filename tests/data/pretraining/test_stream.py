@@ -191,3 +191,12 @@ def test_bad_arguments_and_corpora_are_named_before_the_first_example(
     )
     with pytest.raises(ValueError, match="batch_size must be .*if it has 2 workers"):
         take(make_stream(), 1)
+
+
+def test_taking_the_state_leaves_the_tokenizer_of_the_reading_thread_alone(make_stream):
+    stream = make_stream()
+    assert take(stream, 1)
+    backend = stream.builder.tokenizer.backend_tokenizer
+    assert backend.encode_special_tokens  # special tokens in a file are text
+    stream.state_dict()
+    assert backend.encode_special_tokens

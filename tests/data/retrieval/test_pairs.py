@@ -142,6 +142,8 @@ def test_bad_data_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"'questio'.*question, answer"):
         load_pairs(datasets=[wrong], column_mapping={"questio": "text"})
     with pytest.raises(ValueError, match=r"column_mapping must map to .*text.*'txt'"):
+        load_pairs(datasets=["no/such.jsonl"], column_mapping={"docstring": "txt"})
+    with pytest.raises(ValueError, match=r"column_mapping must map to .*text.*'txt'"):
         load_pairs(datasets=[wrong], column_mapping={"question": "txt"})
     with pytest.raises(ValueError, match="'code' must hold strings, got .*int64"):
         load_pairs(datasets=[Dataset.from_list([{"text": "a", "code": 1}])])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mose.data.source.files import iter_source_files
-from mose.data.source.mining import COLUMNS, MiningFilter, mine, mine_rows
+from mose.data.source.mining import COLUMNS, mine, mine_rows
 
 DOCUMENTED = '''
 def {name}(value):
@@ -150,15 +150,6 @@ def test_each_filter_counts_what_it_leaves_out(plant):
         **{"long code": 1, "undecodable": 1, "unparsable": 1, "generated": 1, "binary": 1},
     }
     assert counts == expected
-
-
-def test_functions_without_text_on_request(plant):
-    root = plant(
-        {"pkg/a.py": function("a", doc="") + function("b", doc="Short.", salt=2) + function("c", salt=3)}
-    )
-    table, counts = mine([root], filters=MiningFilter(require_docstring=False), progress=False)
-    assert table["text"] == ["", "", "Run the whole thing."]
-    assert counts["rows"] == 3
 
 
 def test_duplicates_differ_in_space_and_comments_alone(plant):

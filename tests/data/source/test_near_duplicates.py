@@ -77,11 +77,3 @@ def test_the_estimate_is_that_of_the_seed_and_close_to_the_truth():
         estimates.append(seen._signature(base).jaccard(seen._signature(other)))
     assert estimates[0] == estimates[1] and len(set(estimates)) > 1
     assert all(abs(estimate - truth) < 4 * (truth * (1 - truth) / 256) ** 0.5 for estimate in estimates)
-
-
-@pytest.mark.parametrize(
-    "options", [{"threshold": 0.0}, {"threshold": 1.5}, {"num_perm": 1}, {"ngram": 0}, {"threshold": -1}]
-)
-def test_bad_options_are_named(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        NearDuplicates(**options)

@@ -19,6 +19,7 @@ from mose.data.synthconl.answers import NoCodeError, read_answer
 from mose.data.synthconl.dataset import write_dataset
 from mose.data.synthconl.plan import TARGETS, choose_jobs, load_source
 from mose.data.synthconl.translator import Translator
+from mose.utils.journal import Journal
 
 pytestmark = pytest.mark.slow
 
@@ -163,6 +164,14 @@ def test_a_build_of_a_source_tree_and_of_a_model_without_a_chat_template(tiny_tr
     assert main([*flags, "--max-new-tokens", "1", "--no-progress"]) == 1  # every answer is cut off at one token
     assert "of 2 translations no triple is left: {'answer: cut off': 2}" in capsys.readouterr().err
     assert not (out / "data").exists() and not (out / "README.md").exists()
+
+
+def test_two_builds_in_one_folder_are_refused(build_flags, tiny_translator, source_file, tmp_path, capsys):
+    folder = tmp_path / "out"
+    with Journal(folder / "answers").lock():
+        assert main(build_flags(tiny_translator, source_file, folder)) == 1
+    assert "is being written by another process" in capsys.readouterr().err
+    assert not (folder / "plan.json").exists()
 
 
 def test_sampling_follows_the_seed(tiny_translator):

@@ -213,6 +213,9 @@ def test_merge_is_a_command(trained, tiny_batch, tmp_path, capsys):
     assert f"adapter {foreign} has no exits" in capsys.readouterr().err
     assert main(["merge", "--adapter", str(out), "--output-dir", str(tmp_path / "x")]) == 2
     assert f"{out} has no LoRA adapter" in capsys.readouterr().err
+    base = ["--model", str(out)]
+    assert main(["merge", "--adapter", str(out), *base, "--output-dir", str(tmp_path / "x")]) == 2
+    assert f"{out} has no LoRA adapter" in capsys.readouterr().err
 
 
 def test_the_cards_say_what_was_trained(trained, tiny_model_folder):
@@ -220,6 +223,7 @@ def test_the_cards_say_what_was_trained(trained, tiny_model_folder):
         card = ModelCard.load(folder / "README.md")
         assert card.data.library_name == library and "lora" in card.data.tags
         assert card.data.base_model is None  # a folder of this machine is no Hub id
+        assert card.data.license is None  # nobody has named one
         assert tiny_model_folder in card.text and "similarity scale were trained in full" in card.text
 
 

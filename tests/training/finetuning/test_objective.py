@@ -91,7 +91,7 @@ def test_distillation_is_the_mean_over_deeper_exits_and_spares_them(batch, kind)
         assert gradients[2] is None or not gradients[2].any()  # the deepest learns from none of them
         assert gradients[0].any() and gradients[1].any()
     # What the middle exit teaches exit 0 leaves no gradient either: its own is what the deepest teaches it.
-    alone = WEIGHTS[2] * 2.0 * objective.parts(batch, 2)["distillation"].value
+    alone = WEIGHTS[2] * 2.0 * objective.terms(batch, 2)["distillation"][1]
     expected_gradient = torch.autograd.grad(alone, batch.queries[2], retain_graph=True)[0]
     found = torch.autograd.grad(graph, batch.queries[2], retain_graph=True)[0]
     torch.testing.assert_close(found, expected_gradient)

@@ -58,7 +58,7 @@ def test_each_text_is_embedded_once(tiny_teacher, tmp_path, asked, monkeypatch):
 
 def test_a_killed_run_goes_on_where_it_stopped(tiny_teacher, tmp_path, asked, monkeypatch):
     texts = [f"text {i} " * (i + 1) for i in range(7)]
-    monkeypatch.setattr(teacher, "SHARD_SIZE", 2)
+    monkeypatch.setattr(teacher, "CHUNK_SIZE", 2)
     expected = teacher_embeddings(texts, tiny_teacher, tmp_path / "unbroken")
     asked.clear()
     save, shards = np.savez, []
@@ -75,7 +75,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny_teacher, tmp_path, asked, mo
         teacher_embeddings(texts, tiny_teacher, tmp_path / "killed")
     monkeypatch.setattr(np, "savez", save)
     assert len(asked) == 6
-    assert len(list((tmp_path / "killed").rglob("*.npz"))) == 2
+    assert len(list((tmp_path / "killed").rglob("*.chunk"))) == 2
     asked.clear()
     found = teacher_embeddings(texts, tiny_teacher, tmp_path / "killed")
     assert len(asked) == 3  # those of the half-written shard, and the last
@@ -88,7 +88,7 @@ def test_what_a_teacher_must_not_give(tiny_teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(SentenceTransformer, "encode", lambda self, texts, **_: np.full((len(texts), 4), np.nan))
     with pytest.raises(ValueError, match=f"teacher {tiny_teacher} returns NaN"):
         teacher_embeddings(["a"], tiny_teacher, tmp_path)
-    assert not list(tmp_path.rglob("*.npz"))
+    assert not list(tmp_path.rglob("*.chunk"))
 
 
 def test_a_teacher_that_is_not_there_is_named(tmp_path):
