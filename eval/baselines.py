@@ -1,7 +1,6 @@
 """Models that an evaluation measures beside a MoSE: BM25, sentence-transformers models, another MoSE."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers import PreTrainedConfig
 from mose.data.retrieval.retrieval_set import RetrievalSet
 from mose.inference.bm25 import BM25
 from mose.inference.encoders import Encoder, MoSEEncoder
+from mose.inference.fingerprints import tokenizer_rules
 from mose.inference.loading import load_model
 from mose.inference.progress import Progress
 
@@ -107,13 +107,8 @@ class SentenceTransformerBaseline:
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
             digest.update(array.data)
 
-        tokenizer = getattr(self.model.tokenizer, "backend_tokenizer", None)
-        if tokenizer is not None:
-            rules = json.loads(tokenizer.to_str())
-            # Every call of the tokenizer sets these two, so they say nothing about embeddings.
-            rules.pop("truncation"), rules.pop("padding")
-            digest.update(json.dumps(rules, sort_keys=True).encode())
-
+        if getattr(self.model.tokenizer, "backend_tokenizer", None) is not None:
+            digest.update(tokenizer_rules(self.model.tokenizer))
         return digest.hexdigest()
 
     def encode_documents(self, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:

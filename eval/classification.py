@@ -1,16 +1,21 @@
 """Clone detection at every exit: classify pairs of functions; report precision, recall and F1 of the clones."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.metrics import precision_recall_fscore_support
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from mose.eval.tasks.base import PairSet
-from mose.inference.encoding import default_token_budget, inference_context, token_limit
+from mose.inference.encoding import (
+    default_token_budget,
+    inference_context,
+    length_sorted_batches,
+    pad_batch,
+    token_limit,
+)
 from mose.inference.loading import default_device, load_mose_config, resolve_exit_layers
 from mose.tokenization.pairs import join_pair
 
@@ -93,12 +98,16 @@ def classify_pairs(
     ids = tokenizer(list(data.functions), add_special_tokens=False, truncation=True, max_length=limit)[
         "input_ids"
     ]
+    # A pair has three special tokens.
+    lengths = [min(len(ids[first]) + len(ids[second]), limit) + 3 for first, second in data.pairs]
     result = {k: np.empty(len(data.pairs), dtype=np.int64) for k in exits}
 
     with inference_context(model, dtype), tqdm(total=len(data.pairs), unit=" pairs", disable=not progress) as bar:
-        for rows in _length_sorted_batches(ids, data.pairs, limit, budget):
+        for rows in length_sorted_batches(lengths, budget):
             pairs = [join_pair(tokenizer, ids[a], ids[b], limit) for a, b in data.pairs[rows]]
-            every_exit = _pair_logits(model, tokenizer, pairs, exits[-1])
+            batch = pad_batch(pairs, tokenizer.pad_token_id or 0)
+            batch = {key: tensor.to(model.device, non_blocking=True) for key, tensor in batch.items()}
+            every_exit = model(**batch, exit_layer=exits[-1], output_all_exits=True).exit_logits
 
             for k, logits in zip(reached, every_exit, strict=True):
                 if k in result:
@@ -110,32 +119,6 @@ def classify_pairs(
             bar.update(len(rows))
 
     return result
-
-
-def _length_sorted_batches(
-    ids: Sequence[Sequence[int]], pairs: np.ndarray, limit: int, token_budget: int
-) -> Iterator[list[int]]:
-    """Yield positions of pairs, longest first, in batches within the token budget."""
-    lengths = [min(len(ids[first]) + len(ids[second]), limit) for first, second in pairs]
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    start = 0
-    while start < len(order):
-        # The first pair is the longest of the rest. It has three special tokens.
-        rows = order[start : start + max(1, token_budget // (lengths[order[start]] + 3))]
-        start += len(rows)
-        yield rows
-
-
-def _pair_logits(model: Any, tokenizer: Any, pairs: list[list[int]], deepest: int) -> tuple[torch.Tensor, ...]:
-    """Return the (pairs, 2) logits of every exit up to `deepest`."""
-    rows = [torch.tensor(pair) for pair in pairs]
-    padding = tokenizer.pad_token_id or 0
-    batch = {
-        "input_ids": pad_sequence(rows, batch_first=True, padding_value=padding),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
-    }
-    batch = {key: tensor.to(model.device, non_blocking=True) for key, tensor in batch.items()}
-    return model(**batch, exit_layer=deepest, output_all_exits=True).exit_logits
 
 
 def scores(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:

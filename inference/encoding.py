@@ -129,6 +129,25 @@ def inference_context(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
         model.train(training)
 
 
+def length_sorted_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Yield the positions of sequences, longest first, in batches of at most `token_budget` tokens or one row."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    while order:
+        # The first sequence is the longest of the rest, so it determines the padded length.
+        size = max(1, token_budget // lengths[order[0]])
+        yield order[:size]
+        order = order[size:]
+
+
+def pad_batch(ids: Sequence[Sequence[int]], padding: int) -> dict[str, torch.Tensor]:
+    """Return the (batch, tokens) `input_ids` and `attention_mask` of sequences of token ids."""
+    rows = [torch.tensor(row) for row in ids]
+    return {
+        "input_ids": pad_sequence(rows, batch_first=True, padding_value=padding),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+    }
+
+
 def _check_texts(texts: Sequence[str], prompts: str | Sequence[str]) -> None:
     if isinstance(texts, str):
         raise ValueError("texts must be a sequence of strings, not one string. Pass [text].")
@@ -164,18 +183,8 @@ def _batches(
         ids = tokenizer(prompted, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
         progress.tokenized(sum(len(texts[row]) for row in window), sum(map(len, ids)))
 
-        order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
-        while order:
-            # The first text is the longest of the rest, so it determines the padded length.
-            size = max(1, token_budget // len(ids[order[0]]))
-            chosen, order = order[:size], order[size:]
-            rows = [torch.tensor(ids[row]) for row in chosen]
-            batch = {
-                "input_ids": pad_sequence(rows, batch_first=True, padding_value=padding),
-                "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
-            }
-
-            yield [start + row for row in chosen], batch
+        for rows in length_sorted_batches([len(text_ids) for text_ids in ids], token_budget):
+            yield [start + row for row in rows], pad_batch([ids[row] for row in rows], padding)
 
 
 def _exit_embeddings(

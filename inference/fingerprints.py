@@ -35,11 +35,16 @@ def model_fingerprint(model: Any, tokenizer: Any, exit_layer: int) -> str:
         digest.update(array.data)
     digest.update(json.dumps({name: getattr(config, name) for name in CONFIG_FIELDS}, sort_keys=True).encode())
 
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    # Every call of the tokenizer sets these two, so they say nothing about embeddings.
-    del rules["truncation"], rules["padding"]
-    digest.update(json.dumps(rules, sort_keys=True).encode())
+    digest.update(tokenizer_rules(tokenizer))
     return digest.hexdigest()
+
+
+def tokenizer_rules(tokenizer: Any) -> bytes:
+    """Return the JSON of a fast tokenizer, without the settings that do not change embeddings."""
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    # Every call of the tokenizer sets these two.
+    del rules["truncation"], rules["padding"]
+    return json.dumps(rules, sort_keys=True).encode()
 
 
 def fingerprint_texts(texts: Sequence[str], languages: Sequence[str] | None = None) -> str:

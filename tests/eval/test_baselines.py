@@ -21,11 +21,11 @@ def minilm():
 
 
 def test_bm25_scores_every_query_and_document():
-    peer = load_baseline("bm25")
-    assert isinstance(peer, BM25Baseline)
+    baseline = load_baseline("bm25")
+    assert isinstance(baseline, BM25Baseline)
     index = BM25(DOCUMENTS)
     expected = np.stack([index.scores(query) for query in DATA.queries])
-    np.testing.assert_array_equal(np.concatenate(list(peer.scores(DATA))), expected)
+    np.testing.assert_array_equal(np.concatenate(list(baseline.scores(DATA))), expected)
 
 
 def test_minilm_comes_from_the_installed_package(minilm):

@@ -49,11 +49,11 @@ def test_parameters_are_those_of_a_model_loaded_at_the_exit(model, model_folder,
         assert result[str(exit_layer)]["memory_mb"] == pytest.approx(4 * count / 1e6)
 
 
-def test_flops_of_a_peer(tiny_teacher):
+def test_flops_of_a_baseline(tiny_teacher):
     """One BERT block, by hand: four projections, scores and mixing, an MLP of 64; its pooler reads one token."""
-    peer = load_baseline(tiny_teacher, device="cpu")
+    baseline = load_baseline(tiny_teacher, device="cpu")
     hidden, mlp, tokens = 48, 64, 20
     block = 2 * hidden * 4 * hidden + 4 * hidden * tokens + 4 * hidden * mlp
-    result = counted_flops_per_token(peer, tokens)
+    result = counted_flops_per_token(baseline, tokens)
     assert result in (pytest.approx(block), pytest.approx(block + 2 * hidden * hidden / tokens))
-    assert costs(peer)[peer.name]["parameters"] == sum(p.numel() for p in peer.model.parameters())
+    assert costs(baseline)[baseline.name]["parameters"] == sum(p.numel() for p in baseline.model.parameters())

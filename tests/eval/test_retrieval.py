@@ -133,31 +133,31 @@ def test_a_set_may_name_its_measures_and_leave_each_query_out_of_its_candidates(
     assert [result.tolist() for result in ranks[:2]] == [[6], [5]] and grades == [[1]] * 12
 
 
-def test_speed_is_measured_per_exit_and_peer(model, tokenizer, quick):
+def test_speed_is_measured_per_exit_and_baseline(model, tokenizer, quick):
     class Fake(SentenceTransformerBaseline):
         name = "fake"
         keys = (name,)
 
         def __init__(self):
-            self.asked: list[list[str]] = []
+            self.calls: list[list[str]] = []
             self.model = torch.nn.ModuleList([torch.nn.Linear(3, 5)])
 
         def encode_documents(self, texts):
-            self.asked.append(list(texts))
+            self.calls.append(list(texts))
             return np.eye(12, dtype=np.float32)[[CODE.index(text) for text in texts]]
 
         def encode_queries(self, texts):
             return np.eye(12, dtype=np.float32)[[SEARCH.queries.index(text) for text in texts]]
 
-    peer = Fake()
-    report = evaluate(model, tokenizer, [SEARCH], [0, 3], [BM25Baseline(), peer])
+    baseline = Fake()
+    report = evaluate(model, tokenizer, [SEARCH], [0, 3], [BM25Baseline(), baseline])
     assert list(report["speed"]) == ["0", "3", "bm25", "fake"]
     for figures in report["speed"].values():
         assert set(figures) == {"snippets_per_second", "query_ms_p50", "query_ms_p95"}
         assert min(figures.values()) > 0
     assert list(report["costs"]) == ["0", "3", "fake"]
     assert report["costs"]["fake"] == {"parameters": 20, "memory_mb": 80e-6}
-    assert peer.asked == [list(CODE), [CODE[0]], [CODE[0], CODE[3], CODE[6], CODE[9]]]
+    assert baseline.calls == [list(CODE), [CODE[0]], [CODE[0], CODE[3], CODE[6], CODE[9]]]
     assert set(report["sets"]["search"]["peers"]) == {"bm25", "fake"}
 
 
