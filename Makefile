@@ -6,6 +6,8 @@ DIR ?=
 EXIT ?=
 
 export HF_HUB_DISABLE_TELEMETRY = 1
+# Through the environment, so that quotes in a query reach the command.
+export Q
 
 # VENV may contain spaces: targets need them escaped, recipes need quotes.
 space := $(subst ,, )
@@ -17,7 +19,7 @@ pytest := OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --dist loadfile
 .PHONY: search test test-fast check lint types clean
 
 search: $(venv)/.installed
-	@$(python) -m mose.search demo "$(Q)" $(if $(DIR),--source-tree "$(DIR)") $(if $(EXIT),--exit-layer $(EXIT))
+	@$(python) -m mose.search demo "$$Q" $(if $(DIR),--source-tree "$(DIR)") $(if $(EXIT),--exit-layer $(EXIT))
 
 test: $(venv)/.installed-dev $(venv)/.transformers-tests
 	$(pytest)

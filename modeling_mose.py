@@ -265,6 +265,7 @@ class MoSEExit(nn.Module):
         super().__init__()
         self.pooling = config.pooling
         self.project_tokens = config.projection_layers == 2
+        # The least norm to divide by: with 1, shorter vectors keep their length.
         self.min_divisor = 1.0 if config.embedding_norm == "at_most_one" else 1e-12
 
         normed = config.exit_norm == "every" or exit_layer == config.num_hidden_layers
@@ -781,6 +782,7 @@ class MoSEForPreTraining(MoSEForMaskedLM):
         if labels is None:
             prediction_logits = self.predictions(self.condition(outputs.last_hidden_state, deepest))
         else:
+            # Last, because it consumes the states.
             mlm_loss, mlm_losses, mlm_accuracies = self.mlm_loss(exit_states, labels, num_items_in_batch)
             loss = mlm_loss if loss is None else loss + mlm_loss
 

@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help_requested = bool(words) and words[0] in ("-h", "--help")
         commands = "".join(f"\n  {name}: {command.__doc__}" for name, command in COMMANDS.items())
         usage = f"usage: train_hf.py COMMAND [options]; COMMAND --help explains its options\n{commands}"
+        if words and not help_requested:
+            usage += f"\n\ntrain_hf.py: {words[0]!r} is not a command"
         print(usage, file=sys.stdout if help_requested else sys.stderr)
         return 0 if help_requested else 2
 

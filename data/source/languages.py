@@ -4,7 +4,7 @@ To add a language:
 
 1. Add a `ProgrammingLanguage` to `PROGRAMMING_LANGUAGES` below, under the key that datasets use for it.
 2. Give the key a display name in `mose.tokenization.prompts.LANGUAGES`.
-3. Add its grammar, `tree-sitter-<key>`, to the requirements.
+3. Add its grammar, `tree-sitter-<key>`, to the requirements: `setup.cfg` and `constraints.txt`.
 4. Add a source file with its functions to `tests/data/source/test_definitions.py`.
 
 `mose.data.source.definitions` has no rules for single languages, apart from
