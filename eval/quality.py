@@ -141,8 +141,10 @@ def _language_figures(judgements: Judgements, rows: RowRanks) -> dict[str, Any]:
         figures[language] = {"queries": len(queries), **{kind: {} for kind in rows}}
         for kind, kind_rows in rows.items():
             for row, ranks in kind_rows.items():
-                kept = [_ranks_without(ranks[q], mask) for q, mask in zip(queries, counted, strict=True)]
-                figures[language][kind][row] = {"mrr": metrics.mrr(kept)}
+                remaining_ranks = [
+                    _ranks_without(ranks[q], mask) for q, mask in zip(queries, counted, strict=True)
+                ]
+                figures[language][kind][row] = {"mrr": metrics.mrr(remaining_ranks)}
 
     return figures
 
