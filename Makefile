@@ -24,9 +24,9 @@ search: $(venv)/.installed
 test: $(venv)/.installed-dev $(venv)/.transformers-tests
 	$(pytest)
 
-# Everything but the tests marked slow: under a minute on two cores.
+# Everything but the tests marked slow, and those that import mteb: under a minute on two cores.
 test-fast: $(venv)/.installed-dev
-	$(pytest) -m "not slow"
+	$(pytest) -m "not slow" --ignore tests/eval/test_mteb.py
 
 check: lint types
 

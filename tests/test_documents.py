@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# Together they take seconds.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
