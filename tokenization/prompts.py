@@ -17,6 +17,14 @@ LANGUAGES = {
     "c": "C",
     "cpp": "C++",
     "csharp": "C#",
+    "typescript": "TypeScript",
+    "rust": "Rust",
+    "kotlin": "Kotlin",
+    "scala": "Scala",
+    "swift": "Swift",
+    "bash": "Bash",
+    "lua": "Lua",
+    "sql": "SQL",
 }
 #: The language of code in an unknown programming language. Queries without a language are natural language.
 UNKNOWN_LANGUAGE = "code"

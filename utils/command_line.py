@@ -16,7 +16,17 @@ from typing import Any, NamedTuple
 
 #: Extra of `setup.cfg` -> the third-party modules that it adds to the core.
 EXTRAS = {
-    "search": ("bm25s", "datasets", "faiss", "pathspec", "pyarrow", "Stemmer", "tree_sitter"),
+    "search": (
+        "bm25s",
+        "charset_normalizer",
+        "datasets",
+        "faiss",
+        "pathspec",
+        "pyarrow",
+        "rignore",
+        "Stemmer",
+        "tree_sitter",
+    ),
     "eval": (
         *("bm25s", "datasets", "evaluate", "matplotlib", "pyarrow", "pytrec_eval", "scipy"),
         *("sentence_transformers", "sklearn", "Stemmer"),

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from tree_sitter import Node, Parser, QueryCursor
 
 from mose.data.source.documentation import clean_docstring
-from mose.data.source.languages import PROGRAMMING_LANGUAGES, grammar, queries, supported_languages
+from mose.data.source.languages import (
+    PROGRAMMING_LANGUAGES,
+    comment_query,
+    definition_query,
+    grammar,
+    supported_languages,
+)
 
 #: Control-flow words that the parser's error recovery can take for function names.
 _CONTROL_KEYWORDS = {"if", "else", "for", "while", "do", "switch", "catch", "return"}
@@ -76,10 +82,11 @@ def extract_functions(source: bytes, language: str) -> list[Function]:
         raise DecodeError(f"not UTF-8 at byte {error.start}") from None
 
     root = Parser(grammar(language)).parse(source).root_node
-    function_query, comment_query = queries(language)
     candidates = []
-    for _, captures in QueryCursor(function_query).matches(root):
-        node = captures["function"][0]
+    for _, captures in QueryCursor(definition_query(language)).matches(root):
+        if "definition.function" not in captures:
+            continue
+        node = captures["definition.function"][0]
         name = captures["name"][0] if "name" in captures else _declared_name(node)
         if name is not None:
             candidates.append((node, name))
@@ -88,7 +95,9 @@ def extract_functions(source: bytes, language: str) -> list[Function]:
     if PROGRAMMING_LANGUAGES[language].unwraps_closures:
         candidates = _without_closures(candidates)
 
-    comments = {node.end_byte: node for node in QueryCursor(comment_query).captures(root).get("comment", ())}
+    comments = {
+        node.end_byte: node for node in QueryCursor(comment_query(language)).captures(root).get("comment", ())
+    }
     functions: list[Function] = []
     covered = 0
     for node, name in candidates:

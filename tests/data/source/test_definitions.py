@@ -330,7 +330,7 @@ def test_bad_files_are_named():
         extract_functions(b"# \xff", "python")
     with pytest.raises(ParseError, match="not valid java"):
         extract_functions(b"class { class", "java")
-    with pytest.raises(ValueError, match="one of python, java.*got 'cobol'"):
+    with pytest.raises(ValueError, match="one of c, cpp.*got 'cobol'"):
         extract_functions(b"", "cobol")
     assert extract_functions(b"", "go") == []
 

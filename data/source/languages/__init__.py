@@ -1,0 +1,126 @@
+"""The programming languages that definitions are read in, one module with one declarative entry for each.
+
+To add a language:
+
+1. Add a module to this package, named like the key that datasets use for the language, with a
+   `LANGUAGE = ProgrammingLanguage(...)`.
+2. Give the key a display name in `mose.tokenization.prompts.LANGUAGES`.
+3. Add its grammar to the requirements: `setup.cfg`, `constraints.txt` and `EXTRAS` of `utils/command_line.py`.
+4. Add a test of its definitions: `tests/data/source/languages/test_<key>.py`.
+"""
+
+import importlib
+import pkgutil
+import re
+from functools import cache
+from pathlib import Path
+
+from tree_sitter import Language, Query
+
+from mose.data.source.languages.base import ProgrammingLanguage
+
+PROGRAMMING_LANGUAGES: dict[str, ProgrammingLanguage] = {
+    module.name: importlib.import_module(f"{__name__}.{module.name}").LANGUAGE
+    for module in pkgutil.iter_modules(__path__)
+    if module.name != "base"
+}
+
+
+def _keys_by(field: str) -> dict[str, str]:
+    """Return each of the space-separated words of a field -> the language that has it."""
+    entries = PROGRAMMING_LANGUAGES.items()
+    return {word: entry.dialect_of or key for key, entry in entries for word in getattr(entry, field).split()}
+
+
+_LANGUAGE_OF_EXTENSION = _keys_by("extensions")
+_LANGUAGE_OF_FILE_NAME = _keys_by("file_names")
+_LANGUAGE_OF_INTERPRETER = _keys_by("interpreters")
+_SHEBANG = re.compile(rb"#![ \t]*\S*?/?(?:env[ \t]+(?:-\S+[ \t]+)*)?([^\s/]*?)[\d.]*(?:[ \t\r\n]|$)")
+_CPP_HEADER = re.compile(
+    rb"(?m)^[ \t]*(?:(?:class|namespace|using|extern template)\s+\w|template\s*<|(?:public|private|protected):)"
+)
+#: Reserved words that grammars do not list: constants, primitive types, "this object".
+_RESERVED = """
+    true false True False TRUE FALSE null NULL nil None undefined NaN this self super cls void bool boolean
+    char int float double byte short long signed unsigned string size_t ssize_t wchar_t int8_t int16_t int32_t
+    int64_t uint8_t uint16_t uint32_t uint64_t
+"""
+
+
+def supported_languages() -> tuple[str, ...]:
+    """Return the keys of the languages in which definitions can be read."""
+    entries = PROGRAMMING_LANGUAGES.items()
+    return tuple(key for key, entry in entries if entry.definitions and not entry.dialect_of)
+
+
+def language_of(path: str | Path, source: bytes | None = None) -> str | None:
+    """Return the language of a file by its name, or None if definitions cannot be read in it.
+
+    Args:
+        path: the file's name or path.
+        source: the file's content, if known. A `.h` file that looks like C++ is then taken for C++, and a file
+            without an extension is recognised by its `#!` line.
+    """
+    path = Path(path)
+    language = _LANGUAGE_OF_FILE_NAME.get(path.name) or _LANGUAGE_OF_EXTENSION.get(path.suffix.lower())
+    if source is None:
+        return language
+    if language == "c" and path.suffix == ".h" and _CPP_HEADER.search(source):
+        return "cpp"
+    if language is None and not path.suffix and (shebang := _SHEBANG.match(source)):
+        return _LANGUAGE_OF_INTERPRETER.get(shebang[1].decode(errors="replace"))
+    return language
+
+
+@cache
+def grammar(language: str) -> Language:
+    """Return the tree-sitter grammar of a language or dialect.
+
+    Raises:
+        ValueError: definitions cannot be read in `language`.
+    """
+    entry = PROGRAMMING_LANGUAGES.get(language)
+    if entry is None or not entry.definitions:
+        raise ValueError(f"language must be one of {', '.join(supported_languages())}, got {language!r}.")
+    module = importlib.import_module(entry.grammar_module or f"tree_sitter_{language}")
+    return Language(getattr(module, entry.grammar_function)())
+
+
+@cache
+def definition_query(language: str) -> Query:
+    """Return the query for a language's definitions: those of its entry, then those of its grammar's tags."""
+    entry = PROGRAMMING_LANGUAGES[language]
+    text = entry.definitions
+    if entry.uses_tags:
+        module = importlib.import_module(entry.grammar_module or f"tree_sitter_{language}")
+        tags = Query(grammar(language), module.TAGS_QUERY)
+        source = module.TAGS_QUERY.encode()
+        # References are not read, and would cost time: leave their patterns out.
+        for index in range(tags.pattern_count):
+            pattern = source[tags.start_byte_for_pattern(index) : tags.end_byte_for_pattern(index)].decode()
+            if "@definition." in pattern:
+                text += "\n" + pattern
+    return Query(grammar(language), text)
+
+
+@cache
+def comment_query(language: str) -> Query:
+    """Return the query for a language's comments (`@comment`) and separate annotations (`@attribute`)."""
+    return Query(grammar(language), PROGRAMMING_LANGUAGES[language].comments)
+
+
+@cache
+def keywords(language: str = "") -> frozenset[str]:
+    """Return the words of a language that are not names: keywords, constants and primitive types.
+
+    An unknown language has the keywords of all languages.
+    """
+    entry = PROGRAMMING_LANGUAGES.get(language)
+    if entry is None:
+        return frozenset().union(*map(keywords, PROGRAMMING_LANGUAGES))
+
+    # The unnamed nodes of a grammar are its literal tokens: keywords and punctuation.
+    kinds = grammar(language)
+    unnamed = (kind for kind in range(kinds.node_kind_count) if not kinds.node_kind_is_named(kind))
+    words = [word for word in map(kinds.node_kind_for_id, unnamed) if word and re.fullmatch(r"\w{2,}", word)]
+    return frozenset([*_RESERVED.split(), *entry.extra_keywords.split(), *words])

@@ -1,0 +1,69 @@
+"""The declarative description of a programming language, and patterns that several languages share."""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ProgrammingLanguage:
+    """The file names, grammar and conventions of one language.
+
+    Several extensions, names, tags or keywords are separated by spaces.
+
+    Attributes:
+        extensions: lower-case file extensions.
+        file_names: names of files that are in this language whatever their extension, such as "Rakefile".
+        interpreters: program names in a `#!` line, without version numbers.
+        definitions: tree-sitter query. It captures each definition as `@definition.<kind>`, with a kind of
+            `mose.data.source.units.KINDS`, and its name as `@name`. Leave out `@name` if it is nested in
+            declarators, as in C. `@scope` captures what qualifies the name outside the tree's nesting, such as
+            a Go receiver's type. Further kinds: `declaration` is a function without a body, listed if it is
+            documented; `scope` only qualifies the names inside it (a namespace with braces, a Rust `impl`);
+            `package` qualifies the names after it (a namespace without braces). If two patterns capture one
+            node, the first counts. "" if definitions are not read.
+        uses_tags: definitions of the grammar's own `TAGS_QUERY` are listed too.
+        comments: tree-sitter query that captures comments as `@comment`, and annotations that stand before a
+            definition without being a part of its node as `@attribute`.
+        imports: types of nodes at the top of a file that are no code of their own, such as imports.
+        doc_comment: pattern that opens a documentation comment; None if the documentation is a docstring.
+        wrappers: types of nodes that hold one definition and begin where its source begins, such as decorators.
+        constructors: names of the methods that construct or destroy an instance.
+        constructor_nodes: node types of such methods, in languages that name them after the class.
+        unwraps_closures: skip a function if more than half of it is named functions: a module in a closure.
+        hash_comments: line comments begin with `#`, not with `//`.
+        file_prefix: text that a file must begin with before any code is parsed.
+        methods_alone: methods need a class around them, but snippets often show them without it.
+        fence_tags: names in the info string of a Markdown code fence.
+        extra_keywords: reserved words that the grammar does not list.
+        dialects: languages to parse a file in if it has syntax errors in this one. The fewest errors win.
+        dialect_of: the language that a dialect belongs to. A dialect is not listed as a language itself.
+        grammar_module: module that holds the grammar; "" for `tree_sitter_<key>`.
+        grammar_function: function of that module that returns the grammar.
+    """
+
+    extensions: str = ""
+    file_names: str = ""
+    interpreters: str = ""
+    definitions: str = ""
+    uses_tags: bool = False
+    comments: str = "(comment) @comment"
+    imports: frozenset[str] = frozenset()
+    doc_comment: re.Pattern[bytes] | None = None
+    wrappers: frozenset[str] = frozenset()
+    constructors: frozenset[str] = frozenset()
+    constructor_nodes: frozenset[str] = frozenset()
+    unwraps_closures: bool = False
+    hash_comments: bool = False
+    file_prefix: str = ""
+    methods_alone: bool = False
+    fence_tags: str = ""
+    extra_keywords: str = ""
+    dialects: tuple[str, ...] = ()
+    dialect_of: str = ""
+    grammar_module: str = ""
+    grammar_function: str = "language"
+
+
+JAVADOC = re.compile(rb"/\*\*(?![*/])")
+#: C and C++ have no single convention, so any comment directly above a definition documents it.
+ANY_C_COMMENT = re.compile(rb"/[/*]")
