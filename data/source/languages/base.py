@@ -18,15 +18,17 @@ class ProgrammingLanguage:
             `mose.data.source.units.KINDS`, and its name as `@name`. Leave out `@name` if it is nested in
             declarators, as in C. `@scope` captures what qualifies the name outside the tree's nesting, such as
             a Go receiver's type. Further kinds: `declaration` is a function without a body, listed if it is
-            documented; `scope` only qualifies the names inside it (a namespace with braces, a Rust `impl`);
-            `package` qualifies the names after it (a namespace without braces). If two patterns capture one
-            node, the first counts. "" if definitions are not read.
+            documented; `scope` only qualifies the names inside it (a namespace with braces);
+            `extension` is a scope in which functions are methods (a Rust `impl`); `package` qualifies the names
+            after it (a namespace without braces). A function in a class is a method without further ado. If two
+            patterns capture one node, the first counts. A pattern of its own captures what belongs to a definition
+            around its node, such as decorators or `export`, as `@wrapper` and the node in it as `@wrapped`.
+            "" if definitions are not read.
         uses_tags: definitions of the grammar's own `TAGS_QUERY` are listed too.
         comments: tree-sitter query that captures comments as `@comment`, and annotations that stand before a
             definition without being a part of its node as `@attribute`.
         imports: types of nodes at the top of a file that are no code of their own, such as imports.
         doc_comment: pattern that opens a documentation comment; None if the documentation is a docstring.
-        wrappers: types of nodes that hold one definition and begin where its source begins, such as decorators.
         constructors: names of the methods that construct or destroy an instance.
         constructor_nodes: node types of such methods, in languages that name them after the class.
         unwraps_closures: skip a function if more than half of it is named functions: a module in a closure.
@@ -49,7 +51,6 @@ class ProgrammingLanguage:
     comments: str = "(comment) @comment"
     imports: frozenset[str] = frozenset()
     doc_comment: re.Pattern[bytes] | None = None
-    wrappers: frozenset[str] = frozenset()
     constructors: frozenset[str] = frozenset()
     constructor_nodes: frozenset[str] = frozenset()
     unwraps_closures: bool = False

@@ -8,9 +8,9 @@ LANGUAGE = ProgrammingLanguage(
     definitions="""
         (function_definition name: (_) @name) @definition.function
         (class_definition name: (_) @name) @definition.class
+        (decorated_definition definition: (_) @wrapped) @wrapper
     """,
     imports=frozenset({"import_statement", "import_from_statement", "future_import_statement"}),
-    wrappers=frozenset({"decorated_definition"}),
     constructors=frozenset({"__init__"}),
     hash_comments=True,
     fence_tags="python py python3",
