@@ -82,8 +82,10 @@ def extract_functions(source: bytes, language: str) -> list[Function]:
         raise DecodeError(f"not UTF-8 at byte {error.start}") from None
 
     root = Parser(grammar(language)).parse(source).root_node
-    candidates = []
+    candidates, wrappers = [], {}
     for _, captures in QueryCursor(definition_query(language)).matches(root):
+        if "wrapper" in captures:
+            wrappers[captures["wrapped"][0].id] = captures["wrapper"][0]
         if "definition.function" not in captures:
             continue
         node = captures["definition.function"][0]
@@ -104,7 +106,7 @@ def extract_functions(source: bytes, language: str) -> list[Function]:
         # Candidates are sorted: one that begins before `covered` is nested in the function before it.
         if node.start_byte < covered or node.has_error:
             continue
-        function = _read_function(source, node, name, language, comments)
+        function = _read_function(source, node, name, language, comments, wrappers)
         if function.name not in _CONTROL_KEYWORDS:
             functions.append(function)
             covered = node.end_byte
@@ -177,15 +179,17 @@ def _without_closures(candidates: list[tuple[Node, Node]]) -> list[tuple[Node, N
 
 
 def _read_function(
-    source: bytes, node: Node, name: Node, language: str, comments: Mapping[int, Node]
+    source: bytes,
+    node: Node,
+    name: Node,
+    language: str,
+    comments: Mapping[int, Node],
+    wrappers: Mapping[int, Node],
 ) -> Function:
     """Read one function; `comments` maps the end byte of each comment to its node."""
     entry, outer = PROGRAMMING_LANGUAGES[language], node
-    while outer.parent is not None and outer.parent.type in entry.wrappers:
-        siblings = [child for child in outer.parent.named_children if child.type == outer.type]
-        if len(siblings) > 1:
-            break
-        outer = outer.parent
+    while outer.id in wrappers:
+        outer = wrappers[outer.id]
 
     # `cut` is the documentation's byte range in the file, and `filler` takes its place in the code.
     if entry.doc_comment is None:

@@ -20,9 +20,10 @@ class ProgrammingLanguage:
             a Go receiver's type. Further kinds: `declaration` is a function without a body, listed if it is
             documented; `scope` only qualifies the names inside it (a namespace with braces);
             `extension` is a scope in which functions are methods (a Rust `impl`); `package` qualifies the names
-            after it (a namespace without braces). A function in a class is a method without further ado. If two
-            patterns capture one node, the first counts. A pattern of its own captures what belongs to a definition
-            around its node, such as decorators or `export`, as `@wrapper` and the node in it as `@wrapped`.
+            after it (a namespace without braces). Functions in a class are methods without further ado. If two
+            patterns capture one node, the first counts. A pattern of its own captures what belongs to a
+            definition around its node, such as decorators or `export`, as `@wrapper`, and the node in it as
+            `@wrapped`.
             "" if definitions are not read.
         uses_tags: definitions of the grammar's own `TAGS_QUERY` are listed too.
         comments: tree-sitter query that captures comments as `@comment`, and annotations that stand before a

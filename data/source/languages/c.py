@@ -13,6 +13,8 @@ DEFINITIONS = """
         declarator: (type_identifier) @name) @definition.struct
     (type_definition type: (enum_specifier !name body: (_))
         declarator: (type_identifier) @name) @definition.enum
+    (type_definition type: [(struct_specifier name: (_)) (union_specifier name: (_)) (enum_specifier name: (_))]
+        @wrapped) @wrapper
 """
 IMPORTS = frozenset({"preproc_include"})
 
@@ -20,7 +22,6 @@ LANGUAGE = ProgrammingLanguage(
     extensions=".c .h",
     definitions=DEFINITIONS,
     imports=IMPORTS,
-    wrappers=frozenset({"type_definition"}),
     doc_comment=ANY_C_COMMENT,
     # Models mistake C and C++ for each other in fence tags; the parser decides.
     fence_tags="c h cpp c++",

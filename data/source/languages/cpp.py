@@ -10,9 +10,10 @@ LANGUAGE = ProgrammingLanguage(
     (field_declaration declarator: (function_declarator)) @definition.declaration
     (class_specifier name: (_) @name body: (_)) @definition.class
     (namespace_definition name: (_) @name body: (_)) @definition.scope
+    (template_declaration (_) @wrapped .) @wrapper
+    (linkage_specification body: (function_definition) @wrapped) @wrapper
     """,
     imports=IMPORTS | {"using_declaration"},
-    wrappers=frozenset({"template_declaration", "linkage_specification", "type_definition"}),
     doc_comment=ANY_C_COMMENT,
     fence_tags="cpp c++ cc cxx hpp c h",
 )

@@ -21,9 +21,9 @@ LANGUAGE = ProgrammingLanguage(
         (type_spec name: (_) @name type: (interface_type)) @definition.interface
         (type_spec name: (_) @name) @definition.type
         (type_alias name: (_) @name) @definition.type
+        (type_declaration . [(type_spec) (type_alias)] @wrapped .) @wrapper
     """,
     imports=frozenset({"package_clause", "import_declaration"}),
-    wrappers=frozenset({"type_declaration"}),
     doc_comment=re.compile(rb"//(?!go:)|/\*"),
     fence_tags="go golang",
 )

@@ -17,9 +17,12 @@ DEFINITIONS = """
     (variable_declarator name: (identifier) @name value: (class)) @definition.class
     (assignment_expression left: [(identifier) @name (member_expression property: (_) @name)]
         right: (class)) @definition.class
+    (export_statement declaration: (_) @wrapped) @wrapper
+    (lexical_declaration . (variable_declarator) @wrapped .) @wrapper
+    (variable_declaration . (variable_declarator) @wrapped .) @wrapper
+    (expression_statement (assignment_expression right: [(function_expression) (arrow_function)
+        (generator_function) (class)]) @wrapped) @wrapper
 """
-WRAPPERS = frozenset({"export_statement", "lexical_declaration", "variable_declaration", "expression_statement"})
-
 LANGUAGE = ProgrammingLanguage(
     extensions=".js .mjs .cjs .jsx",
     interpreters="node nodejs",
@@ -30,7 +33,6 @@ LANGUAGE = ProgrammingLanguage(
     """,
     imports=frozenset({"import_statement"}),
     doc_comment=JAVADOC,
-    wrappers=WRAPPERS,
     constructors=frozenset({"constructor"}),
     unwraps_closures=True,
     methods_alone=True,

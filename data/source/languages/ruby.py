@@ -13,9 +13,10 @@ LANGUAGE = ProgrammingLanguage(
         (singleton_method name: (_) @name) @definition.function
         (class name: (_) @name) @definition.class
         (module name: (_) @name) @definition.module
+        (call arguments: (argument_list . [(method) (singleton_method)] @wrapped .)) @wrapper
+        (call arguments: (argument_list . (call arguments: (argument_list . (method))) @wrapped .)) @wrapper
     """,
     doc_comment=re.compile(rb"#(?!!)|=begin"),
-    wrappers=frozenset({"argument_list", "call"}),
     constructors=frozenset({"initialize"}),
     hash_comments=True,
     fence_tags="ruby rb",
