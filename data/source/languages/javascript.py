@@ -46,6 +46,7 @@ DEFINITIONS = f"""
         ] value: {_FUNCTION}) @definition.function
     (arguments [(function_expression name: (_) @name) (generator_function name: (_) @name)] @definition.function)
     (return_statement (function_expression name: (_) @name) @definition.function)
+    (arrow_function body: (function_expression name: (_) @name) @definition.function)
     (parenthesized_expression (function_expression name: (_) @name) @definition.function)
     (export_statement "default" @name value: [(function_expression !name) (generator_function !name)
         (arrow_function)] @definition.function)

@@ -14,6 +14,7 @@ DEFINITIONS = (
     (function_signature name: (_) @name) @definition.declaration
     (method_signature name: (_) @name) @definition.declaration
     (abstract_method_signature name: (_) @name) @definition.declaration
+    (construct_signature "new" @name) @definition.declaration
     (abstract_class_declaration name: (_) @name) @definition.class
     (interface_declaration name: (_) @name) @definition.interface
     (enum_declaration name: (_) @name) @definition.enum
