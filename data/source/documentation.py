@@ -62,13 +62,16 @@ _XML_REFERENCE = re.compile(r"\b(?:cref|name|langword|href)\s*=\s*[\"'](?:[A-Z]:
 _XML_DROPPED = frozenset(
     {"param", "typeparam", "returns", "exception", "example", "seealso", "permission", "include", "inheritdoc"}
 )
-_XML_INLINE = frozenset("c see paramref typeparamref b i u em strong a term description listheader".split())
+_XML_INLINE = frozenset(
+    {"c", "see", "paramref", "typeparamref", "b", "i", "u", "em", "strong", "a", "term", "description"}
+)
 _XML_BLOCKS = frozenset({"summary", "remarks", "value", "para", "list", "item", "code", "br", "p", "ul", "li"})
 _RUST_DOC = re.compile(r"\s*#!?\[doc\s*=\s*\"(.*)\"\]\s*")
 _HEADING = re.compile(r"\s{0,3}#{1,6}\s+(\S.*)")
 _SECTION = re.compile(
     r"^\s*(?:(?:args|arguments|parameters?|params|returns?|return value|yields?|raises|throws|examples?|usage"
-    r"|notes?|see also|references|attributes|keyword args|keyword arguments|options|inputs?|outputs?|globals)\s*:\s*$"
+    r"|notes?|see also|references|attributes|keyword args|keyword arguments|options|inputs?|outputs?"
+    r"|globals)\s*:\s*$"
     r"|(?:args|arguments|parameters|params|returns?|raises|yields|examples?|usage)\s*:\s"
     r"|:(?:param|parameter|arg|type|return|returns|rtype|raise|raises|keyword|key|yields?|var|ivar)\b"
     r"|@(?:param|returns?|rtype|type|raise|throws|keyword|see|example)\b|>>>|\.\. \w+|```|\{\{\{"

@@ -13,9 +13,12 @@ _LINE_MAGIC = re.compile(r"(\s*)((?:%[A-Za-z_]|!|\?{1,2}\w).*|[\w.%*]+\?{1,2}\s*
 _ASSIGNED_MAGIC = re.compile(r"(\s*[\w.,\[\]'\" ]+=\s*)((?:!|%[A-Za-z_]).*)")
 #: Cell magics whose cells are not in the notebook's language.
 _FOREIGN_CELLS = frozenset(
-    "bash sh script system sx cmd powershell html javascript js svg latex markdown mermaid perl ruby sql bigquery r "
-    "julia cython cpp cu cuda fortran writefile file".split()
-)
+    {
+        "bash", "sh", "script", "system", "sx", "cmd", "powershell", "html", "javascript", "js", "svg", "latex",
+        "markdown", "mermaid", "perl", "ruby", "sql", "bigquery", "r", "julia", "cython", "cpp", "cu", "cuda",
+        "fortran", "writefile", "file",
+    }
+)  # fmt: skip
 
 
 def notebook_source(text: str) -> tuple[str, str]:
@@ -52,11 +55,10 @@ def notebook_source(text: str) -> tuple[str, str]:
 def _code_cells(notebook: dict) -> Iterator[str]:
     """Yield the text of each code cell that is not empty."""
     # Before format 4, cells were in worksheets, and their text was the input.
-    sheets = [notebook] if "cells" in notebook else notebook["worksheets"] if "worksheets" in notebook else None
-    if sheets is None:
+    if "cells" not in notebook and "worksheets" not in notebook:
         raise ValueError("it has neither cells nor worksheets")
 
-    for sheet in sheets:
+    for sheet in [notebook] if "cells" in notebook else notebook["worksheets"]:
         for cell in sheet.get("cells", ()):
             if cell.get("cell_type") != "code":
                 continue

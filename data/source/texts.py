@@ -52,10 +52,10 @@ def extract_sections(
 ) -> list[Unit]:
     """Return the sections of a text, in the order of the file. Together they hold all of its words.
 
-    The kind is "section", and the language "text", so sections are embedded with the prompt of natural language. A
-    qualified name is the path of headings: `Install > From source`. Text before the first heading has the name of
-    the file, or the title in the front matter. Front matter itself and headings that only have subsections are no
-    sections.
+    The kind is "section", and the language "text", so sections are embedded with the prompt of natural language.
+    A qualified name is the path of headings: `Install > From source`. Text before the first heading has the name
+    of the file, or the title in the front matter. Front matter itself and headings that only have subsections are
+    no sections.
 
     Args:
         text: the file's content, with line feeds.
@@ -151,15 +151,15 @@ def _adorned_headings(lines: list[str], begin: int) -> Iterator[Heading]:
         is_long = match is not None and len(under.rstrip()) >= min(len(title.strip()), _MAX_HEADING)
         alone = index == begin or not lines[index - 1].strip() or bool(over)
 
-        if match and is_title and is_long and alone and (over is None or over[1] == match[1]):
-            if over is not None or not title[0].isspace():
-                style = (match[1], over is not None)
-                if style not in styles:
-                    styles.append(style)
-                yield Heading(index, position + 2, styles.index(style) + 1, _plain(title))
-                index = position + 2
-                continue
-        index += 1
+        is_styled = over[1] == match[1] if over and match else not title[:1].isspace()
+        if match and is_title and is_long and alone and is_styled:
+            style = (match[1], over is not None)
+            if style not in styles:
+                styles.append(style)
+            yield Heading(index, position + 2, styles.index(style) + 1, _plain(title))
+            index = position + 2
+        else:
+            index += 1
 
 
 def _asciidoc_headings(lines: list[str], begin: int) -> Iterator[Heading]:

@@ -14,7 +14,6 @@ To add a language:
 """
 
 import importlib
-import json
 import pkgutil
 import re
 from functools import cache
@@ -45,7 +44,9 @@ _LANGUAGE_OF_TAG = _keys_by("fence_tags")
 _SHEBANG = re.compile(rb"#![ \t]*\S*?/?(?:env[ \t]+(?:-\S+[ \t]+)*)?([^\s/]*?)[\d.]*(?:[ \t\r\n]|$)")
 #: The language of text by headings, whose prompt is that of natural language.
 TEXT = "text"
-_TEXT_EXTENSIONS = frozenset(".md .markdown .mdown .mdx .rmd .qmd .rst .txt .text .adoc .asciidoc".split())
+_TEXT_EXTENSIONS = frozenset(
+    {".md", ".markdown", ".mdown", ".mdx", ".rmd", ".qmd", ".rst", ".txt", ".text", ".adoc", ".asciidoc"}
+)
 _TEXT_FILES = frozenset({"README", "CHANGELOG", "CONTRIBUTING", "NEWS", "HACKING"})
 #: Files with the extension of a text that programs read.
 _NO_TEXT = re.compile(r"(?i)CMakeLists|robots|(?:.*[-_])?(?:requirements|constraints)(?:[-_].*)?")
@@ -77,19 +78,12 @@ def language_of(path: str | Path, source: bytes | None = None) -> str | None:
 
     Args:
         path: the file's name or path. A notebook counts as Python.
-        source: the file's content, if known. A `.h` file that looks like C++ is then taken for C++, a notebook has
-            the language of its kernel, and a file without an extension is recognised by its `#!` line.
+        source: the file's content, if known. A `.h` file that looks like C++ is then taken for C++, a notebook
+            has the language of its kernel, and a file without an extension is recognised by its `#!` line.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     language = _LANGUAGE_OF_FILE_NAME.get(path.name) or _LANGUAGE_OF_EXTENSION.get(suffix)
-    if suffix == NOTEBOOK_EXTENSION:
-        try:
-            return kernel_language(json.loads(source or b"{}"))
-        except (ValueError, RecursionError):  # reading the notebook will name the error
-            return "python"
-    if path.name in _TEXT_FILES or (suffix in _TEXT_EXTENSIONS and not _NO_TEXT.fullmatch(path.stem)):
-        return TEXT
     if source is None:
         return language
 
@@ -165,9 +159,9 @@ def keywords(language: str = "") -> frozenset[str]:
     # The unnamed nodes of a grammar are its literal tokens: keywords and punctuation. If case is of no matter, as
     # in SQL, each keyword has a node with a name.
     kinds = grammar(language)
-    names = [kinds.node_kind_for_id(kind) or "" for kind in range(kinds.node_kind_count)]
-    named = [kinds.node_kind_is_named(kind) for kind in range(kinds.node_kind_count)]
-    words = [name for name, is_named in zip(names, named, strict=True) if not is_named]
+    visible = [kind for kind in range(kinds.node_kind_count) if kinds.node_kind_is_visible(kind)]
+    names = [kinds.node_kind_for_id(kind) or "" for kind in visible]
+    words = [name for kind, name in zip(visible, names, strict=True) if not kinds.node_kind_is_named(kind)]
     words += [name.removeprefix("keyword_") for name in names if name.startswith("keyword_")]
     words += [word.upper() for word in words if f"keyword_{word}" in names]
 

@@ -6,9 +6,7 @@ _FUNCTION = "[(function_expression) (arrow_function) (generator_function)]"
 #: An object, or a call that is given one, as in `createClass({ ... })`: it qualifies the functions inside it.
 _OBJECT = "[(object) (call_expression arguments: (arguments (object)))]"
 #: What only says where a name lives: `exports.f` is `f` to its readers.
-_TRANSPARENT = (
-    '"this" "self" "that" "_this" "exports" "module" "module.exports" "window" "global" "globalThis" "default"'
-)
+_TRANSPARENT = "^(this|self|that|_this|exports|module|module.exports|window|global|globalThis)$"
 #: Calls that return the function they are given with something around it.
 _DECORATING_CALL = (
     "^([A-Za-z_$][A-Za-z_$0-9]*[.])?(memo|memoize|forwardRef|observer|useCallback|debounce|throttle|once)$"
@@ -31,7 +29,7 @@ DEFINITIONS = f"""
         right: {_FUNCTION} (#eq? @_prototype "prototype")) @definition.method
     (assignment_expression left: (member_expression
         object: [(identifier) (member_expression)] @scope property: (_) @name)
-        right: {_FUNCTION} (#not-any-of? @scope {_TRANSPARENT})) @definition.function
+        right: {_FUNCTION} (#not-match? @scope "{_TRANSPARENT}")) @definition.function
     (assignment_expression left: [
             (identifier) @name
             (member_expression property: (_) @name)
@@ -65,7 +63,7 @@ DEFINITIONS = f"""
     (assignment_expression left: (identifier) @name right: {_OBJECT}) @definition.scope
     (assignment_expression left: (member_expression
         object: [(identifier) (member_expression)] @scope property: (_) @name)
-        right: {_OBJECT} (#not-any-of? @scope {_TRANSPARENT})) @definition.scope
+        right: {_OBJECT} (#not-match? @scope "{_TRANSPARENT}")) @definition.scope
     (pair key: [(property_identifier) (string)] @name value: {_OBJECT}) @definition.scope
 
     (export_statement declaration: (_) @wrapped) @wrapper

@@ -1,5 +1,7 @@
 """Kotlin."""
 
+import re
+
 from mose.data.source.languages.base import JAVADOC, ProgrammingLanguage
 
 #: The type that an extension is for.
@@ -32,4 +34,6 @@ LANGUAGE = ProgrammingLanguage(
     doc_comment=JAVADOC,
     constructor_nodes=frozenset({"secondary_constructor"}),
     fence_tags="kotlin kt kts",
+    # Names such as `in1`, and members that end with the line of the brace after them.
+    repairs=((re.compile(rb"\bin(?=\d)"), b"xx"), (re.compile(rb"(?<=[^\s{]) (?=\})"), b";")),
 )

@@ -6,7 +6,8 @@ from mose.data.source.languages.base import ProgrammingLanguage
 
 LANGUAGE = ProgrammingLanguage(
     extensions=".rb .rbw .rake .gemspec .ru .podspec .jbuilder .thor",
-    file_names="Rakefile Gemfile Guardfile Capfile Vagrantfile Podfile Fastfile Appfile Brewfile Dangerfile Thorfile",
+    file_names="Rakefile Gemfile Guardfile Capfile Vagrantfile Podfile Fastfile Appfile "
+    "Brewfile Dangerfile Thorfile",
     interpreters="ruby jruby rake",
     # The grammar's own tags are among these, but for `alias`, which defines no code.
     definitions="""

@@ -25,8 +25,8 @@ from mose.data.source.languages import supported_languages
         ("cpp", "//! @brief Adds\n//! things.", "Adds\nthings."),
         (
             "csharp",
-            '/// <summary>\n/// Gets the <see cref="T:System.String"/> for <paramref name="key"/>, or <c>null</c>.\n'
-            '/// </summary>\n/// <param name="key">The key.</param>\n/// <returns>A value.</returns>\n'
+            '/// <summary>\n/// Gets the <see cref="T:System.String"/> for <paramref name="key"/>, '
+            'or <c>null</c>.\n/// </summary>\n/// <param name="key">The key.</param>\n/// <returns>A value.</returns>\n'
             "/// <remarks>Slow &amp; safe.</remarks>",
             "Gets the System.String for key, or null.\n\nSlow & safe.",
         ),
@@ -41,7 +41,7 @@ from mose.data.source.languages import supported_languages
         ),
         ("rust", "/** Adds\n * two. */", "Adds\ntwo."),
         ("rust", '#[doc = "Adds two."]', "Adds two."),
-        ("kotlin", "/**\n * Gives the [String] of [this][A.b].\n *\n * @param x it\n */", "Gives the String of this."),
+        ("kotlin", "/**\n * Gives the [String] of [it][A.b].\n * @param x it\n */", "Gives the String of it."),
         (
             "scala",
             "/** Folds '''all''' with [[a.Option an option]].\n  * {{{\n  * x\n  * }}}\n  * @param f it\n  */",
@@ -49,8 +49,8 @@ from mose.data.source.languages import supported_languages
         ),
         (
             "swift",
-            "/// Gives the sum.\n///\n/// - Parameters:\n///   - a: first\n/// - Returns: It.\n///\n/// It is fast.",
-            "Gives the sum.\n\nIt is fast.",
+            "/// Gives the sum.\n///\n/// - Parameters:\n///   - a: first\n/// - Returns: It.\n///\n/// Fast.",
+            "Gives the sum.\n\nFast.",
         ),
         ("swift", "/**\n Adds ``x``.\n - Parameter x: The x.\n*/", "Adds x."),
         ("lua", "--- Splits a string.\n-- @param s it\n-- @return list", "Splits a string."),
