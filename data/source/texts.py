@@ -74,19 +74,22 @@ def extract_sections(
     bounds = [*(heading.line for heading in headings), len(lines)]
     units = _section(lines, begin, bounds[0], title or file_name, title or file_name, max_characters)
 
-    # The headings around the next one. A title above all of them is a heading of its own.
-    path: list[Heading] = [Heading(0, 0, 1, title)] if title else []
-    for index, heading in enumerate(headings):
-        while path and path[-1].level >= heading.level:
-            path.pop()
-        path.append(heading)
+    for index, (heading, name) in enumerate(_with_paths(headings, title)):
         end = bounds[index + 1]
         has_subsection = index + 1 < len(headings) and headings[index + 1].level > heading.level
         if not has_subsection or any(line.strip() for line in lines[heading.body : end]):
-            name = HEADING_SEPARATOR.join(part.title for part in path)
             units += _section(lines, heading.line, end, heading.title or file_name, name, max_characters)
-
     return units
+
+
+def _with_paths(headings: list[Heading], title: str) -> Iterator[tuple[Heading, str]]:
+    """Yield each heading with the path that leads to it. A title of the whole text is a heading of its own."""
+    path: list[Heading] = [Heading(0, 0, 1, title)] if title else []
+    for heading in headings:
+        while path and path[-1].level >= heading.level:
+            path.pop()
+        path.append(heading)
+        yield heading, HEADING_SEPARATOR.join(part.title for part in path)
 
 
 def _front_matter(lines: list[str]) -> tuple[int, str]:
@@ -114,28 +117,36 @@ def _headings(lines: list[str], begin: int, file_name: str, text: str) -> Iterat
 
 
 def _markdown_headings(lines: list[str], begin: int) -> Iterator[Heading]:
-    """Yield the headings of Markdown, which are never in fenced code."""
-    fence = ""
-    for index in range(begin, len(lines)):
-        line = lines[index][: _MAX_HEADING + 1]
-        if match := _FENCE.fullmatch(line):
-            if not fence and not ("`" in match[1] and "`" in match[2]):
-                fence = match[1]
-            elif fence and match[1].startswith(fence) and not match[2].strip():
-                fence = ""
-            continue
-        if fence or len(line) > _MAX_HEADING:
-            continue
-
+    for index in _outside_fences(lines, begin):
+        line = lines[index]
         if match := _ATX.fullmatch(line):
             yield Heading(index, index + 1, len(match[1]), _plain(match[2] or ""))
-        elif (match := _SETEXT.fullmatch(line)) and index > begin:
-            above, before = lines[index - 1], lines[index - 2] if index - 1 > begin else ""
-            # A longer paragraph above a line of dashes is followed by a rule, and not a heading.
-            alone = not before.strip() or _ATX.fullmatch(before[:_MAX_HEADING]) or _SETEXT.fullmatch(before)
-            is_title = re.search(r"\w", above[: _MAX_HEADING + 1]) and not _NO_SETEXT_TITLE.match(above)
-            if is_title and len(above) <= _MAX_HEADING and alone:
-                yield Heading(index - 1, index + 1, 1 if "=" in match[1] else 2, _plain(above))
+        elif (match := _SETEXT.fullmatch(line)) and _is_setext_title(lines, index - 1, begin):
+            yield Heading(index - 1, index + 1, 1 if "=" in match[1] else 2, _plain(lines[index - 1]))
+
+
+def _outside_fences(lines: list[str], begin: int) -> Iterator[int]:
+    """Yield the indices of the lines that can be headings: not too long, and not in fenced code."""
+    fence = ""
+    for index in range(begin, len(lines)):
+        match = _FENCE.fullmatch(lines[index]) if len(lines[index]) <= _MAX_HEADING else None
+        if match is None:
+            if not fence and len(lines[index]) <= _MAX_HEADING:
+                yield index
+        elif not fence and not ("`" in match[1] and "`" in match[2]):
+            fence = match[1]
+        elif fence and match[1].startswith(fence) and not match[2].strip():
+            fence = ""
+
+
+def _is_setext_title(lines: list[str], index: int, begin: int) -> bool:
+    """Return True if a line above a row of `=` or `-` is a heading by it."""
+    title = lines[index] if index >= begin else ""
+    if len(title) > _MAX_HEADING or not re.search(r"\w", title) or _NO_SETEXT_TITLE.match(title):
+        return False
+    # A longer paragraph above a row of dashes is followed by a rule, and is no heading.
+    above = lines[index - 1][:_MAX_HEADING] if index > begin else ""
+    return not above.strip() or bool(_ATX.fullmatch(above) or _SETEXT.fullmatch(above))
 
 
 def _adorned_headings(lines: list[str], begin: int) -> Iterator[Heading]:
@@ -143,23 +154,38 @@ def _adorned_headings(lines: list[str], begin: int) -> Iterator[Heading]:
     styles: list[tuple[str, bool]] = []
     index = begin
     while index + 1 < len(lines):
-        over = _ADORNMENT.fullmatch(lines[index][:_MAX_HEADING])
-        position = index + 1 if over else index
-        title, under = lines[position], lines[position + 1] if position + 1 < len(lines) else ""
-        match = _ADORNMENT.fullmatch(under[:_MAX_HEADING])
-        is_title = bool(title.strip()) and not _ADORNMENT.fullmatch(title[:_MAX_HEADING])
-        is_long = match is not None and len(under.rstrip()) >= min(len(title.strip()), _MAX_HEADING)
-        alone = index == begin or not lines[index - 1].strip() or bool(over)
-
-        is_styled = over[1] == match[1] if over and match else not title[:1].isspace()
-        if match and is_title and is_long and alone and is_styled:
-            style = (match[1], over is not None)
-            if style not in styles:
-                styles.append(style)
-            yield Heading(index, position + 2, styles.index(style) + 1, _plain(title))
-            index = position + 2
-        else:
+        mark = _adornment(lines, index)
+        style = _style_of_title(lines, index + bool(mark), mark)
+        is_alone = mark or index == begin or not lines[index - 1].strip()
+        if style is None or not is_alone:
             index += 1
+            continue
+
+        if style not in styles:
+            styles.append(style)
+        title = index + bool(mark)
+        yield Heading(index, title + 2, styles.index(style) + 1, _plain(lines[title]))
+        index = title + 2
+
+
+def _style_of_title(lines: list[str], index: int, overline: str) -> tuple[str, bool] | None:
+    """Return the mark under a title, and whether it is over it too; None if the line is no title."""
+    title = lines[index].rstrip()
+    underline = _adornment(lines, index + 1)
+    if not title.strip() or not underline or _adornment(lines, index):
+        return None
+    if len(lines[index + 1].rstrip()) < len(title.strip()):
+        return None
+    if overline != underline if overline else title[0].isspace():
+        return None
+    return underline, bool(overline)
+
+
+def _adornment(lines: list[str], index: int) -> str:
+    """Return the mark that a line consists of; "" if it is none."""
+    line = lines[index] if index < len(lines) else ""
+    match = _ADORNMENT.fullmatch(line) if len(line) <= _MAX_HEADING else None
+    return match[1] if match else ""
 
 
 def _asciidoc_headings(lines: list[str], begin: int) -> Iterator[Heading]:

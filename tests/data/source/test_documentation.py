@@ -26,7 +26,8 @@ from mose.data.source.languages import supported_languages
         (
             "csharp",
             '/// <summary>\n/// Gets the <see cref="T:System.String"/> for <paramref name="key"/>, '
-            'or <c>null</c>.\n/// </summary>\n/// <param name="key">The key.</param>\n/// <returns>A value.</returns>\n'
+            'or <c>null</c>.\n/// </summary>\n'
+            '/// <param name="key">The key.</param>\n/// <returns>A value.</returns>\n'
             "/// <remarks>Slow &amp; safe.</remarks>",
             "Gets the System.String for key, or null.\n\nSlow & safe.",
         ),
