@@ -159,10 +159,11 @@ class SourceTree:
         comments = QueryCursor(comment_query(self.dialect)).captures(node)
         self._comments = {
             self._trimmed_end(comment): (comment.start_byte, capture == "attribute")
-            for capture in ("comment", "attribute")
+            for capture in ("attribute", "comment")
             for comment in comments.get(capture, ())
         }
         nothing = Documentation(0, Edit(0, 0, b""), "")
+        self._scopes: set[tuple[int, int]] = set()
         self.root = Definition("file", file_name, file_name, node, nothing, 0, len(source))
         self._add_definitions()
 
@@ -283,6 +284,7 @@ class SourceTree:
             if kind == "package":
                 package = ".".join(filter(None, [qualifier, name]))
             elif kind in _SCOPES:
+                self._scopes.add((start, end))
                 stack.append((end, kind, qualified_name, owner))
             else:
                 bodiless = kind == "declaration"
@@ -357,7 +359,9 @@ class SourceTree:
                 continue
             # A namespace, or a conditional that holds the whole file.
             if bisect_left(starts, end) > position + 1:
-                body = node.child_by_field_name("body") or _body_without_a_field(node)
+                # The header of a namespace is no code of the file's own.
+                is_scope = (start, end) in self._scopes
+                body = node.child_by_field_name("body") or _body_without_a_field(node) if is_scope else None
                 stack += [(child, False) for child in reversed([body] if body else node.named_children)]
             elif top or node.named_child_count:
                 yield node

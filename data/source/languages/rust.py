@@ -35,9 +35,13 @@ LANGUAGE = ProgrammingLanguage(
         (impl_item type: {_TYPE}) @definition.extension
         (impl_item trait: (_) @name) @definition.extension
     """,
-    comments="[(line_comment) (block_comment)] @comment (attribute_item) @attribute",
+    comments="""
+        [(line_comment) (block_comment)] @comment
+        (attribute_item) @attribute
+        ((attribute_item (attribute (identifier) @_doc)) @comment (#eq? @_doc "doc"))
+    """,
     imports=frozenset({"use_declaration", "extern_crate_declaration", "inner_attribute_item"}),
     # `//!` documents what is around it, not what follows.
-    doc_comment=re.compile(rb"///(?!/)|/\*\*(?![*/])"),
+    doc_comment=re.compile(rb"///(?!/)|/\*\*(?![*/])|#\[doc\b"),
     fence_tags="rust rs",
 )
