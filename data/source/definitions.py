@@ -158,7 +158,7 @@ class SourceTree:
 
         node = self.tree.root_node
         self._comments = {
-            comment.end_byte: (comment.start_byte, capture == "attribute")
+            self._trimmed_end(comment): (comment.start_byte, capture == "attribute")
             for capture, comment in captured_nodes(comment_query(self.dialect), node)
         }
         nothing = Documentation(0, Edit(0, 0, b""), "")
@@ -212,6 +212,13 @@ class SourceTree:
     @cached_property
     def _line_ends(self) -> list[int]:
         return [match.start() for match in re.finditer(b"\n", self.source)]
+
+    def _trimmed_end(self, node: Node) -> int:
+        """Return the end of a node without the line ends that some grammars count in."""
+        end = node.end_byte
+        while end > node.start_byte and self.source[end - 1] in b" \t\n":
+            end -= 1
+        return end
 
     def _is_long(self, definition: Definition) -> bool:
         size = definition.end - definition.documentation.start
@@ -281,7 +288,7 @@ class SourceTree:
             else:
                 bodiless = kind == "declaration"
                 if kind in ("function", "declaration"):
-                    kind = "method" if outer_kind in _CLASSES or scope else "function"
+                    kind = "method" if outer_kind in _CLASSES else "function"
                 documentation = self._find_documentation(node, start)
                 if documentation.text or not bodiless:
                     names = kind, name, qualified_name
@@ -310,9 +317,12 @@ class SourceTree:
             name, scope = _name_of(node, kind, captures)
             if not name or (name in _CONTROL_KEYWORDS and self.dialect in _RESERVES_CONTROL_KEYWORDS):
                 continue
+            # Declarators of C++ qualify their names by a class or a namespace: the former is more common.
+            if kind == "function" and scope and "name" not in captures:
+                kind = "method"
             while outer.id in wrappers:
                 outer = wrappers[outer.id]
-            definitions.append((outer.start_byte, outer.end_byte, kind, node, name, scope))
+            definitions.append((outer.start_byte, self._trimmed_end(outer), kind, node, name, scope))
 
         definitions.sort(key=lambda definition: (definition[0], -definition[1]))
         return definitions
@@ -337,7 +347,7 @@ class SourceTree:
         stack = [(child, True) for child in reversed(file.node.named_children)]
         while stack:
             node, top = stack.pop()
-            start, end = node.start_byte, node.end_byte
+            start, end = node.start_byte, self._trimmed_end(node)
             if node.type in self.entry.imports or end in self._comments and self._comments[end][0] == start:
                 continue
 
@@ -346,7 +356,8 @@ class SourceTree:
                 continue
             # A namespace, or a conditional that holds the whole file.
             if bisect_left(starts, end) > position + 1:
-                stack += [(child, False) for child in reversed(node.named_children)]
+                body = node.child_by_field_name("body") or _body_without_a_field(node)
+                stack += [(child, False) for child in reversed([body] if body else node.named_children)]
             elif top or node.named_child_count:
                 yield node
 
@@ -368,7 +379,7 @@ def _name_of(node: Node, kind: str, captures: dict[str, list[Node]]) -> tuple[st
 
 
 def _text_of(node: Node | None) -> str:
-    return node.text.decode().strip("\"'`") if node is not None and node.text else ""
+    return node.text.decode().strip("\"'`").lstrip(":") if node is not None and node.text else ""
 
 
 def _body_without_a_field(node: Node) -> Node | None:

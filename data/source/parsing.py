@@ -34,6 +34,13 @@ def parse_source(source: bytes, language: str) -> tuple[Tree, str]:
         tree = Parser(grammar(other)).parse(source)
         if error_bytes(tree, other) < error_bytes(best, dialect):
             best, dialect = tree, other
+
+    repaired = source
+    for pattern, replacement in PROGRAMMING_LANGUAGES[dialect].repairs:
+        repaired = pattern.sub(replacement, repaired)
+    if repaired != source:
+        tree = Parser(grammar(dialect)).parse(repaired)
+        best = min(best, tree, key=lambda candidate: error_bytes(candidate, dialect))
     return best, dialect
 
 
