@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from tree_sitter import Node, QueryCursor
+from tree_sitter import Node
 
 from mose.data.source.declarators import declared_name
 from mose.data.source.docstrings import Documentation, doc_comment, python_docstring
@@ -22,7 +22,7 @@ from mose.data.source.languages import (
     definition_query,
     supported_languages,
 )
-from mose.data.source.parsing import parse_source
+from mose.data.source.parsing import captured_nodes, parse_source, query_matches
 from mose.data.source.splitting import Edit, render, split
 from mose.data.source.units import CONTAINERS, KINDS, Unit
 
@@ -32,14 +32,15 @@ _SCOPES = frozenset({"scope", "extension", "package"})
 #: Definitions in which functions are methods.
 _CLASSES = frozenset({"class", "struct", "interface", "trait", "enum", "extension"})
 _KNOWN_KINDS = frozenset(KINDS) | _SCOPES | {"declaration"}
-#: Control-flow words that the parser's error recovery can take for names.
-_CONTROL_KEYWORDS = {"if", "else", "for", "while", "do", "switch", "catch", "return"}
+#: Control-flow words that the parsers' error recovery takes for names, in languages where they cannot be names.
+_CONTROL_KEYWORDS = frozenset({"if", "else", "for", "while", "do", "switch", "catch", "return"})
+_RESERVES_CONTROL_KEYWORDS = frozenset({"c", "cpp", "csharp", "java"})
 #: Fields that lead from a definition's node to the function or class that it names.
 _VALUE_FIELDS = ("value", "right", "type", "definition")
-#: Deepest syntax node that can be a definition. tree-sitter's queries take quadratic time from depth 65,536 on.
-_MAX_DEPTH = 60_000
 #: How the types of bodies end in grammars that give them no field.
 _BODY_TYPES = ("body", "_block", "declaration_list")
+#: Longest qualifier of a name, in characters.
+_MAX_QUALIFIER = 500
 #: Longest header line of a part, in characters.
 _MAX_HEADER = 200
 _INDENT = re.compile(rb"[ \t]*")
@@ -156,11 +157,9 @@ class SourceTree:
         self.has_errors = self.tree.root_node.has_error
 
         node = self.tree.root_node
-        comments = QueryCursor(comment_query(self.dialect)).captures(node)
         self._comments = {
             self._trimmed_end(comment): (comment.start_byte, capture == "attribute")
-            for capture in ("attribute", "comment")
-            for comment in comments.get(capture, ())
+            for capture, comment in captured_nodes(comment_query(self.dialect), node)
         }
         nothing = Documentation(0, Edit(0, 0, b""), "")
         self._scopes: set[tuple[int, int]] = set()
@@ -279,7 +278,9 @@ class SourceTree:
             while end > stack[-1][0]:
                 stack.pop()
             _, outer_kind, qualifier, owner = stack[-1]
-            qualified_name = ".".join(filter(None, [qualifier or package, scope, name]))
+            # Bounded, since names of 50,000 nested functions would take quadratic space.
+            qualifier = (qualifier or package)[-_MAX_QUALIFIER:]
+            qualified_name = ".".join(filter(None, [qualifier, scope, name]))
 
             if kind == "package":
                 package = ".".join(filter(None, [qualifier, name]))
@@ -301,9 +302,7 @@ class SourceTree:
         """Return start, end, kind, node, name and scope of each captured definition, outermost first."""
         wrappers: dict[int, Node] = {}
         captured: dict[int, tuple[int, str, dict[str, list[Node]]]] = {}
-        cursor = QueryCursor(definition_query(self.dialect))
-        cursor.set_max_start_depth(_MAX_DEPTH)
-        for pattern, captures in cursor.matches(self.tree.root_node):
+        for pattern, captures in query_matches(definition_query(self.dialect), self.tree.root_node):
             if "wrapper" in captures:
                 wrappers[captures["wrapped"][0].id] = captures["wrapper"][0]
                 continue
@@ -318,7 +317,7 @@ class SourceTree:
         for _, kind, captures in captured.values():
             node = outer = captures[f"definition.{kind}"][0]
             name, scope = _name_of(node, kind, captures)
-            if not name or name in _CONTROL_KEYWORDS:
+            if not name or (name in _CONTROL_KEYWORDS and self.dialect in _RESERVES_CONTROL_KEYWORDS):
                 continue
             # Declarators of C++ qualify their names by a class or a namespace: the former is more common.
             if kind == "function" and scope and "name" not in captures:
@@ -337,7 +336,7 @@ class SourceTree:
             return False
 
         first, last = own[0], own[-1]
-        file.start, file.end = first.start_byte, max(last.end_byte, first.end_byte)
+        file.start, file.end = first.start_byte, max(map(self._trimmed_end, (first, last)))
         file.documentation = self._find_documentation(file.node, file.start)
         # A licence says nothing about the code below it.
         if self.entry.doc_comment is not None and _LICENSE.search(file.documentation.text):
