@@ -37,8 +37,9 @@ LANGUAGE = ProgrammingLanguage(
     """,
     comments="""
         [(line_comment) (block_comment)] @comment
-        (attribute_item) @attribute
         ((attribute_item (attribute (identifier) @_doc)) @comment (#eq? @_doc "doc"))
+        ((attribute_item (attribute (identifier) @_name)) @attribute (#not-eq? @_name "doc"))
+        (attribute_item (attribute [(scoped_identifier) (crate) (self)])) @attribute
     """,
     imports=frozenset({"use_declaration", "extern_crate_declaration", "inner_attribute_item"}),
     # `//!` documents what is around it, not what follows.
