@@ -9,9 +9,9 @@ from typing import NamedTuple
 import pathspec
 from tqdm import tqdm
 
-from mose.data.source.definitions import ParseError, extract_functions
+from mose.data.source.definitions import extract_functions
 from mose.data.source.files import candidate_files, path_below, read_source
-from mose.data.source.report import ReadingReport, SkippedFileError
+from mose.data.source.report import ReadingReport
 from mose.data.source.rules import ReadingRules
 from mose.search.store import Entry, Generation
 
@@ -63,19 +63,14 @@ def read_tree(
             path = path_below(tree, file)
             files[path] = hashlib.sha256(source.source).hexdigest()
             report.read[source.language] += 1
-            if previous and previous.meta.files.get(path) == files[path]:
+            if previous and previous.meta.files.get(path) == files[path] and path not in previous.meta.skipped:
                 entries += known[path]
-                if path in previous.meta.skipped:
-                    skipped.append(path)
-                    report.count("unparsable", file)
                 continue
 
             parsed += 1
-            try:
-                functions = extract_functions(source.source, source.language)
-            except ParseError as error:
-                skipped.append(path)
-                raise SkippedFileError("unparsable", str(error)) from error
+            skipped.append(path)
+            functions = extract_functions(source.source, source.language)
+            skipped.pop()  # it has not failed
             entries += [Entry(path, *(getattr(f, name) for name in Entry._fields[1:])) for f in functions]
 
     return TreeContents(entries, files, skipped, parsed, report)

@@ -19,12 +19,13 @@ import pyarrow
 from datasets import Dataset
 from tqdm import tqdm
 
-from mose.data.source.definitions import Function, ParseError, extract_functions
+from mose.data.source.definitions import extract_functions
 from mose.data.source.documentation import first_paragraph
 from mose.data.source.files import candidate_files, path_below, read_source, repository_of
 from mose.data.source.languages import PROGRAMMING_LANGUAGES
-from mose.data.source.report import ReadingReport, SkippedFileError
+from mose.data.source.report import ReadingReport
 from mose.data.source.rules import DEFAULT_RULES, ReadingRules
+from mose.data.source.units import Unit
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,12 @@ _TOKENS = (
     r"(?s:'''.*?'''|\"\"\".*?\"\"\")|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`"
     r"|(?P<comment>%s)|(?P<space>\s+)"
 )
-_HASH_COMMENTS = re.compile(_TOKENS % r"#[^\n]*")
-_SLASH_COMMENTS = re.compile(_TOKENS % r"//[^\n]*|(?s:/\*.*?\*/)")
+#: What begins a line comment -> tokens that are told apart from comments and white space.
+_COMMENTS = {
+    "#": re.compile(_TOKENS % r"#[^\n]*"),
+    "//": re.compile(_TOKENS % r"//[^\n]*|(?s:/\*.*?\*/)"),
+    "--": re.compile(_TOKENS % r"--\[\[(?s:.*?)\]\]|--[^\n]*|(?s:/\*.*?\*/)"),
+}
 #: Comments above a function that do not describe it.
 _NOT_PROSE = re.compile(r"(?i)\W*(?:todo|fixme|xxx|hack|copyright|licen[cs]ed?|spdx|eslint|nolint|pylint)\b")
 _LETTERS = re.compile(r"[^\W\d_]")
@@ -156,13 +161,8 @@ def _mine_file(
 
     with report.guard(path):
         file = read_source(path, rules, languages)
-        try:
-            functions = extract_functions(file.source, file.language)
-        except ParseError as error:
-            raise SkippedFileError("unparsable", str(error)) from error
-
         location = {"repository": repository_of(root, path), "path": path_below(root, path)}
-        for function in functions:
+        for function in extract_functions(file.source, file.language):
             text = first_paragraph(function.docstring)
             if reason := _function_rejection(function) or _text_rejection(text, function.code):
                 counts[reason] += 1
@@ -177,7 +177,7 @@ def _mine_file(
     return [], Counter(), report
 
 
-def _function_rejection(function: Function) -> str | None:
+def _function_rejection(function: Unit) -> str | None:
     """Return why a function is excluded whatever its text, or None if it is not."""
     lines = sum(1 for line in function.code.split("\n") if line.strip())
     if function.constructor or _EXTENSION_METHODS.fullmatch(function.name):
@@ -203,8 +203,8 @@ def _text_rejection(text: str, code: str) -> str | None:
     return "text in code" if text in " ".join(code.split()) else None
 
 
-def _digest_of_code(function: Function) -> bytes:
+def _digest_of_code(function: Unit) -> bytes:
     """Return a digest that is equal for functions that differ only in comments and white space."""
-    pattern = _HASH_COMMENTS if PROGRAMMING_LANGUAGES[function.language].hash_comments else _SLASH_COMMENTS
+    pattern = _COMMENTS[PROGRAMMING_LANGUAGES[function.language].line_comment]
     tokens = pattern.sub(lambda match: "" if match["comment"] or match["space"] else match[0], function.code)
     return hashlib.blake2b(tokens.encode(), digest_size=16).digest()

@@ -28,6 +28,9 @@ REASONS: dict[str, tuple[str, str, str]] = {
     "failed": ("file that could not be read for an error", "files that could not be read for an error", ""),
 }
 
+#: Reasons that nobody expects -> number of files to name even without `verbose`.
+_ALWAYS_NAMED = {"unreadable": 5, "failed": 5}
+
 
 class SkippedFileError(Exception):
     """A file that is not read as source.

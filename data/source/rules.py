@@ -171,7 +171,7 @@ def is_minified(source: bytes, language: str, name: str = "") -> bool:
 
 def _has_hash_comments(language: str) -> bool:
     entry = PROGRAMMING_LANGUAGES.get(language)
-    return language == "php" or (entry is not None and entry.hash_comments)
+    return language == "php" or (entry is not None and entry.line_comment == "#")
 
 
 def _header_text(source: bytes, language: str) -> str:

@@ -1,5 +1,6 @@
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -131,16 +132,21 @@ def test_tracked_files_are_read_whatever_the_patterns(plant):
     assert read(root / "build") == ["mine.py", "x/deep.py"]  # an ignored folder that is asked for by name
 
 
-def test_folders_can_be_nested_deeper_than_the_stack(tmp_path):
-    folder = tmp_path / "tree"
-    folder.mkdir()
+@pytest.fixture
+def deep_folder():
+    """Yield a folder, and remove it by `rm`: Python's own removal is recursive."""
+    folder = Path(tempfile.mkdtemp())
+    yield folder
+    subprocess.run(["rm", "-rf", folder], check=True)
+
+
+def test_folders_can_be_nested_deeper_than_the_stack(deep_folder):
+    folder = deep_folder
     for _ in range(1500):
         folder /= "d"
         folder.mkdir()
     (folder / "x.py").write_text("a = 1\n")
-    assert [file.path for file in iter_sources(tmp_path / "tree")] == [folder / "x.py"]
-    # Python's own removal is recursive.
-    subprocess.run(["rm", "-r", tmp_path / "tree"], check=True)
+    assert [file.path for file in iter_sources(deep_folder)] == [folder / "x.py"]
 
 
 def test_names_in_no_encoding(plant):
