@@ -23,7 +23,7 @@ from mose.data.source.languages import (
     supported_languages,
 )
 from mose.data.source.parsing import captured_nodes, parse_source, query_matches
-from mose.data.source.splitting import Edit, render, split
+from mose.data.source.splitting import Edit, apply_edits, split
 from mose.data.source.units import CONTAINERS, KINDS, Unit
 
 _FUNCTIONS = frozenset({"function", "method"})
@@ -237,7 +237,7 @@ class SourceTree:
         indent = _INDENT.match(self.source, line_start, start)
         prefix = indent[0].decode() if indent else ""
 
-        first, *rest = render(self.source, start, end, edits).decode().split("\n")
+        first, *rest = apply_edits(self.source, start, end, edits).decode().split("\n")
         lines = [first, *(line.removeprefix(prefix) for line in rest)]
         return "\n".join([header, *lines] if header else lines)
 
