@@ -39,6 +39,9 @@ _OLD_STYLE = re.compile(rb"[*,;()\[\]]|[\w$]+")
 class Masker:
     """Walks through the tokens of a text and masks what the grammars do not understand.
 
+    Attributes:
+        bodies: start and end of the functions' bodies, with braces.
+
     Args:
         source: the file.
         ranges: the parts to read, in order; what is between them has no unmatched brackets.
@@ -52,6 +55,7 @@ class Masker:
         self.closings = match_brackets(self.tokens)
         self.heads = HeadMasker(self.tokens, self.closings, self.mask, language)
         self.arguments_end = 0
+        self.bodies: list[tuple[int, int]] = []
         self.contexts: list[tuple[str, bytes]] = [(DECLARATIONS, b"")]
 
     def run(self) -> list[tuple[int, int, bytes]]:
@@ -111,6 +115,8 @@ class Masker:
         if self._continues_head(items, position) or self._is_value(position):
             return self.closings.get(position, position) + 1, head
         self.contexts.append(self._classify(items))
+        if self.contexts[-1][0] == STATEMENTS and position in self.closings:
+            self.bodies.append((self.tokens[position].start, self.tokens[self.closings[position]].end))
         return position + 1, position + 1
 
     def _assigns(self, position: int) -> bool:
