@@ -4,14 +4,15 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
-from tree_sitter import Node, Parser, Query, QueryCursor, Tree
+from tree_sitter import Node, Parser, Query, Tree
 
 from mose.data.source.languages import grammar
 from mose.data.source.macros.masking import Masker
+from mose.data.source.queries import captured_nodes
 
-_CONDITIONAL = re.compile(rb"\n[ \t]*#[ \t]*(if|el|end)")
 #: The languages that have macros.
 WITH_MACROS = frozenset({"c", "cpp"})
+_CONDITIONAL = re.compile(rb"\n[ \t]*#[ \t]*(if|el|end)")
 
 
 def parse_around_macros(source: bytes, tree: Tree, language: str) -> Tree:
@@ -23,21 +24,24 @@ def parse_around_macros(source: bytes, tree: Tree, language: str) -> Tree:
 
     Args:
         source: the file.
-        tree: its tree, which has syntax errors.
+        tree: its tree, which may have syntax errors.
         language: one of `WITH_MACROS`.
     """
+    if not tree.root_node.has_error:
+        return tree
+
     masker = Masker(source, _ranges_with_errors(source, tree.root_node), language)
-    spans = masker.run()
     best, unread = tree, _unread(masker.bodies, tree, language)
     for _ in range(2):
-        if spans:
-            other = Parser(grammar(language)).parse(masker.mask.apply(spans))
+        if masker.mask.spans:
+            other = Parser(grammar(language)).parse(masker.mask.apply())
             still_unread = _unread(masker.bodies, other, language)
             if len(still_unread) <= len(unread):
                 best, unread = other, still_unread
         if not unread:
             break
-        spans = spans + [(start + 1, end - 1, b"") for start, end in unread]
+        for start, end in unread:
+            masker.mask.blank(start + 1, end - 1)
     return best
 
 
@@ -46,20 +50,19 @@ def mask_macros(source: bytes, tree: Tree, language: str) -> bytes:
 
     The arguments are those of `parse_around_macros`.
     """
-    masker = Masker(source, _ranges_with_errors(source, tree.root_node), language)
-    return masker.mask.apply(masker.run())
+    return Masker(source, _ranges_with_errors(source, tree.root_node), language).mask.apply()
 
 
 def _unread(bodies: list[tuple[int, int]], tree: Tree, language: str) -> list[tuple[int, int]]:
     """Return the bodies that are no blocks in a tree."""
-    blocks = QueryCursor(_block_query(language)).captures(tree.root_node).get("block", ())
-    known = {(block.start_byte, block.end_byte) for block in blocks}
+    blocks = captured_nodes(_body_query(language), tree.root_node)
+    known = {(block.start_byte, block.end_byte) for _, block in blocks}
     return [body for body in bodies if body not in known]
 
 
 @cache
-def _block_query(language: str) -> Query:
-    return Query(grammar(language), "(function_definition body: (_) @block)")
+def _body_query(language: str) -> Query:
+    return Query(grammar(language), "(function_definition body: (_) @body)")
 
 
 def _ranges_with_errors(source: bytes, root: Node) -> Iterator[tuple[int, int]]:
@@ -70,24 +73,19 @@ def _ranges_with_errors(source: bytes, root: Node) -> Iterator[tuple[int, int]]:
         node = stack.pop()
         if node.has_error:
             stack += reversed(node.children)
-        elif (block := _block(node)) is not None and _has_whole_conditionals(source, block):
+            continue
+        block = node if node.type == "compound_statement" else node.child_by_field_name("body")
+        if block is not None and source[block.start_byte] == ord("{") and _is_whole(source, block):
             yield start, block.start_byte + 1
             start = block.end_byte - 1
     yield start, len(source)
 
 
-def _block(node: Node) -> Node | None:
-    """Return the block that a node is or ends with."""
-    if node.type == "compound_statement":
-        return node
-    return node.child_by_field_name("body") if node.type == "function_definition" else None
-
-
-def _has_whole_conditionals(source: bytes, block: Node) -> bool:
-    """Return True if no conditional crosses the bounds of a block; the parser can take `#endif` for a directive."""
+def _is_whole(source: bytes, block: Node) -> bool:
+    """Return True if no conditional crosses a block's bounds, which is no error: any `#word` is a directive."""
     depth = 0
     for match in _CONDITIONAL.finditer(source, block.start_byte, block.end_byte):
-        depth += 1 if match[1] == b"if" else -1 if match[1] == b"end" else 0
+        depth += {b"if": 1, b"end": -1}.get(match[1], 0)
         if depth < 0 or depth == 0 and match[1] == b"el":
             return False
     return depth == 0

@@ -1,288 +1,213 @@
-"""Find the macros in a text of C or C++, by its brackets and the heads before them."""
+"""Find the macros in a text of C or C++ by its brackets and what stands before them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from mose.data.source.macros.conditionals import flatten_conditionals
-from mose.data.source.macros.heads import (
+from mose.data.source.macros.conditionals import ConditionalMasker
+from mose.data.source.macros.heads import HeadMasker
+from mose.data.source.macros.items import (
     CALL,
-    CLASS_WORDS,
     KEYWORDS,
     NAME,
-    OTHER,
-    HeadMasker,
     Item,
+    ItemReader,
     after_template,
+    find_class,
     find_function,
-    is_string,
-    read_items,
 )
-from mose.data.source.macros.tokens import LITERAL, MARK, WORD, Mask, is_macro, lines_between, match_brackets, read_tokens
+from mose.data.source.macros.statements import StatementMasker
+from mose.data.source.macros.tokens import MARK, WORD, Mask, is_macro, is_string, match_brackets, read_tokens
 
 #: What braces hold.
 DECLARATIONS, CLASS, STATEMENTS, VALUES = "declarations", "class", "statements", "values"
-_LOOP = b"for(;;)"
 _ACCESS = frozenset(b"public private protected signals Q_SIGNALS".split())
-_NOT_MACROS = KEYWORDS | frozenset(
-    b"asm __asm __asm__ typeof __typeof__ __typeof decltype alignas _Alignas __attribute__ static_assert new delete".split()
-)
-#: Words and marks that begin no argument of a function.
-_NO_EXPRESSIONS = frozenset(
-    b"""void char short int long float double signed unsigned bool const struct union enum return if for while do
-    break continue goto static ; #""".split()
-)
-#: Longest initial value in braces after a macro, in tokens.
-_LONGEST_VALUE = 64
+_SIGNALS = frozenset([b"signals", b"Q_SIGNALS"])
+_BEFORE_VALUES = frozenset([b"=", b",", b"(", b"return"])
+_BEFORE_STATEMENTS = frozenset([b"else", b"do", b"try"])
 _OLD_STYLE = re.compile(rb"[*,;()\[\]]|[\w$]+")
+#: Longer heads are not read, so that braces inside them take no quadratic time. In tokens.
+_LONGEST_HEAD = 1000
+_LONGEST_OLD_STYLE = 200
+#: Longest initial value in braces after a macro.
+_LONGEST_VALUE = 64
+#: How far before its body the type of a function without a name is looked for.
+_LONGEST_TYPE = 8
 
 
 class Masker:
-    """Walks through the tokens of a text and masks what the grammars do not understand.
-
-    Attributes:
-        bodies: start and end of the functions' bodies, with braces.
+    """Masks what the grammars do not understand of a text.
 
     Args:
         source: the file.
-        ranges: the parts to read, in order; what is between them has no unmatched brackets.
+        ranges: the parts to read, in order. What is between them has no unmatched brackets.
         language: "c" or "cpp".
+
+    Attributes:
+        mask: the parts of the file that are masked.
+        bodies: start and end of the functions' bodies, with their braces.
     """
 
     def __init__(self, source: bytes, ranges: Iterable[tuple[int, int]], language: str):
-        self.source, self.language = source, language
+        self.language = language
         self.mask = Mask(source)
-        self.tokens = flatten_conditionals(read_tokens(source, ranges), self.mask)
-        self.closings = match_brackets(self.tokens)
-        self.heads = HeadMasker(self.tokens, self.closings, self.mask, language)
-        self.arguments_end = 0
         self.bodies: list[tuple[int, int]] = []
-        self.contexts: list[tuple[str, bytes]] = [(DECLARATIONS, b"")]
+        self.tokens = ConditionalMasker(read_tokens(source, ranges), self.mask).run()
+        self.closings = match_brackets(self.tokens)
+        self._reader = ItemReader(self.tokens, self.closings)
+        self._heads = HeadMasker(self._reader, self.mask, language)
+        self._statements = StatementMasker(self.tokens, self.closings, self.mask)
+        #: What the braces around a position hold, and the name of the class that they belong to.
+        self._contexts: list[tuple[str, bytes]] = [(DECLARATIONS, b"")]
+        self._walk()
 
-    def run(self) -> list[tuple[int, int, bytes]]:
-        """Return the spans to mask."""
+    def _walk(self) -> None:
         position = head = 0
         while position < len(self.tokens):
-            kind = self.contexts[-1][0]
-            if kind == STATEMENTS and position == head:
-                position = self._start_statement(position)
-                if position >= len(self.tokens):
-                    break
-            token = self.tokens[position]
-            text = token.text if token.kind == MARK else b""
-            position, head = self._step(text, position, head)
-        return self.mask.spans
+            if self._contexts[-1][0] == STATEMENTS and position == head:
+                position = self._statements.start(position)
+            if position < len(self.tokens):
+                position, head = self._step(position, head)
 
-    def _step(self, text: bytes, position: int, head: int) -> tuple[int, int]:
-        """Read one token, and return the next position and the start of the head that it belongs to."""
-        kind = self.contexts[-1][0]
+    def _step(self, position: int, head: int) -> tuple[int, int]:
+        """Read one token; return the position of the next, and where the head that it belongs to starts."""
+        kind, token = self._contexts[-1][0], self.tokens[position]
+        text = token.text if token.kind == MARK else b""
+        ends = text in (b"}", b";")
         if text == b"(" and kind == STATEMENTS:
             # Arguments can hold functions without a name, so the walk goes on inside.
-            if position >= self.arguments_end:
-                self.arguments_end = self.closings.get(position, position)
-                self._mask_arguments(position)
-            return position + 1, head
-        if text in (b"(", b"["):
+            self._statements.mask_arguments(position)
+        elif text in (b"(", b"["):
             return self.closings.get(position, position) + 1, head
-        if text == b"{":
+        elif text == b"{":
             return self._open(position, head)
-        if text == b"}":
-            if len(self.contexts) > 1:
-                self.contexts.pop()
-            return position + 1, position + 1
-        if text == b";":
-            if kind in (DECLARATIONS, CLASS):
-                if self._is_old_style(head, position):
-                    return position + 1, head
-                self._declare(head, position)
-            return position + 1, position + 1
-        if text == b":" and kind != VALUES and self._is_label(head, position):
-            return position + 1, position + 1
-        return position + 1, head
+        elif text == b"}" and len(self._contexts) > 1:
+            self._contexts.pop()
+        elif text == b";" and kind in (DECLARATIONS, CLASS):
+            ends = not self._declare(head, position)
+        elif text == b":":
+            ends = self._ends_label(head, position)
+        return position + 1, position + 1 if ends else head
 
     def _open(self, position: int, head: int) -> tuple[int, int]:
-        """Read an opening brace."""
-        kind = self.contexts[-1][0]
+        """Read an opening brace; the result is that of `_step`."""
+        kind, owner = self._contexts[-1]
         if kind == STATEMENTS:
-            local = any(token.text in (b"struct", b"class", b"union") for token in self.tokens[head:position][:3])
-            inner = (CLASS, b"") if local else (VALUES, b"") if position > head and self._assigns(position) else None
-            self.contexts.append(inner or (STATEMENTS, b""))
-            return position + 1, position + 1
-        if kind == VALUES:
-            self.contexts.append((VALUES, b""))
-            return position + 1, position + 1
-
-        items = read_items(self.tokens, self.closings, head, position)
-        if self._continues_head(items, position) or self._is_value(position):
-            return self.closings.get(position, position) + 1, head
-        self.contexts.append(self._classify(items))
-        if self.contexts[-1][0] == STATEMENTS and position in self.closings:
-            self.bodies.append((self.tokens[position].start, self.tokens[self.closings[position]].end))
+            self._contexts.append((self._inside_statement(position, head), b""))
+        elif kind == VALUES or position - head > _LONGEST_HEAD:
+            self._contexts.append((VALUES, b""))
+        else:
+            items = after_template(self._heads.mask_prefix(self._reader.read(head, position)))
+            if self._is_in_head(items, position):
+                return self.closings[position] + 1, head
+            self._contexts.append(self._classify(items, owner))
+            if self._contexts[-1][0] == STATEMENTS and position in self.closings:
+                self.bodies.append((self.tokens[position].start, self.tokens[self.closings[position]].end))
         return position + 1, position + 1
 
-    def _assigns(self, position: int) -> bool:
+    def _inside_statement(self, position: int, head: int) -> str:
+        """Return what braces inside a function hold."""
+        if any(
+            token.text in (b"struct", b"class", b"union") for token in self.tokens[head : min(head + 3, position)]
+        ):
+            return CLASS
         before = self.tokens[position - 1]
-        if any(token.text == b"->" for token in self.tokens[max(0, position - 8) : position]):
-            return False  # the type of a function without a name
-        return before.text in (b"=", b",", b"(", b"return") or before.kind == WORD and before.text not in (b"else", b"do", b"try")
+        # The type of a function without a name: `[] -> T {`.
+        typed = any(token.text == b"->" for token in self.tokens[max(head, position - _LONGEST_TYPE) : position])
+        if position == head or typed:
+            return STATEMENTS
+        is_value = before.kind == WORD and before.text not in _BEFORE_STATEMENTS or before.text in _BEFORE_VALUES
+        return VALUES if is_value else STATEMENTS
 
-    def _continues_head(self, items: list[Item], position: int) -> bool:
-        """Return True if braces belong to a head: a member's initial value, or the body of `requires`."""
-        if not items or position not in self.closings:
+    def _is_in_head(self, items: Sequence[Item], position: int) -> bool:
+        """Return True if braces are in a head: an initial value of a member or variable, or `requires {…}`."""
+        closing = self.closings.get(position)
+        if not items or closing is None:
             return False
         texts = [item.text for item in items]
         if b"requires" in texts[-2:]:
             return True
-        if b":" in texts and find_function(items) is not None:
-            after = texts.index(b":")
-            is_class = any(text in CLASS_WORDS for text in texts[:after])
-            last = items[-1]
-            return not is_class and last.kind == NAME and len(items) > after + 1
-        return False
+        if b":" in texts and find_function(items) is not None and find_class(items) is None:
+            return items[-1].kind == NAME and len(items) > texts.index(b":") + 1
 
-    def _is_value(self, position: int) -> bool:
-        """Return True if braces hold an initial value: no semicolon is inside, but one follows."""
-        closing = self.closings.get(position)
-        if closing is None or closing == position + 1 or closing - position > _LONGEST_VALUE:
-            return False
-        if closing + 1 >= len(self.tokens) or self.tokens[closing + 1].text != b";":
-            return False
-        return all(token.text not in (b";", b"}") for token in self.tokens[position + 1 : closing])
+        # An initial value has no semicolon inside, but one follows.
+        inner = self.tokens[position + 1 : min(closing, position + _LONGEST_VALUE)]
+        followed = closing + 1 < len(self.tokens) and self.tokens[closing + 1].text == b";"
+        short = 0 < closing - position - 1 < _LONGEST_VALUE
+        return short and followed and all(token.text not in (b";", b"}") for token in inner)
 
-    def _classify(self, items: list[Item]) -> tuple[str, bytes]:
+    def _classify(self, items: Sequence[Item], owner: bytes) -> tuple[str, bytes]:
         """Mask the head before an opening brace, and return what the braces hold."""
-        owner = self.contexts[-1][1]
-        items = after_template(self.heads.mask_prefix(items))
+        texts = [item.text for item in items]
         if not items:
             return STATEMENTS, b""
-        texts = [item.text for item in items]
-        if texts[-1] == b"=" or b"=" in texts and b"operator" not in b"".join(texts):
+        if _assigns(texts):
             return VALUES, b""
-        if b"namespace" in texts:
-            self.heads.mask_namespace(items)
+        if b"namespace" in texts or b"extern" in texts and is_string(self.tokens[items[-1].first]):
+            self._heads.mask_namespace(items)
             return DECLARATIONS, b""
-        if b"extern" in texts and is_string(self.tokens[items[-1].first]):
-            self.heads.mask_namespace(items)
-            return DECLARATIONS, b""
-
-        depth, class_word = 0, None
-        for index, item in enumerate(items):
-            depth += (item.text == b"<") - (item.text == b">")
-            if item.text in CLASS_WORDS and depth == 0:
-                class_word = index
-                break
-        if class_word is not None and self._is_class(items[class_word:]):
-            name = self.heads.mask_class(items[class_word:])
-            self.heads._mask_before([item for item in items[:class_word]])
-            return (VALUES, b"") if b"enum" in texts else (CLASS, name)
+        if (word := find_class(items)) is not None:
+            name = self._heads.mask_class(items, word)
+            return (VALUES if b"enum" in texts else CLASS), name
         if find_function(items) is not None:
-            self.heads.mask_function(items, owner, defined=True)
+            self._heads.mask_function(items, owner, defined=True)
             return STATEMENTS, b""
-        if all(item.kind == NAME and is_macro(item.text) for item in items):
-            for item in items:
-                self.heads.blank(item)
-            return DECLARATIONS, b""
-        return VALUES, b""
+        return self._classify_unknown(items), b""
 
-    def _is_class(self, items: list[Item]) -> bool:
-        end = next((index for index, item in enumerate(items) if item.text == b":"), len(items))
-        last = items[end - 1]
-        return last.kind == NAME or last.text in CLASS_WORDS | {b"final"} or last.kind == OTHER and last.opening < 0 and last.text == b">"
+    def _classify_unknown(self, items: Sequence[Item]) -> str:
+        """Mask a head of macros alone, such as `BEGIN_C`, and return what the braces after it hold."""
+        if not all(item.kind == NAME and is_macro(item.text) for item in items):
+            return VALUES
+        for item in items:
+            self._heads.blank(item)
+        return DECLARATIONS
 
-    def _declare(self, head: int, position: int) -> None:
-        """Mask the macros of a declaration."""
-        if position == head:
-            return
-        items = read_items(self.tokens, self.closings, head, position)
-        items = after_template(self.heads.mask_prefix(items))
+    def _declare(self, head: int, position: int) -> bool:
+        """Mask the macros of a declaration; return True if it is a parameter's, and its function goes on."""
+        if not 0 < position - head <= _LONGEST_HEAD:
+            return False
+        items = self._reader.read(head, position)
+        if self._is_old_style(items, position):
+            return True
+
+        items = after_template(self._heads.mask_prefix(items))
         texts = {item.text for item in items}
-        if b"typedef" in texts or b"using" in texts or b"=" in texts:
-            return
-        if find_function(items) is not None:
-            self.heads.mask_function(items, self.contexts[-1][1], defined=False)
+        if not texts & {b"typedef", b"using", b"="}:
+            self._heads.mask_function(items, self._contexts[-1][1], defined=False)
+        return False
 
-    def _is_old_style(self, head: int, position: int) -> bool:
+    def _is_old_style(self, items: Sequence[Item], position: int) -> bool:
         """Return True if a semicolon ends the declaration of an old-style parameter: `f(a) int a; {`."""
-        if self.language != "c" or self.contexts[-1][0] != DECLARATIONS:
+        call = next((index for index, item in enumerate(items) if item.kind == CALL), len(items))
+        if self.language != "c" or self._contexts[-1][0] != DECLARATIONS or len(items) < call + 3:
             return False
-        items = read_items(self.tokens, self.closings, head, position)
-        calls = [index for index, item in enumerate(items) if item.kind == CALL]
-        if not calls or len(items) < calls[0] + 3:
-            return False
-        inner = self.tokens[items[calls[0]].opening + 1 : items[calls[0]].last]
+        inner = self.tokens[items[call].opening + 1 : items[call].last]
         if not inner or not all(token.kind == WORD or token.text == b"," for token in inner):
             return False
-        for token in self.tokens[position + 1 : position + 200]:
-            if token.text == b"{":
-                return self.tokens[position].text == b";"
+        for token in self.tokens[position + 1 : position + _LONGEST_OLD_STYLE]:
             if not _OLD_STYLE.fullmatch(token.text):
-                return False
+                return token.text == b"{"
         return False
 
-    def _is_label(self, head: int, position: int) -> bool:
-        """Return True if a colon ends a label or `public:`; mask Qt's `signals:` and `slots`."""
-        kind = self.contexts[-1][0]
-        words = self.tokens[head:position]
+    def _ends_label(self, head: int, position: int) -> bool:
+        """Return True if a colon ends a label or `public:`; mask macros beside it, Qt's `signals:` and `slots`."""
+        kind = self._contexts[-1][0]
+        first = self.tokens[head]
         if kind == STATEMENTS:
-            return bool(words) and words[0].text in (b"case", b"default") or len(words) == 1
-        while kind == CLASS and len(words) > 1 and words[0].text not in _ACCESS and is_macro(words[0].text):
-            self.mask.blank(words[0].start, words[0].end)  # such as Q_OBJECT
-            words = words[1:]
-            if words[0].text == b"(":
-                return False
-        if kind != CLASS or not words or words[0].text not in _ACCESS:
+            return first.text in (b"case", b"default") or position == head + 1
+        if kind != CLASS or position - head > _LONGEST_HEAD:
             return False
-        if words[0].text in (b"signals", b"Q_SIGNALS"):
-            self.mask.blank(words[0].start, self.tokens[position].end)
-        for word in words[1:]:
-            self.mask.blank(word.start, word.end)
+
+        items = self._reader.read(head, position)
+        access = next((index for index, item in enumerate(items) if item.text in _ACCESS), None)
+        if access is None or not all(item.plain and item.text not in KEYWORDS for item in items[:access]):
+            return False
+        for item in [*items[:access], *items[access + 1 :]]:
+            self._heads.blank(item)
+        if items[access].text in _SIGNALS:
+            self.mask.blank(self.tokens[items[access].first].start, self.tokens[position].end)
         return True
 
-    def _mask_arguments(self, position: int) -> None:
-        """Mask arguments that are no expressions, of the call at a bracket and of those inside it."""
-        for opening in range(position, self.closings.get(position, position)):
-            called = self.tokens[opening - 1]
-            if self.tokens[opening].text != b"(" or called.kind != WORD or called.text in _NOT_MACROS:
-                continue
-            closing = self.closings.get(opening)
-            if closing is not None and self._is_odd(opening, closing):
-                self.mask.blank(self.tokens[opening].end, self.tokens[closing].start)
 
-    def _is_odd(self, opening: int, closing: int) -> bool:
-        """Return True if the arguments of a call cannot be those of a function: types, statements, or missing."""
-        position, before = opening + 1, b","
-        while position <= closing:
-            token = self.tokens[position]
-            if token.text in _NO_EXPRESSIONS:
-                return True
-            if before == b"," and token.text in (b",", b")") and closing > opening + 1:
-                return True
-            before = token.text
-            position = self.closings.get(position, position) + 1
-        return False
-
-    def _start_statement(self, position: int) -> int:
-        """Mask a macro that stands in front of a statement, and return the position of the statement."""
-        while position + 1 < len(self.tokens):
-            token, following = self.tokens[position], self.tokens[position + 1]
-            if token.text in (b"if", b"for", b"while", b"switch", b"else", b"do", b"constexpr") and token.kind == WORD:
-                closing = self.closings.get(position + 1) if following.text == b"(" else None
-                if token.text == b"while" and closing is not None and closing + 1 < len(self.tokens):
-                    if self.tokens[closing + 1].text == b";":
-                        return position
-                position = position + 1 if closing is None else closing + 1
-                continue
-            if token.kind != WORD or token.text in _NOT_MACROS:
-                return position
-            if following.text == b"{" and is_macro(token.text):
-                self.mask.blank(token.start, token.end)
-                return position + 1
-            closing = self.closings.get(position + 1) if following.text == b"(" else None
-            if closing is None or closing + 1 >= len(self.tokens):
-                return position
-            after = self.tokens[closing + 1]
-            if not (after.text in (b"{", b"}") or after.kind == WORD and after.text not in (b"and", b"or")):
-                return position
-            filler = b"" if after.text == b"}" or lines_between(self.source, self.tokens[closing], after) and after.text != b"{" else _LOOP
-            self.mask.blank(token.start, self.tokens[closing].end, filler)
-            position = closing + 1
-        return position
+def _assigns(texts: Sequence[bytes]) -> bool:
+    """Return True if a head gives a value: it has `=` that belongs to no operator's name."""
+    return texts[-1] == b"=" or b"=" in texts and not any(text.endswith(b"operator") for text in texts)

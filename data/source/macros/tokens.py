@@ -1,13 +1,11 @@
-"""Tokens of C and C++, for rewriting text that the grammars do not understand."""
+"""Tokens of C and C++, for masking what the grammars do not understand."""
 
 import re
 from collections.abc import Iterable
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 WORD, LITERAL, DIRECTIVE, MARK = "word", "literal", "directive", "mark"
-#: Every alternative with an end that can be missing also ends with the text, so nothing is scanned twice.
+#: Every alternative whose end can be missing also ends with the text, so no part is scanned twice.
 _TOKEN = re.compile(
     rb"""
       (?P<comment> //(?:[^\\\n]|\\[\s\S])* | /\*[\s\S]*?(?:\*/|\Z) )
@@ -26,8 +24,7 @@ _TOKEN = re.compile(
 #: Annotations of parameters, such as `_In_`.
 ANNOTATION = re.compile(rb"_[A-Z][a-z]\w*_")
 _MACRO = re.compile(rb"_*[A-Z][A-Z0-9_]+|" + ANNOTATION.pattern)
-_OPENING = {b"(": b")", b"[": b"]", b"{": b"}"}
-_CLOSING = {closing: opening for opening, closing in _OPENING.items()}
+_OPENING = {b")": b"(", b"]": b"[", b"}": b"{"}
 _NOT_A_NEWLINE = re.compile(rb"[^\n]")
 
 
@@ -64,43 +61,45 @@ def match_brackets(tokens: list[Token]) -> dict[int, int]:
     for position, token in enumerate(tokens):
         if token.kind != MARK:
             continue
-        if token.text in _OPENING:
+        if token.text in b"([{":
             stack.append(position)
-        elif opening := _CLOSING.get(token.text):
-            if token.text == b"}":
-                while stack and tokens[stack[-1]].text != b"{":
-                    stack.pop()
+        elif opening := _OPENING.get(token.text):
+            while token.text == b"}" and stack and tokens[stack[-1]].text != b"{":
+                stack.pop()
             if stack and tokens[stack[-1]].text == opening:
                 closings[stack.pop()] = position
     return closings
 
 
-@dataclass
 class Mask:
-    """Text of the same length as a source, in which parts are blank.
+    """Parts of a file to blank, and what to write instead of some.
 
-    Attributes:
-        source: the text to mask.
-        spans: the parts to blank, and what to write at the start of each.
+    Args:
+        source: the file.
     """
 
-    source: bytes
-    spans: list[tuple[int, int, bytes]] = field(default_factory=list)
+    def __init__(self, source: bytes):
+        self.source = source
+        self.spans: list[tuple[int, int, bytes]] = []
 
     def blank(self, start: int, end: int, filler: bytes = b"") -> None:
-        """Blank a part but for its line ends; write `filler` at its start if it fits on the line."""
+        """Blank a part but for its line ends; `filler` stands at its start if it fits there on one line."""
         if start < end:
             self.spans.append((start, end, filler))
 
-    def apply(self, spans: list[tuple[int, int, bytes]]) -> bytes:
-        """Return the source with these spans masked."""
-        text = bytearray(self.source)
-        for start, end, filler in spans:
-            blank = _NOT_A_NEWLINE.sub(b" ", self.source[start:end])
-            if filler and blank[: len(filler)] == b" " * len(filler):
+    def apply(self) -> bytes:
+        """Return the file with its parts masked; its length is that of the source."""
+        pieces, covered = [], 0
+        # Parts can overlap. The outermost counts.
+        for start, end, filler in sorted(self.spans, key=lambda span: (span[0], -span[1])):
+            if end <= covered:
+                continue
+            blank = _NOT_A_NEWLINE.sub(b" ", self.source[max(start, covered) : end])
+            if start >= covered and blank.startswith(b" " * len(filler)):
                 blank = filler + blank[len(filler) :]
-            text[start:end] = blank
-        return bytes(text)
+            pieces += [self.source[covered:start], blank]
+            covered = end
+        return b"".join([*pieces, self.source[covered:]])
 
 
 def is_macro(name: bytes) -> bool:
@@ -108,8 +107,6 @@ def is_macro(name: bytes) -> bool:
     return _MACRO.fullmatch(name) is not None
 
 
-def lines_between(source: bytes, first: Token, second: Token) -> bool:
-    """Return True if a line ends between two tokens."""
-    return b"\n" in source[first.end : second.start]
-
-
+def is_string(token: Token) -> bool:
+    """Return True for a string literal."""
+    return token.kind == LITERAL and token.text.endswith(b'"')
