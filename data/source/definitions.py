@@ -358,12 +358,16 @@ class SourceTree:
                 continue
             # A namespace, or a conditional that holds the whole file.
             if bisect_left(starts, end) > position + 1:
-                # The header of a namespace is no code of the file's own.
-                is_scope = (start, end) in self._scopes
-                body = node.child_by_field_name("body") or _body_without_a_field(node) if is_scope else None
-                stack += [(child, False) for child in reversed([body] if body else node.named_children)]
+                stack += [(child, False) for child in reversed(self._children(node))]
             elif top or node.named_child_count:
                 yield node
+
+    def _children(self, node: Node) -> list[Node]:
+        """Return the children of a node that can be code of the file: of a namespace, not those of its header."""
+        if (node.start_byte, self._trimmed_end(node)) not in self._scopes:
+            return node.named_children
+        body = node.child_by_field_name("body") or _body_without_a_field(node)
+        return [body] if body else node.named_children
 
 
 def _name_of(node: Node, kind: str, captures: dict[str, list[Node]]) -> tuple[str, str]:
