@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from mose.tokenization.inputs import text_ids
 from mose.tokenization.special_tokens import check_special_tokens
 
 OBJECTIVES = ("icc", "nsp", "none")
@@ -357,13 +358,7 @@ def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
     """
     tokens = []
     for start in range(0, len(texts), _TEXTS_PER_CALL):
-        encoded = tokenizer(
-            list(texts[start : start + _TEXTS_PER_CALL]),
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        tokens += [np.array(ids, dtype=np.uint32) for ids in encoded["input_ids"]]
+        ids = text_ids(tokenizer, texts[start : start + _TEXTS_PER_CALL])
+        tokens += [np.array(row, dtype=np.uint32) for row in ids]
 
     return tokens

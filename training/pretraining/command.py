@@ -90,9 +90,9 @@ def choose_tokenizer(
         plain = PreTrainedTokenizerFast.from_pretrained(args.tokenizer)
         if len(plain) == STARCODER2_SIZE and plain.mask_token is None:
             return extend_starcoder2(plain, max_length)
-        return setup.load_tokenizer(args.tokenizer)
+        return setup.load_tokenizer(args.tokenizer, split_special_tokens=False)
     if args.model:
-        return setup.load_tokenizer(args.model)
+        return setup.load_tokenizer(args.model, split_special_tokens=False)
 
     if args.preset == "mose-1b" and args.vocab_size is None:
         raise ValueError(
@@ -100,7 +100,7 @@ def choose_tokenizer(
             "or --vocab-size to train one on the corpus."
         )
     if not anew and (cache / "tokenizer.json").exists():
-        return setup.load_tokenizer(str(cache))
+        return setup.load_tokenizer(str(cache), split_special_tokens=False)
 
     size = args.vocab_size or MoSEConfig.from_preset(str(args.preset)).vocab_size
     logger.info("training a tokenizer of %d tokens on up to %d files", size, args.tokenizer_files)
