@@ -87,13 +87,13 @@ class OnnxEncoder:
             size = max(1, TOKEN_BUDGET // width)
             batch, remaining = remaining[:size], remaining[size:]
 
-            input_ids = np.full((len(batch), width), self.pad_token_id, dtype=np.int64)
-            mask = np.zeros_like(input_ids)
+            padded = np.full((len(batch), width), self.pad_token_id, dtype=np.int64)
+            mask = np.zeros_like(padded)
             for row, i in enumerate(batch):
-                input_ids[row, : len(ids[i])] = ids[i]
+                padded[row, : len(ids[i])] = ids[i]
                 mask[row, : len(ids[i])] = 1
 
-            (vectors,) = self.session.run(None, {"input_ids": input_ids, "attention_mask": mask})
+            (vectors,) = self.session.run(None, {"input_ids": padded, "attention_mask": mask})
             for i, vector in zip(batch, vectors, strict=True):
                 embeddings[i] = vector
         return np.stack(embeddings)

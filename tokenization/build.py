@@ -1,8 +1,8 @@
 """Build the tokenizer: a byte-level BPE from a corpus, or StarCoder-2's with our special tokens.
 
 Both are stock fast tokenizers, which load without `trust_remote_code`. Their post-processor puts `<sep> … <cls>`
-around the input, where truncation cannot cut it off. Where `split_special_tokens` is set, they read special tokens
-in a text as text, but for the `<sep>` of a prompt at its start (see `read_prompts`).
+around the input, where truncation cannot cut it off. With `split_special_tokens`, special tokens in a text are
+text, but for the `<sep>` of a prompt at its start (see `read_prompts`).
 """
 
 import json
@@ -24,8 +24,8 @@ _PIECES = (
 )
 #: How `ByteLevel(use_regex=True)` splits a text (GPT-2).
 _BYTE_LEVEL_PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-#: The `<sep>` of a prompt at the start of an input, and the colon before it, as pieces of their own. The part that
-#: looks back is last, because it is rarely reached.
+#: The `<sep>` of a prompt at the start of an input, and the colon before it, as pieces of their own. Looking back
+#: comes last, because it is slow and rarely reached.
 _PROMPT_PIECES = rf":(?={SEP})(?<=\A{INSTRUCTION})|{SEP}(?<=\A{INSTRUCTION}{SEP})"
 
 
@@ -109,9 +109,9 @@ def input_template(tokenizer: Tokenizer, sep: str = SEP, cls: str = CLS) -> proc
 def read_prompts(tokenizer: Tokenizer) -> Tokenizer | None:
     """Return a copy of a tokenizer that knows the `<sep>` of a prompt even where it reads special tokens as text.
 
-    With `encode_special_tokens` (in transformers: `split_special_tokens`), a tokenizer finds no special token in a
-    text. The copy cuts the `<sep>` behind one of our instructions, at the very start of an input, to a piece that
-    is looked up as a whole. No other text is cut to such a piece. The ids of other texts do not change.
+    With `encode_special_tokens` (in transformers: `split_special_tokens`), a tokenizer finds no special token in
+    a text. The copy makes the `<sep>` behind an instruction at the very start of an input one piece, which is
+    looked up as a whole. The ids of other texts do not change.
 
     Returns None for a tokenizer of another make than those of this module.
     """
@@ -122,8 +122,9 @@ def read_prompts(tokenizer: Tokenizer) -> Tokenizer | None:
         return None
 
     # Pieces that are tokens are then not merged from their bytes. Merging must lead to the same tokens.
-    unmerged = {token for token in model["vocab"] if [t.value for t in tokenizer.model.tokenize(token)] != [token]}
-    if not model["ignore_merges"] and not unmerged <= {token["content"] for token in state["added_tokens"]}:
+    added = {token["content"] for token in state["added_tokens"]}
+    merged = (len(tokenizer.model.tokenize(token)) == 1 for token in model["vocab"] if token not in added)
+    if not model["ignore_merges"] and not all(merged):
         return None
 
     model["vocab"][SEP], model["ignore_merges"] = separator, True
@@ -143,13 +144,13 @@ def read_prompts(tokenizer: Tokenizer) -> Tokenizer | None:
 def _add_prompt_pieces(steps: list[dict]) -> bool:
     """Add `_PROMPT_PIECES` to the steps of a pre-tokenizer; return False if none of them can have it."""
     for number, step in enumerate(steps):
-        if step["type"] == "Split" and step["behavior"] == "Isolated" and "Regex" in step["pattern"]:
+        if step.get("type") == "Split" and step["behavior"] == "Isolated" and "Regex" in step["pattern"]:
             pieces = step["pattern"]["Regex"]
             if _PROMPT_PIECES not in pieces:
                 step["pattern"] = {"Regex": f"{_PROMPT_PIECES}|{pieces}"}
             return True
 
-        if step["type"] == "ByteLevel" and step["use_regex"] and not step["add_prefix_space"]:
+        if step.get("type") == "ByteLevel" and step["use_regex"] and not step["add_prefix_space"]:
             pattern = {"Regex": f"{_PROMPT_PIECES}|{_BYTE_LEVEL_PIECES}"}
             split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
             steps[number : number + 1] = [split, step | {"use_regex": False}]

@@ -21,7 +21,8 @@ def input_ids(
     tokenizer: Any, texts: Sequence[str], prompts: str | Sequence[str] = "", max_length: int | None = None
 ) -> list[list[int]]:
     """Return the ids of texts behind their prompts, with special tokens; for the arguments see `input_parts`."""
-    return [sum(parts, []) for parts in input_parts(tokenizer, texts, prompts, max_length)]
+    parts = input_parts(tokenizer, texts, prompts, max_length)
+    return [[*opening, *content, *closing] for opening, content, closing in parts]
 
 
 def input_parts(
@@ -48,13 +49,14 @@ def input_parts(
     behind_prompts = [row for row, prompt in enumerate(prompts) if openings[prompt][0]]
     _keep_as_text(tokenizer, rests, contents, behind_prompts, max_length)
 
+    space = None if max_length is None else max_length - len(after)
+    starts = {prompt: (before + opening)[:space] for prompt, (opening, _) in openings.items()}
     inputs = []
     for prompt, content in zip(prompts, contents, strict=True):
-        opening = before + openings[prompt][0]
-        if max_length is not None:
-            opening = opening[: max_length - len(after)]
-            content = content[: max_length - len(after) - len(opening)]
-        inputs.append(InputIds(opening, content, after))
+        start = starts[prompt]
+        if space is not None and len(start) + len(content) > space:
+            content = content[: space - len(start)]
+        inputs.append(InputIds(start, content, after))
     return inputs
 
 

@@ -38,8 +38,8 @@ def load_tokenizer(name_or_path: str, split_special_tokens: bool = True) -> PreT
     reader = read_prompts(tokenizer.backend_tokenizer)
     if reader is None and split_special_tokens:
         logger.warning(
-            "%s: this kind of tokenizer cannot tell prompts from texts. With it, sentence-transformers reads special "
-            "tokens that a text spells as tokens; the tools of this package read them as text.",
+            "%s: this kind of tokenizer cannot tell prompts from texts. Special tokens in a text are text to "
+            "this package, but special to sentence-transformers.",
             name_or_path,
         )
     else:

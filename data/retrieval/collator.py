@@ -139,7 +139,7 @@ class PairCollator:
         texts = self._replace_words(side, generator)
         prompts = self._draw_prompts(side.languages, generator)
         parts = input_parts(self.tokenizer, texts, prompts, side.max_length)
-        ids = [sum(part, []) for part in parts]
+        ids = [[*opening, *content, *closing] for opening, content, closing in parts]
         if self.token_dropout:
             for index, (opening, content, closing) in enumerate(parts):
                 droppable = [False] * len(opening) + [True] * len(content) + [False] * len(closing)
