@@ -48,12 +48,13 @@ def pretrain(
     set_seed(args.seed)
     model = load_pretraining_model(model_args, tokenizer, max_length)
     settings = (tokenizer, max_length, data_args.context_objective)
-    options: dict[str, Any] = {"seed": args.seed, "same_language_intruders": data_args.same_language_intruders}
+    share = data_args.same_language_intruders
+    build = partial(PreTrainingStream, seed=args.seed, same_language_intruders=share)
     sharding = {"rank": args.process_index, "world_size": args.world_size, "lanes": data_args.lanes}
-    stream = PreTrainingStream(corpus, *settings, batch_size=args.train_batch_size, **options, **sharding)
+    stream = build(corpus, *settings, batch_size=args.train_batch_size, **sharding)
     examples = None
     if held_out is not None:
-        held_out_stream = PreTrainingStream(held_out, *settings, **options, epochs=1)
+        held_out_stream = build(held_out, *settings, epochs=1)
         examples = list(islice(held_out_stream, data_args.eval_examples))
         if len(examples) < args.world_size:
             raise ValueError(
