@@ -189,7 +189,7 @@ class Masker:
         return False
 
     def _ends_label(self, head: int, position: int) -> bool:
-        """Return True if a colon ends a label or `public:`; mask macros beside it, Qt's `signals:` and `slots`."""
+        """Return True if a colon ends a label or `public:`; mask macros, Qt's `signals:` and `slots`."""
         kind = self._contexts[-1][0]
         first = self.tokens[head]
         if kind == STATEMENTS:
