@@ -101,7 +101,7 @@ def decode_source(data: bytes) -> Decoded:
     text = _decode(data, encoding)
     if text is None:  # the detector saw a part of the file
         encoding, text = "latin-1", data.decode("latin-1")
-    return Decoded(_with_unix_lines(text), encoding)
+    return Decoded(_with_unix_lines(text), codecs.lookup(encoding).name)
 
 
 def _with_unix_lines(text: str) -> str:

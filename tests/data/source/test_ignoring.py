@@ -80,7 +80,7 @@ def test_we_list_what_git_lists(paths, ignore_files, exclude, prefix, tracked, b
         plant(root, dict.fromkeys(paths, b""))
         plant(root, {f"{name}.gitignore": prefix + text.encode() for name, text in ignore_files.items()})
         (root / ".git/info/exclude").write_text(exclude)
-        git(root, "add", "-f", *paths[:tracked]) if tracked else None
+        git(root, "--literal-pathspecs", "add", "-f", "--", *paths[:tracked]) if tracked else None
         assert listed_by_us(root) == listed_by_git(root)
 
         # A folder below is listed by the same rules, unless it is ignored: whoever names it wants it read.
