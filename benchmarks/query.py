@@ -22,7 +22,7 @@ from mose.inference.encoding import encode
 from mose.inference.loading import load_model
 from mose.search import Index
 from mose.search.commands.demo import STDLIB_TESTS
-from mose.search.ranking import DEFAULT_HYBRID
+from mose.search.ranking.fusion import DEFAULT_HYBRID
 from mose.tokenization.prompts import text_prompt
 from mose.utils.locations import cache_folder
 

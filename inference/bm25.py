@@ -1,7 +1,6 @@
 """BM25 over code: the lexical baseline, and the lexical half of hybrid search."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -10,13 +9,7 @@ import bm25s
 import numpy as np
 import Stemmer
 
-_WORD = re.compile(r"\w+")
-_BOUNDARY = re.compile(
-    r"_+"
-    r"|(?<=[a-z0-9])(?=[A-Z])"  # parse|Date
-    r"|(?<=[A-Z])(?=[A-Z][a-z])"  # HTTP|Server
-    r"|(?<=\d)(?=[^\W\d])|(?<=[^\W\d])(?=\d)"  # utf|8
-)
+from mose.utils.identifiers import split_identifiers
 
 
 def bm25_tokens(text: str) -> list[str]:
@@ -29,8 +22,7 @@ def bm25_tokens(text: str) -> list[str]:
     stemmer = Stemmer.Stemmer("english")  # one per call: threads must not share a stemmer
     tokens: list[str] = []
 
-    for word in _WORD.findall(text):
-        parts = [part.lower() for part in _BOUNDARY.split(word) if part]
+    for parts in split_identifiers(text):
         tokens += stemmer.stemWords(parts)
         if len(parts) > 1:
             tokens.append("".join(parts))

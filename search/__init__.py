@@ -10,7 +10,7 @@ _HOMES = {
     "Hit": "index",
     "Index": "index",
     "SearchIndexError": "store",
-    "fuse": "ranking",
+    "fuse": "ranking.fusion",
     "main": "__main__",
     "render": "rendering",
 }

@@ -15,7 +15,7 @@ from mose.inference.encoders import MoSEEncoder
 from mose.inference.encoding import fast_dtype
 from mose.inference.fingerprints import model_fingerprint
 from mose.search import store
-from mose.search.ranking import DEFAULT_HYBRID, best_rows, fuse
+from mose.search.ranking.fusion import DEFAULT_HYBRID, best_rows, fuse
 from mose.search.store import SearchIndexError
 from mose.search.tree import read_tree
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mose.data.source.rules import add_reading_arguments, reading_rules
-from mose.search.ranking import DEFAULT_HYBRID
+from mose.search.ranking.fusion import DEFAULT_HYBRID
 from mose.search.rendering import printable, render, summarize_index
 from mose.search.store import MAX_LENGTH
 from mose.utils.locations import cache_folder, is_local_folder, package_folder

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from mose.data.source.definitions import extract_functions
 from mose.inference.bm25 import BM25
 from mose.search.index import Index
-from mose.search.ranking import fuse
+from mose.search.ranking.fusion import fuse
 from mose.search.store import Entry, SearchIndexError, index_writer
 from mose.tokenization.prompts import code_prompt, text_prompt
 

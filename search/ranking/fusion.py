@@ -1,4 +1,4 @@
-"""Ranking of documents by several scores, as pure functions of arrays."""
+"""Fusion of similarities and BM25 scores, as pure functions of arrays."""
 
 import numpy as np
 
@@ -23,14 +23,20 @@ def fuse(dense: np.ndarray, lexical: np.ndarray, dense_weight: float = DENSE_WEI
     Returns:
         (…, documents) fused scores in [0, 1].
     """
-    lowest = dense.min(axis=-1, keepdims=True)
-    spread = dense.max(axis=-1, keepdims=True) - lowest
-    best = lexical.max(axis=-1, keepdims=True)
+    return dense_weight * scale_dense(dense) + (1 - dense_weight) * scale_lexical(lexical)
 
-    # Equal similarities, or no common word, contribute 0.
-    dense = (dense - lowest) / np.where(spread > 0, spread, 1)
-    lexical = lexical / np.where(best > 0, best, 1)
-    return dense_weight * dense + (1 - dense_weight) * lexical
+
+def scale_dense(similarities: np.ndarray) -> np.ndarray:
+    """Return (…, documents) similarities scaled to [0, 1] for each query; 0 if all are equal."""
+    lowest = similarities.min(axis=-1, keepdims=True)
+    spread = similarities.max(axis=-1, keepdims=True) - lowest
+    return (similarities - lowest) / np.where(spread > 0, spread, 1)
+
+
+def scale_lexical(scores: np.ndarray) -> np.ndarray:
+    """Return (…, documents) BM25 scores scaled to [0, 1] for each query; 0 if no document has its words."""
+    best = scores.max(axis=-1, keepdims=True)
+    return scores / np.where(best > 0, best, 1)
 
 
 def best_rows(scores: np.ndarray, k: int) -> np.ndarray:

@@ -1,0 +1,56 @@
+"""Boosts for what the query names: definitions, files and folders.
+
+Whoever types a name wants its definition, not the places that use it. Those are many and say the name as often, so
+that embeddings and BM25 cannot tell them apart. Names of files and folders are the shortest summary that the authors
+of the code wrote.
+"""
+
+import numpy as np
+
+from mose.search.ranking.catalogue import Catalogue, fold_name
+from mose.search.ranking.queries import SearchQuery
+
+#: How well a definition fits a name: to the letter; but for case; in another scope than the query says.
+EXACT, FOLDED, OTHER_SCOPE = 1.0, 0.75, 0.3
+
+
+def definition_grades(query: SearchQuery, catalogue: Catalogue) -> np.ndarray:
+    """Return how well each unit defines a symbol that the query is or mentions, (units,) in [0, 1].
+
+    Later parts of a long unit define nothing.
+    """
+    grades = np.zeros(len(catalogue))
+    for symbol in query.symbols:
+        for row in catalogue.rows_by_folded_name.get(fold_name(symbol[-1]), ()):
+            grade = _scope_grade(symbol, catalogue.qualified[row], FOLDED)
+            grades[row] = max(grades[row], grade)
+        for row in catalogue.rows_by_name.get(symbol[-1], ()):
+            grade = _scope_grade(symbol, catalogue.qualified[row], EXACT)
+            grades[row] = max(grades[row], grade)
+    return np.where(catalogue.opens, grades, 0.0)
+
+
+def _scope_grade(symbol: tuple[str, ...], qualified: tuple[str, ...], grade: float) -> float:
+    """Return a grade, lowered if the qualifiers of a symbol are not those of a definition."""
+    scope = [fold_name(part) for part in symbol[:-1]]
+    return grade if not scope or scope == [fold_name(part) for part in qualified[-len(symbol) : -1]] else OTHER_SCOPE
+
+
+def name_matches(query: SearchQuery, catalogue: Catalogue) -> np.ndarray:
+    """Return how far the words of each unit's name are those of the query, (units,) in [0, 1].
+
+    "connection pooling and TCP connector" is about `TCPConnector`, although it does not spell it.
+    """
+    of_name, of_query = catalogue.name_terms.coverage(query.terms)
+    return of_name * of_query
+
+
+def file_name_matches(query: SearchQuery, catalogue: Catalogue) -> np.ndarray:
+    """Return how far the words of each file's name are those of the query, (files,) in [0, 1]."""
+    of_name, of_query = catalogue.file_name_terms.coverage(query.terms)
+    return of_name * np.sqrt(of_query)
+
+
+def path_matches(query: SearchQuery, catalogue: Catalogue) -> np.ndarray:
+    """Return how much of the query is in each file's path, (files,) in [0, 1]: `binding/json.go`."""
+    return catalogue.path_terms.coverage(query.terms)[1]

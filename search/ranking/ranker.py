@@ -1,0 +1,154 @@
+"""The order of the units for a query: all ranking functions together."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from mose.search.ranking.catalogue import Catalogue
+from mose.search.ranking.constants import DEFAULT_CONSTANTS, RankingConstants
+from mose.search.ranking.files import agreement, repeats
+from mose.search.ranking.fusion import scale_dense, scale_lexical
+from mose.search.ranking.names import definition_grades, file_name_matches, name_matches, path_matches
+from mose.search.ranking.queries import SearchQuery
+from mose.search.ranking.roles import ROLES, role_factors, roles_asked_for
+
+#: Best units that vouch for their file.
+_JURY = 50
+#: Units that can become hits for each hit wanted: enough that a file's further hits make room for others.
+_POOL = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What speaks for each unit, before anything is weighted. All arrays but two are (units,).
+
+    Attributes:
+        query: the parsed query.
+        similarities: cosine similarities.
+        bm25: BM25 scores.
+        dense: similarities, scaled to [0, 1].
+        lexical: BM25 scores, scaled to [0, 1].
+        definition: how well the unit defines a symbol of the query.
+        name: how far its name has the words of the query.
+        file_name: (files,) the same for the file's name.
+        path: (files,) share of the query in the file's path.
+    """
+
+    query: SearchQuery
+    similarities: np.ndarray
+    bm25: np.ndarray
+    dense: np.ndarray
+    lexical: np.ndarray
+    definition: np.ndarray
+    name: np.ndarray
+    file_name: np.ndarray
+    path: np.ndarray
+
+
+class Parts(NamedTuple):
+    """How a hit's rank came about: ((the first six, added) · role + agreement) · repeat."""
+
+    dense: float  # share of the similarity
+    lexical: float  # share of BM25
+    definition: float  # boost for defining a symbol of the query
+    name: float  # boost for words in its name
+    file_name: float
+    path: float
+    role: float  # factor of tests, examples, stubs, …
+    agreement: float  # boost for other good units of the file
+    repeat: float  # factor for better hits of the same file
+
+    @property
+    def rank_score(self) -> float:
+        """What hits are ordered by."""
+        fit = self.dense + self.lexical + self.definition + self.name + self.file_name + self.path
+        return (fit * self.role + self.agreement) * self.repeat
+
+
+class Ranking(NamedTuple):
+    """The best units for a query, best first."""
+
+    rows: np.ndarray  # (hits,)
+    parts: list[Parts]
+
+
+def collect_evidence(
+    query: SearchQuery, catalogue: Catalogue, similarities: np.ndarray, bm25: np.ndarray
+) -> Evidence:
+    """Return what speaks for each unit.
+
+    Args:
+        query: from `mose.search.ranking.queries.parse_query`.
+        catalogue: the units.
+        similarities: (units,) cosine similarities with the query.
+        bm25: (units,) BM25 scores, at least 0.
+    """
+    return Evidence(
+        query=query,
+        similarities=similarities,
+        bm25=bm25,
+        dense=scale_dense(similarities),
+        lexical=scale_lexical(bm25),
+        definition=definition_grades(query, catalogue),
+        name=name_matches(query, catalogue),
+        file_name=file_name_matches(query, catalogue),
+        path=path_matches(query, catalogue),
+    )
+
+
+def rank_units(
+    evidence: Evidence, catalogue: Catalogue, top_k: int, constants: RankingConstants = DEFAULT_CONSTANTS
+) -> Ranking:
+    """Return the best units, best first. The order of the rows changes nothing.
+
+    Args:
+        evidence: from `collect_evidence`.
+        catalogue: the units.
+        top_k: number of hits, fewer if there are fewer units.
+        constants: weights of the ranking functions.
+    """
+    columns = _boosts(evidence, catalogue, constants)
+    factors = {role: getattr(constants, role) for role in ROLES}
+    role = role_factors(catalogue.roles, factors, roles_asked_for(evidence.query.terms))[catalogue.file_of]
+    scores = sum(columns.values()) * role
+
+    jury = best_rows_by(scores, _JURY, catalogue.position)
+    agreed = constants.agreement * agreement(scores, catalogue.file_of, jury)
+    scores = scores + agreed
+
+    # Within a file the order stays, so each hit's factor is known beforehand.
+    pool = best_rows_by(scores, _POOL * top_k, catalogue.position)
+    repeat = constants.repeat ** repeats(catalogue.file_of[pool])
+    kept = best_rows_by(scores[pool] * repeat, top_k, np.arange(len(pool)))
+    rows = pool[kept]
+
+    table = zip(*(column[rows].tolist() for column in (*columns.values(), role, agreed)), strict=True)
+    parts = [Parts(*values, factor) for values, factor in zip(table, repeat[kept].tolist(), strict=True)]
+    return Ranking(rows, parts)
+
+
+def _boosts(evidence: Evidence, catalogue: Catalogue, constants: RankingConstants) -> dict[str, np.ndarray]:
+    """Return the first six of `Parts`, (units,) each."""
+    is_symbol, file_of = evidence.query.is_symbol, catalogue.file_of
+    share = constants.dense_share_of_symbols if is_symbol else constants.dense_share_of_prose
+    definition = constants.definition if is_symbol else constants.mentioned_definition
+    definition_weights = definition * np.where(catalogue.is_type, 1.0, constants.function_share)
+    return {
+        "dense": share * evidence.dense,
+        "lexical": (1 - share) * evidence.lexical,
+        "definition": definition_weights * evidence.definition,
+        "name": constants.name * evidence.name,
+        "file_name": constants.file_name * evidence.file_name[file_of],
+        "path": constants.path * evidence.path[file_of],
+    }
+
+
+def best_rows_by(scores: np.ndarray, k: int, position: np.ndarray) -> np.ndarray:
+    """Return the rows of the `k` highest of (units,) scores, best first. Of equal ones the first by position."""
+    if k < len(scores):
+        threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+        rows = np.flatnonzero(scores >= threshold)
+    else:
+        rows = np.arange(len(scores))
+    return rows[np.lexsort((position[rows], -scores[rows]))][:k]

@@ -1,0 +1,70 @@
+"""Words of names, paths and queries, and how much of one is in the other."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import Stemmer
+
+from mose.utils.identifiers import split_identifiers
+
+#: Words that say nothing about code: questions have them, names do not.
+STOP_WORDS = frozenset(
+    """
+    a an and are as at be by can do does for from how i if in into is it its of on or that the their them then there
+    these this those to us via was we were what when where which who why will with without you
+    """.split()
+)
+
+
+def keywords(text: str) -> str:
+    """Return a query without the words that say nothing about code; the whole query if it has no others."""
+    return " ".join(word for word in text.split() if word.lower().strip(".,;:?!") not in STOP_WORDS) or text
+
+
+def term_lists(texts: Iterable[str]) -> list[list[str]]:
+    """Return the terms of each text: identifiers split, in lower case, stemmed (Porter 2), no stop words."""
+    stemmer = Stemmer.Stemmer("english")  # one per call: threads must not share a stemmer
+    split = ([part for parts in split_identifiers(text) for part in parts] for text in texts)
+    return [stemmer.stemWords([word for word in words if word not in STOP_WORDS]) for words in split]
+
+
+class TermIndex:
+    """Which of many short texts, such as names, have a term. Rare terms weigh more, as in BM25.
+
+    Args:
+        texts: the terms of each text.
+    """
+
+    def __init__(self, texts: Sequence[Sequence[str]]):
+        rows: dict[str, list[int]] = {}
+        for row, terms in enumerate(texts):
+            for term in dict.fromkeys(terms):
+                rows.setdefault(term, []).append(row)
+        self._rows = {term: np.array(places) for term, places in rows.items()}
+
+        self._size = len(texts)
+        self._weights = {term: self._weight(len(places)) for term, places in rows.items()}
+        self._totals = np.array([sum(self._weights[term] for term in set(terms)) for terms in texts])
+
+    def coverage(self, query: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return how much of each text the query has, and how much of the query each text has.
+
+        Args:
+            query: terms.
+
+        Returns:
+            Two arrays (texts,) of shares in [0, 1]. A text without terms has nothing.
+        """
+        query = sorted(set(query))
+        common = np.zeros(self._size)
+        for term in query:
+            if term in self._rows:
+                common[self._rows[term]] += self._weights[term]
+
+        total = sum(self._weights.get(term, self._weight(0)) for term in query)
+        of_text = np.divide(common, self._totals, out=np.zeros(self._size), where=self._totals > 0)
+        return np.minimum(of_text, 1.0), np.minimum(common / total, 1.0) if total else common
+
+    def _weight(self, frequency: int) -> float:
+        """Return the inverse document frequency of a term, above 0."""
+        return float(np.log1p((self._size - frequency + 0.5) / (frequency + 0.5)))
