@@ -22,6 +22,7 @@ from mose.data.source.languages import (
     definition_query,
     supported_languages,
 )
+from mose.data.source.macros import WITH_MACROS, parsed_text, start_with_macros
 from mose.data.source.parsing import parse_source
 from mose.data.source.queries import captured_nodes, query_matches
 from mose.data.source.splitting import Edit, apply_edits, split
@@ -315,6 +316,7 @@ class SourceTree:
                     captured[node.id] = pattern, kind, captures
 
         definitions = []
+        parsed = parsed_text(self.tree) if self.dialect in WITH_MACROS else b""
         for _, kind, captures in captured.values():
             node = outer = captures[f"definition.{kind}"][0]
             name, scope = _name_of(node, kind, captures)
@@ -325,7 +327,8 @@ class SourceTree:
                 kind = "method"
             while outer.id in wrappers:
                 outer = wrappers[outer.id]
-            definitions.append((outer.start_byte, self._trimmed_end(outer), kind, node, name, scope))
+            start = start_with_macros(self.source, parsed, outer.start_byte) if parsed else outer.start_byte
+            definitions.append((start, self._trimmed_end(outer), kind, node, name, scope))
 
         definitions.sort(key=lambda definition: (definition[0], -definition[1]))
         return definitions
