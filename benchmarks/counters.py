@@ -42,12 +42,16 @@ PATTERNS = {
     "swift": re.compile(r"\bfunc[ \t]+(?P<name>\w+|`[^`\n]+`|[^\s\w(<]+)"),
 }
 #: Languages whose functions can lack a body: abstract methods, interfaces, overloads.
-_BODILESS = {"csharp", "java", "kotlin", "php", "rust", "scala", "swift", "typescript"}
+_BODILESS = {"csharp", "go", "java", "kotlin", "php", "rust", "scala", "swift", "typescript"}
 #: Languages in which the end of a line ends a declaration, unless the next line goes on with it.
-_LINE_ENDS = {"kotlin", "scala", "swift", "typescript"}
+_LINE_ENDS = {"go", "kotlin", "scala", "swift", "typescript"}
 _CONTINUES = re.compile(r"\s*(?:[{(=:|&.]|->|where\b|throws\b|async\b|rethrows\b)")
 #: Strings and comments, which can hold anything.
 _OPAQUE = re.compile(r'"""[\s\S]*?"""|"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*[\s\S]*?\*/')
+#: What follows the name of a function in JavaScript. A function that is called at once is no value.
+_JAVASCRIPT_FUNCTION = (
+    r"\s*(?:\(|[=:]\s*(?:async\b\s*)?(?:function\b|[\w$]+\s*=>|(?:(?!\(\s*(?:async\s+)?function)\()))"
+)
 _CTAGS_FLAGS = ("--output-format=json", "--fields=+neKS", "--quiet", "-f", "-", "-L", "-")
 
 
@@ -59,11 +63,13 @@ class Count:
         name: bare name.
         line: line of the name, counted from 1.
         defined: False for a declaration without a body.
+        alias: another name of it: in JavaScript's `parse: function _parse() {}` the first counts as well.
     """
 
     name: str
     line: int
     defined: bool = True
+    alias: str = ""
 
 
 def count_functions(files: Iterable[tuple[Path, str]]) -> dict[Path, list[Count]]:
@@ -132,12 +138,22 @@ def _by_ctags(language: str, paths: list[Path]) -> dict[Path, list[Count]]:
             texts = {path: path.read_bytes().decode(errors="replace").split("\n")}
         if is_named_function(tag, texts[path], language):
             defined = tag["kind"] not in _DECLARATIONS and _is_defined(tag, texts[path], language)
-            counts[path].add(Count(tag["name"], tag["line"], defined))
+            line = texts[path][tag["line"] - 1]
+            alias = re.search(
+                rf"([\w$]+)\s*[=:]\s*(?:async\s+)?function\s*\*?\s*{re.escape(tag['name'])}\b", line
+            )
+            counts[path].add(Count(tag["name"], tag["line"], defined, alias[1] if alias else ""))
     return {path: sorted(found, key=lambda count: count.line) for path, found in counts.items()}
 
 
 def is_named_function(tag: dict[str, Any], lines: list[str], language: str) -> bool:
-    """Return False for tags that are no functions with a name: known mistakes of Universal Ctags."""
+    """Return False for the tags that are no functions with a name, which are mistakes of Universal Ctags."""
+    if language == "javascript":
+        # Anonymous functions get made-up names; values that are no functions count if they belong to a prototype.
+        line = lines[tag["line"] - 1] if tag["line"] <= len(lines) else ""
+        return not tag["name"].startswith("AnonymousFunction") and bool(
+            re.search(rf"(?<![\w$]){re.escape(tag['name'])}['\"\]]*{_JAVASCRIPT_FUNCTION}", line)
+        )
     return True
 
 
@@ -167,6 +183,8 @@ def has_body(text: str, start: int, language: str) -> bool:
             depth -= 1
         elif depth:
             pass
+        elif language == "java" and signature.startswith("default", position - 1):  # an annotation's element
+            return False
         elif pair == "=>" and language != "csharp":  # the type of a function
             position += 1
         elif character in "{=":

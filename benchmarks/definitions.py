@@ -24,7 +24,7 @@ from mose.benchmarks.command import Benchmark, Report
 from mose.benchmarks.counters import CTAGS, PATTERNS, Count, count_functions
 from mose.benchmarks.packages import fetch_packages
 from mose.data.source.definitions import extract_units
-from mose.data.source.languages import language_of
+from mose.data.source.languages import language_of, supported_languages
 from mose.data.source.units import Unit
 
 #: Kinds of units that are functions.
@@ -73,7 +73,7 @@ class Definitions(Benchmark):
         folders = [*options.folders, *(fetch_packages(options.fetch) if options.fetch else ())]
         if not folders:
             raise ValueError("no folder given. Pass source trees, or --fetch FOLDER.")
-        languages = set(options.languages or (*CTAGS, *PATTERNS, "python"))
+        languages = set(options.languages or (*CTAGS, *PATTERNS, "python")) & set(supported_languages())
 
         rows: dict[str, dict[str, Comparison]] = defaultdict(dict)
         for folder in folders:
@@ -103,7 +103,7 @@ class Definitions(Benchmark):
         for language, packages in report["languages"].items():
             for package, row in packages.items():
                 figures = [row["files"], row["listed"], row["nested"], len(row["lost"])]
-                recall = f"{100 * row['recall']:.2f} %"
+                recall = f"{100 * row['recall']:.2f} %" if row["listed"] or row["lost"] else ""
                 table.append([language, package, *map(str, figures), recall, str(len(row["extra"]))])
                 if package != "all":
                     names += [f"{language} lost {name}" for name in row["lost"]]
@@ -160,9 +160,13 @@ def compare(units: Sequence[Unit], counts: Sequence[Count], lines: Sequence[str]
     comparison, unlisted = Comparison(files=1), []
     for count in sorted(counts, key=lambda count: count.line):
         # Of several around the line, such as a decorator and the wrapper in it, the one that starts last.
-        around = [unit for unit in by_name[_bare(count.name)] if unit.start_line <= count.line <= unit.end_line]
+        names = {_bare(count.name), count.alias}
+        around = [
+            unit for name in names for unit in by_name[name] if unit.start_line <= count.line <= unit.end_line
+        ]
         if around:
-            by_name[_bare(count.name)].remove(max(around, key=lambda unit: unit.start_line))
+            unit = max(around, key=lambda unit: unit.start_line)
+            by_name[_bare(unit.name)].remove(unit)
             comparison.listed += count.defined
         elif count.defined:
             unlisted.append(count)
