@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pathspec
 from tqdm import tqdm
 
-from mose.data.source.definitions import ParseError, extract_functions
+from mose.data.source.definitions import extract_functions
 from mose.data.source.files import iter_source_files
 from mose.data.source.languages import language_of
 from mose.search.store import Entry, Generation
@@ -68,7 +68,7 @@ def read_tree(
         parsed += 1
         try:
             functions = extract_functions(data, language)
-        except ParseError:
+        except UnicodeDecodeError:
             skipped.append(path)
         else:
             entries += [Entry(path, *(getattr(f, name) for name in Entry._fields[1:])) for f in functions]

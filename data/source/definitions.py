@@ -1,301 +1,377 @@
-"""Extract the functions and methods of a source file, with their documentation, by tree-sitter.
+"""Read the definitions of a source file as units: functions, classes, and the file around them.
 
-Methods of classes are listed; a function nested in another belongs to its parent and is not listed again. A
-JavaScript function that is mostly a wrapper of others, such as a module in a closure, is skipped for the
-functions inside it. Anonymous functions are never listed.
+A function in another function belongs to it and is not listed again, unless the outer one is long or little more
+than a closure around named functions. Anonymous functions are never listed. A container shows its members as
+signatures. Syntax errors cost nothing but the definitions that the parser cannot see.
 """
 
-import ast
 import re
-import warnings
-from bisect import bisect_right
-from collections.abc import Mapping
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 
-from tree_sitter import Node, Parser, QueryCursor
+from tree_sitter import Node, QueryCursor
 
+from mose.data.source.declarators import declared_name
+from mose.data.source.docstrings import Documentation, doc_comment, python_docstring
 from mose.data.source.documentation import clean_docstring
 from mose.data.source.languages import (
     PROGRAMMING_LANGUAGES,
     comment_query,
     definition_query,
-    grammar,
     supported_languages,
 )
+from mose.data.source.parsing import parse_source
+from mose.data.source.splitting import Edit, render, split
+from mose.data.source.units import CONTAINERS, KINDS, Unit
 
-#: Control-flow words that the parser's error recovery can take for function names.
+_FUNCTIONS = frozenset({"function", "method"})
+#: Captures that qualify the names of other definitions without being units.
+_SCOPES = frozenset({"scope", "extension", "package"})
+#: Definitions in which functions are methods.
+_CLASSES = frozenset({"class", "struct", "interface", "trait", "enum", "extension"})
+_KNOWN_KINDS = frozenset(KINDS) | _SCOPES | {"declaration"}
+#: Control-flow words that the parser's error recovery can take for names.
 _CONTROL_KEYWORDS = {"if", "else", "for", "while", "do", "switch", "catch", "return"}
-_STRING = re.compile(r"(?i)[ru]{0,2}('''|\"\"\"|'|\")(.*)\1", re.DOTALL)
+#: Fields that lead from a definition's node to the function or class that it names.
+_VALUE_FIELDS = ("value", "right", "type", "definition")
+#: Deepest syntax node that can be a definition. tree-sitter's queries take quadratic time from depth 65,536 on.
+_MAX_DEPTH = 60_000
+#: How the types of bodies end in grammars that give them no field.
+_BODY_TYPES = ("body", "_block", "declaration_list")
+#: Longest header line of a part, in characters.
+_MAX_HEADER = 200
+_INDENT = re.compile(rb"[ \t]*")
+_LICENSE = re.compile(r"(?i)\b(?:copyright|licen[cs]ed?|spdx)\b")
 
 
-class ParseError(ValueError):
-    """A source file that is not valid in its language."""
-
-
-class DecodeError(ParseError):
-    """A source file that is not UTF-8 text."""
-
-
-@dataclass(frozen=True)
-class Function:
-    """One function or method of a source file.
+@dataclass(eq=False)
+class Definition:
+    """A definition in the syntax tree of a file.
 
     Attributes:
-        name: bare name, without class or namespace.
-        language: a key of `mose.tokenization.prompts.LANGUAGES`.
-        source: its text without the common indentation, with decorators, annotations and documentation.
-        code: `source` without the documentation.
-        docstring: the documentation as `mose.data.source.documentation.clean_docstring` returns it, or "".
-        start_line: first line of `source` in the file, counted from 1.
-        end_line: last line of `source`, inclusive.
-        constructor: True if it constructs or destroys an instance of its class.
+        kind: one of `mose.data.source.units.KINDS`.
+        name: bare name.
+        qualified_name: the names around it and its own, joined by dots.
+        node: its syntax node.
+        documentation: its documentation, and where its source begins with it.
+        start: first byte, with decorators and the like around the node, but without documentation above it.
+        end: end, exclusive.
+        bodiless: a function that is declared, not defined.
+        members: the definitions directly inside it, in order.
     """
 
+    kind: str
     name: str
-    language: str
-    source: str
-    code: str
-    docstring: str
-    start_line: int
-    end_line: int
-    constructor: bool = False
+    qualified_name: str
+    node: Node
+    documentation: Documentation
+    start: int
+    end: int
+    bodiless: bool = False
+    members: list["Definition"] = field(default_factory=list)
+
+    @property
+    def is_closure(self) -> bool:
+        """True if it is mostly other definitions: a module in a closure."""
+        return 2 * sum(member.end - member.start for member in self.members) > self.end - self.start
+
+    @property
+    def body(self) -> Node | None:
+        """The node after its signature; None if it has none."""
+        node: Node | None = self.node
+        while node is not None:
+            if body := node.child_by_field_name("body") or _body_without_a_field(node):
+                return body
+            node = next((child for name in _VALUE_FIELDS if (child := node.child_by_field_name(name))), None)
+        return None
 
 
-def extract_functions(source: bytes, language: str) -> list[Function]:
-    """Return the functions of a source file, in the order of the file.
+def extract_units(
+    source: bytes, language: str, *, file_name: str = "", max_characters: int | None = None
+) -> list[Unit]:
+    """Return the units of a source file, in the order of the file; a container precedes its members.
 
-    If the parser fails on a part of the file (macros, newer syntax), the functions in that part are left out.
+    The file itself is a unit if it has code outside any definition. Imports alone are none.
 
     Args:
-        source: the file's content, UTF-8.
+        source: the file's content, UTF-8 with line feeds.
         language: one of `mose.data.source.languages.supported_languages()`.
+        file_name: the name of the file's unit.
+        max_characters: split longer units at statements, and list the definitions in longer functions. Characters
+            are counted as bytes of UTF-8. None never splits.
 
     Raises:
-        DecodeError: `source` is not UTF-8.
-        ParseError: the file has syntax errors, and no function without one.
-        ValueError: functions cannot be read in `language`.
+        ValueError: definitions cannot be read in `language`, `source` is not UTF-8, or `max_characters` is below
+            100.
     """
-    source = source.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
-    try:
-        source.decode()
-    except UnicodeDecodeError as error:
-        raise DecodeError(f"not UTF-8 at byte {error.start}") from None
-
-    root = Parser(grammar(language)).parse(source).root_node
-    candidates, wrappers = [], {}
-    for _, captures in QueryCursor(definition_query(language)).matches(root):
-        if "wrapper" in captures:
-            wrappers[captures["wrapped"][0].id] = captures["wrapper"][0]
-        if "definition.function" not in captures:
-            continue
-        node = captures["definition.function"][0]
-        name = captures["name"][0] if "name" in captures else _declared_name(node)
-        if name is not None:
-            candidates.append((node, name))
-
-    candidates.sort(key=lambda pair: (pair[0].start_byte, -pair[0].end_byte))
-    if PROGRAMMING_LANGUAGES[language].unwraps_closures:
-        candidates = _without_closures(candidates)
-
-    comments = {
-        node.end_byte: node for node in QueryCursor(comment_query(language)).captures(root).get("comment", ())
-    }
-    functions: list[Function] = []
-    covered = 0
-    for node, name in candidates:
-        # Candidates are sorted: one that begins before `covered` is nested in the function before it.
-        if node.start_byte < covered or node.has_error:
-            continue
-        function = _read_function(source, node, name, language, comments, wrappers)
-        if function.name not in _CONTROL_KEYWORDS:
-            functions.append(function)
-            covered = node.end_byte
-
-    if root.has_error and not functions:
-        raise ParseError(f"not valid {language}")
-    return functions
+    if max_characters is not None and max_characters < 100:
+        raise ValueError(f"max_characters must be at least 100, got {max_characters}. Pass None never to split.")
+    file = SourceTree(source, language, file_name, max_characters)
+    units: list[Unit] = []
+    # Iterative: definitions can be nested deeper than Python's stack.
+    stack = [file.root]
+    while stack:
+        definition = stack.pop()
+        units += file.units(definition)
+        if file.lists_members(definition):
+            stack += reversed(definition.members)
+    return units
 
 
-def anonymize(code: str, language: str, name: str) -> str:
-    """Return `code` with the identifier `name` replaced by `f`.
+def extract_functions(source: bytes, language: str) -> list[Unit]:
+    """Return the functions and methods of a source file that have a body, in the order of the file.
 
-    Whole identifiers are replaced, not words in strings or comments. In a language that `extract_functions`
-    cannot read, strings and comments are treated like code.
+    A function that is mostly other functions is left out for those inside it. Arguments and errors are those of
+    `extract_units`.
     """
-    name = name.removesuffix("=") if language == "ruby" else name
-    pattern = re.compile(rf"(?<![\w$]){re.escape(name)}(?![\w$])".encode())
-    source = code.encode()
-    if language not in supported_languages():
-        return pattern.sub(b"f", source).decode()
-
-    # A snippet of PHP is HTML to the parser unless it has an opening tag.
-    prefix = PROGRAMMING_LANGUAGES[language].file_prefix.encode()
-    root = Parser(grammar(language)).parse(prefix + source).root_node
-
-    def rename(match: re.Match[bytes]) -> bytes:
-        start, end = match.start() + len(prefix), match.end() + len(prefix)
-        leaf = root.descendant_for_byte_range(start, end)
-        exact = leaf is not None and (leaf.start_byte, leaf.end_byte) == (start, end)
-        while leaf is not None and leaf.child_count == 1:
-            leaf = leaf.children[0]
-        identifier = leaf is not None and leaf.type.endswith(("identifier", "name", "constant"))
-        variable = leaf is not None and leaf.parent is not None and leaf.parent.type == "variable_name"
-        return b"f" if exact and identifier and not variable else match[0]
-
-    return pattern.sub(rename, source).decode()
+    file = SourceTree(source, language)
+    units: list[Unit] = []
+    stack = [file.root]
+    while stack:
+        definition = stack.pop()
+        if definition.kind not in _FUNCTIONS or file.is_closure(definition):
+            stack += reversed(definition.members)
+        elif not definition.bodiless:
+            units += file.units(definition)
+    return units
 
 
-def _declared_name(node: Node) -> Node | None:
-    """Return the name inside the nested declarators of a C or C++ function definition."""
-    declarator = node.child_by_field_name("declarator")
-    while declarator is not None and not declarator.type.endswith("function_declarator"):
-        declarator = declarator.child_by_field_name("declarator") or next(
-            (child for child in declarator.named_children if child.type.endswith("declarator")), None
-        )
+class SourceTree:
+    """The definitions of one source file. Its arguments are those of `extract_units`.
 
-    name = declarator and declarator.child_by_field_name("declarator")
-    while name is not None:
-        inner = name.child_by_field_name("name")
-        if name.type == "parenthesized_declarator":
-            inner = name.named_children[0] if name.named_children else None
-        if inner is None:
-            break
-        name = inner
-    return name
+    Attributes:
+        root: the file as a definition, with those inside it as members.
+        has_errors: the parser did not understand all of the file.
+    """
+
+    def __init__(self, source: bytes, language: str, file_name: str = "", max_characters: int | None = None):
+        if language not in supported_languages():
+            raise ValueError(f"language must be one of {', '.join(supported_languages())}, got {language!r}.")
+        source.decode()  # raises UnicodeDecodeError, a ValueError
+        self.source, self.language, self.max_bytes = source, language, max_characters
+        self.tree, self.dialect = parse_source(source, language)
+        self.entry = PROGRAMMING_LANGUAGES[self.dialect]
+        self.has_errors = self.tree.root_node.has_error
+
+        node = self.tree.root_node
+        comments = QueryCursor(comment_query(self.dialect)).captures(node)
+        self._comments = {
+            comment.end_byte: (comment.start_byte, capture == "attribute")
+            for capture in ("comment", "attribute")
+            for comment in comments.get(capture, ())
+        }
+        nothing = Documentation(0, Edit(0, 0, b""), "")
+        self.root = Definition("file", file_name, file_name, node, nothing, 0, len(source))
+        self._add_definitions()
+
+    def lists_members(self, definition: Definition) -> bool:
+        """Return True if the members of a definition are units of their own."""
+        return definition.kind in CONTAINERS or self._is_long(definition) or self.is_closure(definition)
+
+    def is_closure(self, definition: Definition) -> bool:
+        """Return True if a function only encloses others, in a language in which modules look so."""
+        return self.entry.unwraps_closures and definition.is_closure
+
+    def units(self, definition: Definition) -> list[Unit]:
+        """Return a definition as one unit, or as parts if it is long. A file without code of its own has none."""
+        if definition.kind == "file" and not self._find_own_code(definition):
+            return []
+
+        edits: list[Edit] = []
+        if self.lists_members(definition):
+            edits = [Edit(m.documentation.start, m.end, self._signature(m)) for m in definition.members]
+        start, end, removal = definition.documentation.start, definition.end, definition.documentation.removal
+        ranges = [(start, end)]
+        if self.max_bytes is not None:
+            ranges = split(self.source, self.tree.root_node, start, end, edits, self.max_bytes)
+            ranges = [self._trim(*bounds) for bounds in ranges]
+            ranges = [bounds for bounds in ranges if bounds[0] < bounds[1]]
+
+        docstring = clean_docstring(definition.documentation.text, self.language)
+        code_edits = sorted([*edits, removal]) if removal.start < removal.end else edits
+        header = self._header(definition) if len(ranges) > 1 else ""
+        return [
+            Unit(
+                kind=definition.kind,
+                name=definition.name,
+                qualified_name=definition.qualified_name,
+                language=self.language,
+                source=self._text(bounds, edits, header if part > 1 else ""),
+                code=self._text(bounds, code_edits, header if part > 1 else ""),
+                docstring=docstring,
+                start_line=bisect_left(self._line_ends, bounds[0]) + 1,
+                end_line=bisect_left(self._line_ends, bounds[1]) + 1,
+                constructor=self._is_constructor(definition),
+                part=part,
+                parts=len(ranges),
+            )
+            for part, bounds in enumerate(ranges, 1)
+        ]
+
+    @cached_property
+    def _line_ends(self) -> list[int]:
+        return [match.start() for match in re.finditer(b"\n", self.source)]
+
+    def _is_long(self, definition: Definition) -> bool:
+        size = definition.end - definition.documentation.start
+        return self.max_bytes is not None and size > self.max_bytes
+
+    def _trim(self, start: int, end: int) -> tuple[int, int]:
+        """Return a range without white space at its ends."""
+        text = self.source[start:end]
+        return end - len(text.lstrip()), start + len(text.rstrip())
+
+    def _text(self, bounds: tuple[int, int], edits: list[Edit], header: str) -> str:
+        """Return the text of a range without the indentation of its first line."""
+        start, end = bounds
+        line_start = self._line_ends[line - 1] + 1 if (line := bisect_left(self._line_ends, start)) else 0
+        indent = _INDENT.match(self.source, line_start, start)
+        prefix = indent[0].decode() if indent else ""
+
+        first, *rest = render(self.source, start, end, edits).decode().split("\n")
+        lines = [first, *(line.removeprefix(prefix) for line in rest)]
+        return "\n".join([header, *lines] if header else lines)
+
+    def _signature(self, definition: Definition) -> bytes:
+        """Return a definition up to its body."""
+        body = definition.body
+        if body is None or body.start_byte <= definition.start:
+            return self.source[definition.start : definition.end]
+        return self.source[definition.start : body.start_byte].rstrip() + b" ..."
+
+    def _header(self, definition: Definition) -> str:
+        """Return the line that repeats in later parts of a unit where they belong."""
+        if definition.kind == "file":
+            return f"{definition.name} ..." if definition.name else ""
+        signature = " ".join(self._signature(definition).decode().split())
+        owner = definition.qualified_name.rpartition(".")[0]
+        return f"{owner}: {signature}"[:_MAX_HEADER] if owner else signature[:_MAX_HEADER]
+
+    def _is_constructor(self, definition: Definition) -> bool:
+        name, node = definition.name, definition.node
+        if definition.kind not in _FUNCTIONS:
+            return False
+        if self.language == "cpp":  # constructors and destructors have no return type
+            return name.startswith("~") or (node.child_by_field_name("type") is None and "operator" not in name)
+        return name in self.entry.constructors or node.type in self.entry.constructor_nodes
+
+    def _find_documentation(self, node: Node, start: int) -> Documentation:
+        if self.entry.doc_comment is None:
+            return python_docstring(self.source, start, node.child_by_field_name("body") or node)
+        return doc_comment(self.source, start, self._comments, self.entry.doc_comment)
+
+    def _add_definitions(self) -> None:
+        """Attach the definitions that the language's query captures to the definitions around them."""
+        # What encloses the next definition: its end, kind and qualified name, and the unit that it belongs to.
+        stack: list[tuple[int, str, str, Definition]] = [(len(self.source), "file", "", self.root)]
+        package = ""
+        for start, end, kind, node, name, scope in self._captured():
+            while end > stack[-1][0]:
+                stack.pop()
+            _, outer_kind, qualifier, owner = stack[-1]
+            qualified_name = ".".join(filter(None, [qualifier or package, scope, name]))
+
+            if kind == "package":
+                package = ".".join(filter(None, [qualifier, name]))
+            elif kind in _SCOPES:
+                stack.append((end, kind, qualified_name, owner))
+            else:
+                bodiless = kind == "declaration"
+                if kind in ("function", "declaration"):
+                    kind = "method" if outer_kind in _CLASSES or scope else "function"
+                documentation = self._find_documentation(node, start)
+                if documentation.text or not bodiless:
+                    names = kind, name, qualified_name
+                    definition = Definition(*names, node, documentation, start, end, bodiless)
+                    owner.members.append(definition)
+                    stack.append((end, kind, qualified_name, definition))
+
+    def _captured(self) -> list[tuple[int, int, str, Node, str, str]]:
+        """Return start, end, kind, node, name and scope of each captured definition, outermost first."""
+        wrappers: dict[int, Node] = {}
+        captured: dict[int, tuple[int, str, dict[str, list[Node]]]] = {}
+        cursor = QueryCursor(definition_query(self.dialect))
+        cursor.set_max_start_depth(_MAX_DEPTH)
+        for pattern, captures in cursor.matches(self.tree.root_node):
+            if "wrapper" in captures:
+                wrappers[captures["wrapped"][0].id] = captures["wrapper"][0]
+                continue
+            key = next((key for key in captures if key.startswith("definition.")), "")
+            kind = key.removeprefix("definition.")
+            if kind in _KNOWN_KINDS:
+                node = captures[key][0]
+                if node.id not in captured or pattern < captured[node.id][0]:
+                    captured[node.id] = pattern, kind, captures
+
+        definitions = []
+        for _, kind, captures in captured.values():
+            node = outer = captures[f"definition.{kind}"][0]
+            name, scope = _name_of(node, kind, captures)
+            if not name or name in _CONTROL_KEYWORDS:
+                continue
+            while outer.id in wrappers:
+                outer = wrappers[outer.id]
+            definitions.append((outer.start_byte, outer.end_byte, kind, node, name, scope))
+
+        definitions.sort(key=lambda definition: (definition[0], -definition[1]))
+        return definitions
+
+    def _find_own_code(self, file: Definition) -> bool:
+        """Set the bounds of a file to the code outside its definitions, and return True if there is any."""
+        own = list(self._own_statements(file))
+        if not own:
+            return False
+
+        first, last = own[0], own[-1]
+        file.start, file.end = first.start_byte, max(last.end_byte, first.end_byte)
+        file.documentation = self._find_documentation(file.node, file.start)
+        # A licence says nothing about the code below it.
+        if self.entry.doc_comment is not None and _LICENSE.search(file.documentation.text):
+            file.documentation = Documentation(file.start, Edit(file.start, file.start, b""), "")
+        return True
+
+    def _own_statements(self, file: Definition) -> Iterator[Node]:
+        """Yield the statements of a file that are no definitions, imports or comments."""
+        starts = [member.start for member in file.members]
+        stack = [(child, True) for child in reversed(file.node.named_children)]
+        while stack:
+            node, top = stack.pop()
+            start, end = node.start_byte, node.end_byte
+            if node.type in self.entry.imports or end in self._comments and self._comments[end][0] == start:
+                continue
+
+            position = bisect_right(starts, start) - 1
+            if position >= 0 and end <= file.members[position].end:
+                continue
+            # A namespace, or a conditional that holds the whole file.
+            if bisect_left(starts, end) > position + 1:
+                stack += [(child, False) for child in reversed(node.named_children)]
+            elif top or node.named_child_count:
+                yield node
 
 
-def _without_closures(candidates: list[tuple[Node, Node]]) -> list[tuple[Node, Node]]:
-    """Drop the functions more than half of which is other named functions."""
-    remaining = []
-    starts = [node.start_byte for node, _ in candidates]
-    for index, (node, name) in enumerate(candidates):
-        inside, end = 0, node.start_byte
-        for other, _ in candidates[index + 1 : bisect_right(starts, node.end_byte)]:
-            if other.start_byte >= end and other.start_byte != node.start_byte:
-                inside, end = inside + other.end_byte - other.start_byte, other.end_byte
-        if inside <= (node.end_byte - node.start_byte) / 2:
-            remaining.append((node, name))
-    return remaining
+def _name_of(node: Node, kind: str, captures: dict[str, list[Node]]) -> tuple[str, str]:
+    """Return a definition's name, and what qualifies it in its own text."""
+    if "name" not in captures:
+        declared, scope = declared_name(node)
+        return _text_of(declared), scope
+
+    name = _text_of(captures["name"][0])
+    scope = ".".join(_text_of(part) for part in captures.get("scope", ())[:1])
+    if kind not in _FUNCTIONS and kind != "declaration":
+        # `class A::B`, `namespace App\\Models`
+        name = name.replace("::", ".").replace("\\", ".").strip(".")
+        if kind not in _SCOPES and "." in name:
+            scope, _, name = name.rpartition(".")
+    return name, scope
 
 
-def _read_function(
-    source: bytes,
-    node: Node,
-    name: Node,
-    language: str,
-    comments: Mapping[int, Node],
-    wrappers: Mapping[int, Node],
-) -> Function:
-    """Read one function; `comments` maps the end byte of each comment to its node."""
-    entry, outer = PROGRAMMING_LANGUAGES[language], node
-    while outer.id in wrappers:
-        outer = wrappers[outer.id]
-
-    # `cut` is the documentation's byte range in the file, and `filler` takes its place in the code.
-    if entry.doc_comment is None:
-        start, (cut, filler, raw) = outer.start_byte, _python_docstring(source, node)
-    else:
-        start, raw = _doc_comment(source, outer.start_byte, comments, entry.doc_comment)
-        cut, filler = slice(start, outer.start_byte), b""
-
-    code = source[start : cut.start] + filler + source[cut.stop : outer.end_byte]
-
-    line_start = source.rfind(b"\n", 0, start) + 1
-    indent = re.match(rb"[ \t]*", source[line_start:start])
-    prefix = indent[0].decode() if indent else ""
-    bare_name = name.text.decode() if name.text else ""
-    return Function(
-        name=bare_name,
-        language=language,
-        source=_dedent(source[start : outer.end_byte], prefix),
-        code=_dedent(code, prefix),
-        docstring=clean_docstring(raw, language),
-        start_line=source.count(b"\n", 0, start) + 1,
-        end_line=source.count(b"\n", 0, outer.end_byte) + 1,
-        constructor=_is_constructor(node, bare_name, language),
-    )
+def _text_of(node: Node | None) -> str:
+    return node.text.decode().strip("\"'`") if node is not None and node.text else ""
 
 
-def _dedent(text: bytes, indent: str) -> str:
-    first, *rest = text.decode().split("\n")
-    return "\n".join([first, *(line.removeprefix(indent) for line in rest)])
-
-
-def _is_constructor(node: Node, name: str, language: str) -> bool:
-    if language == "cpp":  # constructors and destructors have no return type
-        return name.startswith("~") or (node.child_by_field_name("type") is None and "operator" not in name)
-    entry = PROGRAMMING_LANGUAGES[language]
-    return name in entry.constructors or node.type in entry.constructor_nodes
-
-
-def _doc_comment(
-    source: bytes, start: int, comments: Mapping[int, Node], opening: re.Pattern[bytes]
-) -> tuple[int, str]:
-    """Return the first byte and the text of the doc comment directly above `start`; `start` and "" if none."""
-    begin = above = start
-    texts: list[str] = []
-    while True:
-        window = max(0, above - 400)
-        end = window + len(source[window:above].rstrip())
-        comment, line_ends = comments.get(end), source.count(b"\n", end, above)
-        if comment is None or line_ends > 1:
-            break
-
-        above = comment.start_byte
-        line_start = source.rfind(b"\n", 0, above) + 1
-        if line_ends and source[line_start:above].strip():  # the comment ends a line of code
-            break
-        if not opening.match(source, above):  # a directive or a remark can follow the documentation
-            continue
-
-        block = source.startswith(b"/*", above)
-        if block and texts:
-            break
-
-        begin = above
-        texts.insert(0, source[above:end].decode())
-        if block:
-            break
-
-    return begin, "\n".join(texts)
-
-
-def _python_docstring(source: bytes, node: Node) -> tuple[slice, bytes, str]:
-    """Return the byte range of a docstring, the filler that takes its place, and the docstring's value."""
-    body = node.child_by_field_name("body")
-    statements = [child for child in body.named_children if child.type != "comment"] if body else []
-    value = _string_value(source, statements[0]) if statements else None
-    if value is None:
-        return slice(node.end_byte, node.end_byte), b"", ""
-
-    start, end = statements[0].start_byte, statements[0].end_byte
-    if len(statements) == 1:  # a body cannot be empty
-        return slice(start, end), b"pass", value
-    if semicolon := re.compile(rb"[ \t]*;[ \t]*").match(source, end):
-        return slice(start, semicolon.end()), b"", value
-    if rest := re.compile(rb"[ \t]*\n(?:[ \t]*\n)*[ \t]*").match(source, end):
-        end = rest.end()
-    return slice(start, end), b"", value
-
-
-def _string_value(source: bytes, statement: Node) -> str | None:
-    """Return the value of a statement that is a string literal, and None for any other."""
-    if statement.type != "expression_statement" or statement.named_child_count != 1:
-        return None
-
-    node: Node = statement.named_children[0]
-    while node.type == "parenthesized_expression" and node.named_child_count == 1:
-        node = node.named_children[0]
-    if node.type not in ("string", "concatenated_string"):
-        return None
-
-    text = source[node.start_byte : node.end_byte].decode()
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of escapes such as "\d"
-            value = ast.literal_eval(f"({text})")
-    except (SyntaxError, ValueError):  # an f-string, or an escape that Python rejects
-        match = _STRING.fullmatch(text)
-        value = match[2] if match else None
-
-    # An escape can denote half a surrogate pair, which UTF-8 cannot encode.
-    return value.encode(errors="replace").decode() if isinstance(value, str) else None
+def _body_without_a_field(node: Node) -> Node | None:
+    """Return the body in grammars that name its type, but not its field."""
+    return next((child for child in node.named_children if child.type.endswith(_BODY_TYPES)), None)

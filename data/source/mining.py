@@ -19,10 +19,11 @@ import pyarrow
 from datasets import Dataset
 from tqdm import tqdm
 
-from mose.data.source.definitions import DecodeError, Function, ParseError, extract_functions
+from mose.data.source.definitions import extract_functions
 from mose.data.source.documentation import first_paragraph
 from mose.data.source.files import SkippedFileError, candidate_files, path_below, read_source_file, repository_of
 from mose.data.source.languages import PROGRAMMING_LANGUAGES, language_of
+from mose.data.source.units import Unit
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ def _mine_file(
 _LOG_LEVELS = {"unreadable": logging.WARNING, "undecodable": logging.INFO, "unparsable": logging.INFO}
 
 
-def _functions_of_file(path: Path, languages: Collection[str] | None) -> list[Function] | None:
+def _functions_of_file(path: Path, languages: Collection[str] | None) -> list[Unit] | None:
     """Return the functions of a file, or None if its content shows that it is in another language."""
     data = read_source_file(path)
     language = language_of(path, data)
@@ -179,12 +180,11 @@ def _functions_of_file(path: Path, languages: Collection[str] | None) -> list[Fu
 
     try:
         return extract_functions(data, language)
-    except ParseError as error:
-        reason = "undecodable" if isinstance(error, DecodeError) else "unparsable"
-        raise SkippedFileError(reason, str(error)) from error
+    except UnicodeDecodeError as error:
+        raise SkippedFileError("undecodable", f"not UTF-8 at byte {error.start}") from error
 
 
-def _function_rejection(function: Function) -> str | None:
+def _function_rejection(function: Unit) -> str | None:
     """Return why a function is excluded whatever its text, or None if it is not."""
     lines = sum(1 for line in function.code.split("\n") if line.strip())
     if function.constructor or _EXTENSION_METHODS.fullmatch(function.name):
@@ -210,7 +210,7 @@ def _text_rejection(text: str, code: str) -> str | None:
     return "text in code" if text in " ".join(code.split()) else None
 
 
-def _digest_of_code(function: Function) -> bytes:
+def _digest_of_code(function: Unit) -> bytes:
     """Return a digest that is equal for functions that differ only in comments and white space."""
     pattern = _HASH_COMMENTS if PROGRAMMING_LANGUAGES[function.language].hash_comments else _SLASH_COMMENTS
     tokens = pattern.sub(lambda match: "" if match["comment"] or match["space"] else match[0], function.code)

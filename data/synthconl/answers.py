@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tree_sitter import Parser
 
-from mose.data.source.definitions import ParseError, extract_functions
+from mose.data.source.definitions import extract_functions
 from mose.data.source.languages import PROGRAMMING_LANGUAGES, grammar
 
 _FENCE = re.compile(r"^[ \t>]*(?P<mark>`{3,}|~{3,})[ \t]*(?P<tag>[^\s`~{]*)[^\n`]*$", re.MULTILINE)
@@ -91,13 +91,7 @@ def parses(code: str, language: str) -> bool:
 
 def _count_functions(code: str, language: str) -> int:
     """Return the number of named functions and methods in the code."""
-    counts = [0]
-    for text in _as_files(code, language):
-        try:
-            counts.append(len(extract_functions(text.encode(), language)))
-        except ParseError:
-            continue
-    return max(counts)
+    return max(len(extract_functions(text.encode(), language)) for text in _as_files(code, language))
 
 
 def _as_files(code: str, language: str) -> list[str]:

@@ -13,7 +13,6 @@ code with its names.
 """
 
 import ast
-import contextlib
 import json
 import random
 import re
@@ -25,7 +24,9 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from mose.data.source.definitions import ParseError, anonymize, extract_functions
+from mose.data.source.anonymization import anonymize
+from mose.data.source.definitions import extract_functions
+from mose.data.source.languages import supported_languages
 from mose.data.source.mining import mine_rows
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -98,8 +99,7 @@ def pair_rows(functions: Iterable[dict], seed: int, nameless: float = 0.4) -> It
             text = whole_documentation(function["source"], text)
         document = code
         if rng.random() < nameless:
-            with contextlib.suppress(ParseError):
-                document = anonymize(code, language, function["name"])
+            document = anonymize(code, language, function["name"])
 
         row = {"query_language": "", "document_language": language, "repository": function["repository"]}
         yield {**row, "query": text, "teacher_query": text, "document": document, "teacher_document": code}
@@ -137,10 +137,10 @@ def cross_language_rows(
 
 def nameless_code(code: str, language: str) -> str:
     """Return code without the names of its functions, and of the class around a single method."""
-    try:
+    names: list[str] = []
+    if language in supported_languages():
         names = [function.name for function in extract_functions(code.encode(), language)]
-    except (ParseError, ValueError):
-        # It does not parse, or its language has no parser.
+    if not names:
         names = re.findall(r"(?:def|function|class|static \w+(?:<[^>]*>)?(?:\[\])*) (\w+)", code)[:2]
     wrappers = re.findall(r"\bclass (\w+)", code)[:1]
 

@@ -8,14 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mose.data.source.definitions import (
-    DecodeError,
-    Function,
-    ParseError,
-    anonymize,
-    extract_functions,
-)
+from mose.data.source.anonymization import anonymize
+from mose.data.source.definitions import extract_functions, extract_units
 from mose.data.source.languages import language_of, supported_languages
+from mose.data.source.units import Unit
 
 SNIPPETS = {
     "python": '''
@@ -249,6 +245,7 @@ EXPECTED = {
         ("add", "Adds two numbers."),
         ("find", ""),
         ("shelf_put", "Puts book on the shelf.\n\nReturns: TRUE"),
+        ("broken", ""),
     ],
     "cpp": [
         ("add", "Adds two things."),
@@ -262,11 +259,11 @@ EXPECTED = {
 }
 
 
-def by_name(language: str) -> dict[str, Function]:
+def by_name(language: str) -> dict[str, Unit]:
     return {function.name: function for function in extract_functions(SNIPPETS[language].encode(), language)}
 
 
-def assert_lines_point_at_source(function: Function, text: str) -> None:
+def assert_lines_point_at_source(function: Unit, text: str) -> None:
     lines = text.split("\n")[function.start_line - 1 : function.end_line]
     source = function.source.split("\n")
     assert len(source) == len(lines)
@@ -319,25 +316,19 @@ def test_constructors_are_told():
     assert [f.name for f in by_name("cpp").values() if f.constructor] == ["Shelf", "~Shelf"]
 
 
-def test_windows_line_ends_and_byte_order_marks():
-    source = b'\xef\xbb\xbfdef f():\r\n    """Do it."""\r\n    return 1\r\n'
-    (function,) = extract_functions(source, "python")
-    assert (function.code, function.start_line, function.end_line) == ("def f():\n    return 1", 1, 3)
-
-
-def test_bad_files_are_named():
-    with pytest.raises(DecodeError, match="byte 2"):
+def test_bad_arguments_are_named():
+    with pytest.raises(UnicodeDecodeError, match="position 2"):
         extract_functions(b"# \xff", "python")
-    with pytest.raises(ParseError, match="not valid java"):
-        extract_functions(b"class { class", "java")
-    with pytest.raises(ValueError, match="one of c, cpp.*got 'cobol'"):
+    with pytest.raises(ValueError, match="one of (bash, )?c, cpp.*got 'cobol'"):
         extract_functions(b"", "cobol")
+    with pytest.raises(ValueError, match="max_characters must be at least 100, got 99"):
+        extract_units(b"", "python", max_characters=99)
     assert extract_functions(b"", "go") == []
 
 
-def test_an_error_costs_its_own_function_alone():
-    source = b"def broken(:\n    return 1\n\n\ndef whole():\n    return 2\n"
-    assert [function.name for function in extract_functions(source, "python")] == ["whole"]
+def test_a_syntax_error_costs_no_definition():
+    source = b"def broken(:\n    return 1\n\n\ndef whole():\n    return 2 2\n"
+    assert [function.name for function in extract_functions(source, "python")] == ["broken", "whole"]
 
 
 @pytest.mark.parametrize("module", [ast, inspect, json, json.decoder, keyword, textwrap])
@@ -408,15 +399,14 @@ FRAGMENTS = st.sampled_from(
     source=st.binary(max_size=60)
     | st.lists(FRAGMENTS.map(lambda text: text.encode()[:200]), max_size=5).map(b"".join),
 )
-def test_any_bytes_give_functions_or_a_parse_error(language, source):
-    try:
-        functions = extract_functions(source, language)
-    except ParseError:
-        return
-    text = source.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").decode()
-    for function in functions:
+def test_any_text_gives_units_inside_it(language, source):
+    source = source.decode(errors="replace").replace("\r", "\n").encode()
+    for function in extract_functions(source, language):
         assert function.name
-        assert_lines_point_at_source(function, text)
+        assert_lines_point_at_source(function, source.decode())
+    for limit in (None, 100):
+        for unit in extract_units(source, language, file_name="name", max_characters=limit):
+            assert 1 <= unit.start_line <= unit.end_line <= source.count(b"\n") + 1
 
 
 @pytest.mark.parametrize(
