@@ -68,7 +68,10 @@ def _boundaries(
     size: Callable[[int, int], int],
     max_bytes: int,
 ) -> Iterator[tuple[int, int]]:
-    """Yield where a range can be cut, in order, each with the end of the node that follows."""
+    """Yield where a range can be cut, in order, each with the end of what must follow in one piece.
+
+    Lines are only cut if they are longer than `max_bytes`.
+    """
     # Iterative: syntax trees can be deeper than Python's stack.
     stack = [node]
     while stack:
@@ -82,26 +85,42 @@ def _boundaries(
             yield edit.start, edit.end
             if last <= edit.end:
                 continue
-        else:
-            line = source.rfind(b"\n", max(start, first - 400), first) + 1
-            yield (line if line > start and not source[line:first].strip() else first), last
 
-        if size(first, last) > max_bytes:
-            if node.child_count:
-                stack += reversed(node.children)
-            else:
-                yield from _token_boundaries(source, first, last, max_bytes)
+        fits = size(first, last) <= max_bytes
+        line = _line_around(source, first, start, end, max_bytes)
+        boundary, line_end = line or (first, first)
+        begins_line = line is None or not source[boundary:first].strip()
+
+        if fits and begins_line:
+            yield boundary, max(last, line_end)
+        elif last <= line_end:
+            continue
+        elif node.child_count:
+            stack += reversed(node.children)
+        else:
+            token_start = boundary if begins_line else line_end + 1
+            yield from _token_boundaries(source, token_start, last, max_bytes)
+
+
+def _line_around(source: bytes, position: int, start: int, end: int, max_bytes: int) -> tuple[int, int] | None:
+    """Return the bounds of the line around a position, within a range; None if it is longer than `max_bytes`."""
+    first = source.rfind(b"\n", max(start, position - max_bytes), position) + 1
+    if not first and position - max_bytes > start:
+        return None
+    first = max(first, start)
+    last = source.find(b"\n", position, min(first + max_bytes + 1, end))
+    if last < 0 and first + max_bytes < end:
+        return None
+    return first, last if last >= 0 else end
 
 
 def _token_boundaries(source: bytes, start: int, end: int, max_bytes: int) -> Iterator[tuple[int, int]]:
     """Yield where a long token can be cut: after lines, or between the characters of a long line."""
     while start < end:
-        stop = min(start + max_bytes, end)
-        if stop < end:
-            newline = source.rfind(b"\n", start, stop)
-            stop = newline + 1 if newline >= start else stop
-            while source[stop] & 0xC0 == 0x80 and stop > start + 1:  # never inside a character
-                stop -= 1
+        newline = source.find(b"\n", start, min(start + max_bytes, end))
+        stop = newline + 1 or min(start + max_bytes // 4, end)
+        while stop < end and source[stop] & 0xC0 == 0x80:  # never inside a character
+            stop += 1
 
         yield start, stop
         start = stop
