@@ -1,6 +1,7 @@
 """What must hold of the units of any file: of random text, broken sources and hostile shapes."""
 
 import re
+import time
 from itertools import combinations
 
 import pytest
@@ -191,7 +192,7 @@ def check_units(source, language, units, max_characters=None):
         assert 1 <= unit.part <= unit.parts
         assert unit.qualified_name.endswith(unit.name)
         assert unit.kind == "file" or unit.name, unit
-        assert unit.source.strip(), unit
+        assert unit.source, unit
         unit.source.encode(), unit.code.encode(), unit.docstring.encode()
 
     # Bounds are lines: where one definition ends, another can begin.
@@ -243,3 +244,55 @@ def test_units_of_any_file(language, data):
     for function in extract_functions(source.encode(), language):
         assert function.kind in ("function", "method")
         check_units(source, language, [function])
+
+
+#: What a file can hold very much of -> the language, and a file with n of them.
+MANY = {
+    "functions in a file": ("python", lambda n: "def f(): pass\n" * n, 12_000),
+    "documented functions": ("c", lambda n: "/* Does. */\nint f(void) { return 0; }\n" * n, 12_000),
+    "methods of a class": (
+        "java",
+        lambda n: "class A {\n" + "/** Does. */ int f() { return 1; }\n" * n + "}",
+        12_000,
+    ),
+    "nested JavaScript functions": ("javascript", lambda n: "function f(){" * n + "}" * n, 25_000),
+    "nested C functions": ("c", lambda n: "int f(){" * n + "}" * n, 25_000),
+    # Each level is one space deeper, so the file's size is quadratic: its square root counts.
+    "nested Python functions": ("python", lambda n: _indented(int((2 * n) ** 0.5)), 600_000),
+    "nested classes": ("java", lambda n: "class A {" * n + "}" * n, 25_000),
+    "namespaces": ("cpp", lambda n: "namespace a {" * n + "int f() { return 1; }" + "}" * n, 12_000),
+    "blank lines": ("c", lambda n: "int f(void);" + "\n" * n + "int g(void) { return 1; }\n", 20_000),
+    "comments": ("c", lambda n: "// Does.\n" * n + "int f(void) { return 0; }\n", 20_000),
+    "macros": ("c", lambda n: "MY_API int f(int a) { FOR_EACH(x) { g(); } }\n" * n, 6_000),
+    "a string's characters": ("javascript", lambda n: "var a = '" + "a" * n + "'; function f() {}", 2_500_000),
+    "operators of a docstring": ("python", lambda n: 'def f():\n    f"""{' + "a + " * n + 'a}"""\n', 5_000),
+    "strings of a docstring": ("python", lambda n: "def f():\n    (" + "'a' " * n + "'a')\n", 5_000),
+    "parentheses": ("python", lambda n: "x = " + "(" * n + ")" * n + "\n", 25_000),
+    "unclosed functions": ("c", lambda n: "int f(int a) {\n" * n, 12_000),
+    "unclosed brackets": ("javascript", lambda n: "f([{" * n, 12_000),
+    "decorators": ("python", lambda n: "@d\n" * n + "def f(): pass\n", 12_000),
+    "text outside PHP": ("php", lambda n: "a <b> <?php f(); ?>\n" * n, 6_000),
+}
+
+
+def _indented(n):
+    return "".join(" " * level + "def f():\n" for level in range(n)) + " " * n + "pass\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", MANY)
+def test_time_is_linear(what):
+    """Compare the times for n and 2 n; with long units split, as for an index, which does the most."""
+    language, make, n = MANY[what]
+
+    def best_time(source):
+        times = []
+        for _ in range(2):
+            start = time.process_time()
+            extract_units(source, language, file_name="f", max_characters=2000)
+            times.append(time.process_time() - start)
+        return min(times)
+
+    single, double = (best_time(make(size).encode()) for size in (n, 2 * n))
+    # Below some milliseconds there is nothing to compare.
+    assert double < max(3.5 * single, 0.1)
