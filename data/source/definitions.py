@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from tree_sitter import Node, QueryCursor
+from tree_sitter import Node
 
 from mose.data.source.declarators import declared_name
 from mose.data.source.docstrings import Documentation, doc_comment, python_docstring
@@ -22,7 +22,7 @@ from mose.data.source.languages import (
     definition_query,
     supported_languages,
 )
-from mose.data.source.parsing import parse_source
+from mose.data.source.parsing import captured_nodes, parse_source, query_matches
 from mose.data.source.splitting import Edit, render, split
 from mose.data.source.units import CONTAINERS, KINDS, Unit
 
@@ -32,14 +32,15 @@ _SCOPES = frozenset({"scope", "extension", "package"})
 #: Definitions in which functions are methods.
 _CLASSES = frozenset({"class", "struct", "interface", "trait", "enum", "extension"})
 _KNOWN_KINDS = frozenset(KINDS) | _SCOPES | {"declaration"}
-#: Control-flow words that the parser's error recovery can take for names.
-_CONTROL_KEYWORDS = {"if", "else", "for", "while", "do", "switch", "catch", "return"}
+#: Control-flow words that the parsers' error recovery takes for names, in languages where they cannot be names.
+_CONTROL_KEYWORDS = frozenset({"if", "else", "for", "while", "do", "switch", "catch", "return"})
+_RESERVES_CONTROL_KEYWORDS = frozenset({"c", "cpp", "csharp", "java"})
 #: Fields that lead from a definition's node to the function or class that it names.
 _VALUE_FIELDS = ("value", "right", "type", "definition")
-#: Deepest syntax node that can be a definition. tree-sitter's queries take quadratic time from depth 65,536 on.
-_MAX_DEPTH = 60_000
 #: How the types of bodies end in grammars that give them no field.
 _BODY_TYPES = ("body", "_block", "declaration_list")
+#: Longest qualifier of a name, in characters.
+_MAX_QUALIFIER = 500
 #: Longest header line of a part, in characters.
 _MAX_HEADER = 200
 _INDENT = re.compile(rb"[ \t]*")
@@ -156,11 +157,9 @@ class SourceTree:
         self.has_errors = self.tree.root_node.has_error
 
         node = self.tree.root_node
-        comments = QueryCursor(comment_query(self.dialect)).captures(node)
         self._comments = {
-            comment.end_byte: (comment.start_byte, capture == "attribute")
-            for capture in ("comment", "attribute")
-            for comment in comments.get(capture, ())
+            self._trimmed_end(comment): (comment.start_byte, capture == "attribute")
+            for capture, comment in captured_nodes(comment_query(self.dialect), node)
         }
         nothing = Documentation(0, Edit(0, 0, b""), "")
         self.root = Definition("file", file_name, file_name, node, nothing, 0, len(source))
@@ -213,6 +212,13 @@ class SourceTree:
     @cached_property
     def _line_ends(self) -> list[int]:
         return [match.start() for match in re.finditer(b"\n", self.source)]
+
+    def _trimmed_end(self, node: Node) -> int:
+        """Return the end of a node without the line ends that some grammars count in."""
+        end = node.end_byte
+        while end > node.start_byte and self.source[end - 1] in b" \t\n":
+            end -= 1
+        return end
 
     def _is_long(self, definition: Definition) -> bool:
         size = definition.end - definition.documentation.start
@@ -271,7 +277,9 @@ class SourceTree:
             while end > stack[-1][0]:
                 stack.pop()
             _, outer_kind, qualifier, owner = stack[-1]
-            qualified_name = ".".join(filter(None, [qualifier or package, scope, name]))
+            # Bounded, since names of 50,000 nested functions would take quadratic space.
+            qualifier = (qualifier or package)[-_MAX_QUALIFIER:]
+            qualified_name = ".".join(filter(None, [qualifier, scope, name]))
 
             if kind == "package":
                 package = ".".join(filter(None, [qualifier, name]))
@@ -280,7 +288,7 @@ class SourceTree:
             else:
                 bodiless = kind == "declaration"
                 if kind in ("function", "declaration"):
-                    kind = "method" if outer_kind in _CLASSES or scope else "function"
+                    kind = "method" if outer_kind in _CLASSES else "function"
                 documentation = self._find_documentation(node, start)
                 if documentation.text or not bodiless:
                     names = kind, name, qualified_name
@@ -292,9 +300,7 @@ class SourceTree:
         """Return start, end, kind, node, name and scope of each captured definition, outermost first."""
         wrappers: dict[int, Node] = {}
         captured: dict[int, tuple[int, str, dict[str, list[Node]]]] = {}
-        cursor = QueryCursor(definition_query(self.dialect))
-        cursor.set_max_start_depth(_MAX_DEPTH)
-        for pattern, captures in cursor.matches(self.tree.root_node):
+        for pattern, captures in query_matches(definition_query(self.dialect), self.tree.root_node):
             if "wrapper" in captures:
                 wrappers[captures["wrapped"][0].id] = captures["wrapper"][0]
                 continue
@@ -309,11 +315,14 @@ class SourceTree:
         for _, kind, captures in captured.values():
             node = outer = captures[f"definition.{kind}"][0]
             name, scope = _name_of(node, kind, captures)
-            if not name or name in _CONTROL_KEYWORDS:
+            if not name or (name in _CONTROL_KEYWORDS and self.dialect in _RESERVES_CONTROL_KEYWORDS):
                 continue
+            # Declarators of C++ qualify their names by a class or a namespace: the former is more common.
+            if kind == "function" and scope and "name" not in captures:
+                kind = "method"
             while outer.id in wrappers:
                 outer = wrappers[outer.id]
-            definitions.append((outer.start_byte, outer.end_byte, kind, node, name, scope))
+            definitions.append((outer.start_byte, self._trimmed_end(outer), kind, node, name, scope))
 
         definitions.sort(key=lambda definition: (definition[0], -definition[1]))
         return definitions
@@ -338,7 +347,7 @@ class SourceTree:
         stack = [(child, True) for child in reversed(file.node.named_children)]
         while stack:
             node, top = stack.pop()
-            start, end = node.start_byte, node.end_byte
+            start, end = node.start_byte, self._trimmed_end(node)
             if node.type in self.entry.imports or end in self._comments and self._comments[end][0] == start:
                 continue
 
@@ -347,7 +356,8 @@ class SourceTree:
                 continue
             # A namespace, or a conditional that holds the whole file.
             if bisect_left(starts, end) > position + 1:
-                stack += [(child, False) for child in reversed(node.named_children)]
+                body = node.child_by_field_name("body") or _body_without_a_field(node)
+                stack += [(child, False) for child in reversed([body] if body else node.named_children)]
             elif top or node.named_child_count:
                 yield node
 
@@ -369,7 +379,7 @@ def _name_of(node: Node, kind: str, captures: dict[str, list[Node]]) -> tuple[st
 
 
 def _text_of(node: Node | None) -> str:
-    return node.text.decode().strip("\"'`") if node is not None and node.text else ""
+    return node.text.decode().strip("\"'`").lstrip(":") if node is not None and node.text else ""
 
 
 def _body_without_a_field(node: Node) -> Node | None:

@@ -41,8 +41,12 @@ _TOKENS = (
     r"(?s:'''.*?'''|\"\"\".*?\"\"\")|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`"
     r"|(?P<comment>%s)|(?P<space>\s+)"
 )
-_HASH_COMMENTS = re.compile(_TOKENS % r"#[^\n]*")
-_SLASH_COMMENTS = re.compile(_TOKENS % r"//[^\n]*|(?s:/\*.*?\*/)")
+#: What begins a line comment -> tokens that are told apart from comments and white space.
+_COMMENTS = {
+    "#": re.compile(_TOKENS % r"#[^\n]*"),
+    "//": re.compile(_TOKENS % r"//[^\n]*|(?s:/\*.*?\*/)"),
+    "--": re.compile(_TOKENS % r"--\[\[(?s:.*?)\]\]|--[^\n]*|(?s:/\*.*?\*/)"),
+}
 #: Comments above a function that do not describe it.
 _NOT_PROSE = re.compile(r"(?i)\W*(?:todo|fixme|xxx|hack|copyright|licen[cs]ed?|spdx|eslint|nolint|pylint)\b")
 _LETTERS = re.compile(r"[^\W\d_]")
@@ -212,6 +216,6 @@ def _text_rejection(text: str, code: str) -> str | None:
 
 def _digest_of_code(function: Unit) -> bytes:
     """Return a digest that is equal for functions that differ only in comments and white space."""
-    pattern = _HASH_COMMENTS if PROGRAMMING_LANGUAGES[function.language].hash_comments else _SLASH_COMMENTS
+    pattern = _COMMENTS[PROGRAMMING_LANGUAGES[function.language].line_comment]
     tokens = pattern.sub(lambda match: "" if match["comment"] or match["space"] else match[0], function.code)
     return hashlib.blake2b(tokens.encode(), digest_size=16).digest()

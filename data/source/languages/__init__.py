@@ -1,5 +1,9 @@
 """The programming languages that definitions are read in, one module with one declarative entry for each.
 
+Text such as Markdown is known too, as the language "text": `readable_languages()` lists it,
+`supported_languages()` does not. Searching can read all of them. What needs functions, such as mining, reads the
+supported ones alone.
+
 To add a language:
 
 1. Add a module to this package, named like the key that datasets use for the language, with a
@@ -18,6 +22,7 @@ from pathlib import Path
 from tree_sitter import Language, Query
 
 from mose.data.source.languages.base import ProgrammingLanguage
+from mose.data.source.units import KINDS
 
 PROGRAMMING_LANGUAGES: dict[str, ProgrammingLanguage] = {
     module.name: importlib.import_module(f"{__name__}.{module.name}").LANGUAGE
@@ -35,7 +40,17 @@ def _keys_by(field: str) -> dict[str, str]:
 _LANGUAGE_OF_EXTENSION = _keys_by("extensions")
 _LANGUAGE_OF_FILE_NAME = _keys_by("file_names")
 _LANGUAGE_OF_INTERPRETER = _keys_by("interpreters")
+_LANGUAGE_OF_TAG = _keys_by("fence_tags")
 _SHEBANG = re.compile(rb"#![ \t]*\S*?/?(?:env[ \t]+(?:-\S+[ \t]+)*)?([^\s/]*?)[\d.]*(?:[ \t\r\n]|$)")
+#: The language of text by headings, whose prompt is that of natural language.
+TEXT = "text"
+_TEXT_EXTENSIONS = frozenset(
+    {".md", ".markdown", ".mdown", ".mdx", ".rmd", ".qmd", ".rst", ".txt", ".text", ".adoc", ".asciidoc"}
+)
+_TEXT_FILES = frozenset({"README", "CHANGELOG", "CONTRIBUTING", "NEWS", "HACKING"})
+#: Files with the extension of a text that programs read.
+_NO_TEXT = re.compile(r"(?i)CMakeLists|robots|(?:.*[-_])?(?:requirements|constraints)(?:[-_].*)?")
+NOTEBOOK_EXTENSION = ".ipynb"
 _CPP_HEADER = re.compile(
     rb"(?m)^[ \t]*(?:(?:class|namespace|using|extern template)\s+\w|template\s*<|(?:public|private|protected):)"
 )
@@ -53,23 +68,44 @@ def supported_languages() -> tuple[str, ...]:
     return tuple(key for key, entry in entries if entry.definitions and not entry.dialect_of)
 
 
+def readable_languages() -> tuple[str, ...]:
+    """Return the keys of all languages that units are read in: the supported ones, and text."""
+    return (*supported_languages(), TEXT)
+
+
 def language_of(path: str | Path, source: bytes | None = None) -> str | None:
-    """Return the language of a file by its name, or None if definitions cannot be read in it.
+    """Return the language of a file by its name, one of `readable_languages()`; None if it is not read.
 
     Args:
-        path: the file's name or path.
-        source: the file's content, if known. A `.h` file that looks like C++ is then taken for C++, and a file
-            without an extension is recognised by its `#!` line.
+        path: the file's name or path. A notebook counts as Python.
+        source: the file's content, if known. A `.h` file that looks like C++ is then taken for C++, a notebook
+            has the language of its kernel, and a file without an extension is recognised by its `#!` line.
     """
     path = Path(path)
-    language = _LANGUAGE_OF_FILE_NAME.get(path.name) or _LANGUAGE_OF_EXTENSION.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    language = _LANGUAGE_OF_FILE_NAME.get(path.name) or _LANGUAGE_OF_EXTENSION.get(suffix)
     if source is None:
         return language
+
     if language == "c" and path.suffix == ".h" and _CPP_HEADER.search(source):
         return "cpp"
     if language is None and not path.suffix and (shebang := _SHEBANG.match(source)):
         return _LANGUAGE_OF_INTERPRETER.get(shebang[1].decode(errors="replace"))
+    if language and (foreign := PROGRAMMING_LANGUAGES[language].foreign) and foreign.match(source):
+        return None
     return language
+
+
+def kernel_language(notebook: object) -> str | None:
+    """Return the language of a parsed Jupyter notebook: Python if it names none, None if it is not read."""
+    metadata = notebook.get("metadata") if isinstance(notebook, dict) else None
+    for field, key in (("language_info", "name"), ("kernelspec", "language")):
+        entry = metadata.get(field) if isinstance(metadata, dict) else None
+        name = entry.get(key) if isinstance(entry, dict) else None
+        if isinstance(name, str) and name:
+            name = name.lower()
+            return name if name in supported_languages() else _LANGUAGE_OF_TAG.get(name)
+    return "python"
 
 
 @cache
@@ -95,10 +131,11 @@ def definition_query(language: str) -> Query:
         module = importlib.import_module(entry.grammar_module or f"tree_sitter_{language}")
         tags = Query(grammar(language), module.TAGS_QUERY)
         source = module.TAGS_QUERY.encode()
-        # References are not read, and would cost time: leave their patterns out.
+        # References and constants are not read, and would cost time: leave their patterns out.
         for index in range(tags.pattern_count):
             pattern = source[tags.start_byte_for_pattern(index) : tags.end_byte_for_pattern(index)].decode()
-            if "@definition." in pattern:
+            kinds = re.findall(r"@definition\.(\w+)", pattern)
+            if kinds and set(kinds) <= set(KINDS):
                 text += "\n" + pattern
     return Query(grammar(language), text)
 
@@ -119,8 +156,14 @@ def keywords(language: str = "") -> frozenset[str]:
     if entry is None:
         return frozenset().union(*map(keywords, PROGRAMMING_LANGUAGES))
 
-    # The unnamed nodes of a grammar are its literal tokens: keywords and punctuation.
+    # The unnamed nodes of a grammar are its literal tokens: keywords and punctuation. If case is of no matter, as
+    # in SQL, each keyword has a node with a name.
     kinds = grammar(language)
-    unnamed = (kind for kind in range(kinds.node_kind_count) if not kinds.node_kind_is_named(kind))
-    words = [word for word in map(kinds.node_kind_for_id, unnamed) if word and re.fullmatch(r"\w{2,}", word)]
+    visible = [kind for kind in range(kinds.node_kind_count) if kinds.node_kind_is_visible(kind)]
+    names = [kinds.node_kind_for_id(kind) or "" for kind in visible]
+    words = [name for kind, name in zip(visible, names, strict=True) if not kinds.node_kind_is_named(kind)]
+    words += [name.removeprefix("keyword_") for name in names if name.startswith("keyword_")]
+    words += [word.upper() for word in words if f"keyword_{word}" in names]
+
+    words = [word for word in words if re.fullmatch(r"\w{2,}", word)]
     return frozenset([*_RESERVED.split(), *entry.extra_keywords.split(), *words])

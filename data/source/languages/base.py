@@ -33,11 +33,14 @@ class ProgrammingLanguage:
         constructors: names of the methods that construct or destroy an instance.
         constructor_nodes: node types of such methods, in languages that name them after the class.
         unwraps_closures: skip a function if more than half of it is named functions: a module in a closure.
-        hash_comments: line comments begin with `#`, not with `//`.
+        line_comment: what begins a line comment.
         file_prefix: text that a file must begin with before any code is parsed.
         methods_alone: methods need a class around them, but snippets often show them without it.
         fence_tags: names in the info string of a Markdown code fence.
         extra_keywords: reserved words that the grammar does not list.
+        foreign: pattern at the start of files that share an extension with the language, and are something else.
+        repairs: patterns of valid code that the grammar takes for an error, each with a replacement of the same
+            length. They are applied for a second look at a file that has errors. The fewest errors win.
         dialects: languages to parse a file in if it has syntax errors in this one. The fewest errors win.
         dialect_of: the language that a dialect belongs to. A dialect is not listed as a language itself.
         grammar_module: module that holds the grammar; "" for `tree_sitter_<key>`.
@@ -55,11 +58,13 @@ class ProgrammingLanguage:
     constructors: frozenset[str] = frozenset()
     constructor_nodes: frozenset[str] = frozenset()
     unwraps_closures: bool = False
-    hash_comments: bool = False
+    line_comment: str = "//"
     file_prefix: str = ""
     methods_alone: bool = False
     fence_tags: str = ""
     extra_keywords: str = ""
+    foreign: re.Pattern[bytes] | None = None
+    repairs: tuple[tuple[re.Pattern[bytes], bytes], ...] = ()
     dialects: tuple[str, ...] = ()
     dialect_of: str = ""
     grammar_module: str = ""
