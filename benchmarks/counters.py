@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 #: Kinds of tags that are functions without a body.
 _DECLARATIONS = {"prototype", "methodSpec"}
@@ -38,13 +37,15 @@ CTAGS = {
 #: What introduces a function in the languages that are counted by patterns.
 PATTERNS = {
     "kotlin": re.compile(r"\bfun[ \t]+(?:<[^(){}=]*>[ \t]*)?(?:[\w.?*<>, ]+\.)?(?P<name>\w+|`[^`\n]+`)[ \t]*\("),
-    "scala": re.compile(r"\bdef[ \t]+(?P<name>[A-Za-z]\w*|`[^`\n]+`|[^\s\w\[({:;=,.\"]+)"),
+    "scala": re.compile(r"\bdef[ \t]+(?P<name>[A-Za-z]\w*(?:(?<=_)[-+!~]+)?|`[^`\n]+`|[-!#%&*+/:<=>?@\\^|~]+)"),
     "swift": re.compile(r"\bfunc[ \t]+(?P<name>\w+|`[^`\n]+`|[^\s\w(<]+)"),
 }
 #: Languages whose functions can lack a body: abstract methods, interfaces, overloads.
 _BODILESS = {"csharp", "go", "java", "kotlin", "php", "rust", "scala", "swift", "typescript"}
 #: Languages in which the end of a line ends a declaration, unless the next line goes on with it.
 _LINE_ENDS = {"go", "kotlin", "scala", "swift", "typescript"}
+#: Languages in which an expression can be the body, after "=".
+_EQUALS = {"csharp", "kotlin", "scala"}
 _CONTINUES = re.compile(r"\s*(?:[{(=:|&.]|->|where\b|throws\b|async\b|rethrows\b)")
 #: Strings and comments, which can hold anything.
 _OPAQUE = re.compile(r'"""[\s\S]*?"""|"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*[\s\S]*?\*/')
@@ -52,6 +53,7 @@ _OPAQUE = re.compile(r'"""[\s\S]*?"""|"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*[\s\S]*?\*
 _JAVASCRIPT_FUNCTION = (
     r"\s*(?:\(|[=:]\s*(?:async\b\s*)?(?:function\b|[\w$]+\s*=>|(?:(?!\(\s*(?:async\s+)?function)\()))"
 )
+_TWO_NAMES = re.compile(r"([\w$]+)['\"]?\s*[=:]\s*(?:async\s+)?function\s*\*?\s*([\w$]+)")
 _CTAGS_FLAGS = ("--output-format=json", "--fields=+neKS", "--quiet", "-f", "-", "-L", "-")
 
 
@@ -136,33 +138,52 @@ def _by_ctags(language: str, paths: list[Path]) -> dict[Path, list[Count]]:
 
         if path not in texts:
             texts = {path: path.read_bytes().decode(errors="replace").split("\n")}
-        if is_named_function(tag, texts[path], language):
-            defined = tag["kind"] not in _DECLARATIONS and _is_defined(tag, texts[path], language)
-            line = texts[path][tag["line"] - 1]
-            alias = re.search(
-                rf"([\w$]+)\s*[=:]\s*(?:async\s+)?function\s*\*?\s*{re.escape(tag['name'])}\b", line
-            )
-            counts[path].add(Count(tag["name"], tag["line"], defined, alias[1] if alias else ""))
+        lines, number = texts[path], tag["line"] - 1
+        line = lines[number] if number < len(lines) else ""
+        if is_named_function(tag["name"], line, language):
+            defined = tag["kind"] not in _DECLARATIONS and _is_defined(tag["name"], lines, number, language)
+            name, alias = names_of(tag["name"], line, language)
+            counts[path].add(Count(name, tag["line"], defined, alias))
     return {path: sorted(found, key=lambda count: count.line) for path, found in counts.items()}
 
 
-def is_named_function(tag: dict[str, Any], lines: list[str], language: str) -> bool:
-    """Return False for the tags that are no functions with a name, which are mistakes of Universal Ctags."""
-    if language == "javascript":
-        # Anonymous functions get made-up names; values that are no functions count if they belong to a prototype.
-        line = lines[tag["line"] - 1] if tag["line"] <= len(lines) else ""
-        return not tag["name"].startswith("AnonymousFunction") and bool(
-            re.search(rf"(?<![\w$]){re.escape(tag['name'])}['\"\]]*{_JAVASCRIPT_FUNCTION}", line)
-        )
-    return True
+def is_named_function(name: str, line: str, language: str) -> bool:
+    """Return False for the tags that are no functions with a name, which are mistakes of Universal Ctags.
+
+    In JavaScript, anonymous functions get made-up names, and any value of a prototype is a method. In Lua, a name
+    before "=" counts if "function" is anywhere after it. In a shell script, awk's functions count, which have
+    parameters.
+    """
+    if language == "javascript" and name.startswith("AnonymousFunction"):
+        return False
+    after = {
+        "javascript": _JAVASCRIPT_FUNCTION,
+        "lua": r"(?:\s*\(|\s*=\s*function\b)",
+        "bash": r"\s*(?:\(\s*\)|[^\s(]|$)",
+    }
+    pattern = after.get(language)
+    return pattern is None or re.search(rf"(?<![\w$]){re.escape(name)}['\"\]]*{pattern}", line) is not None
 
 
-def _is_defined(tag: dict[str, Any], lines: list[str], language: str) -> bool:
-    number = tag["line"] - 1
-    column = lines[number].find(tag["name"]) if number < len(lines) else -1
+def names_of(name: str, line: str, language: str) -> tuple[str, str]:
+    """Return a function's name and its other name, if it has two.
+
+    JavaScript's `parse: function _parse() {}` has. The other name of C#'s `operator ==` is `==`, of `~A` it is `A`.
+    """
+    if language in ("javascript", "typescript"):
+        for match in _TWO_NAMES.finditer(line):
+            if name in match.groups():
+                return match[2], match[1]
+    if language == "csharp" and name.startswith(("operator ", "~")):
+        return name, name.removeprefix("operator ").removeprefix("~")
+    return name, ""
+
+
+def _is_defined(name: str, lines: list[str], number: int, language: str) -> bool:
+    column = lines[number].find(name) if number < len(lines) else -1
     if column < 0 or language not in _BODILESS:
         return True
-    rest = "\n".join([lines[number][column + len(tag["name"]) :], *lines[number + 1 : number + 100]])
+    rest = "\n".join([lines[number][column + len(name) :], *lines[number + 1 : number + 100]])
     return has_body(rest, 0, language)
 
 
@@ -187,12 +208,17 @@ def has_body(text: str, start: int, language: str) -> bool:
             return False
         elif pair == "=>" and language != "csharp":  # the type of a function
             position += 1
-        elif character in "{=":
+        elif character == "{" or (character == "=" and language in _EQUALS):
             return True
         elif character in ";}":
             return False
-        elif character == "\n" and language in _LINE_ENDS and not _CONTINUES.match(signature, position):
-            return before in ":,|&>"
+        elif character == "\n" and language in _LINE_ENDS and not _goes_on(before, signature, position):
+            return False
         if not character.isspace():
             before = character
     return False
+
+
+def _goes_on(before: str, signature: str, position: int) -> bool:
+    """Return whether the line after a declaration belongs to it."""
+    return before in tuple(":,|&=.") or _CONTINUES.match(signature, position) is not None

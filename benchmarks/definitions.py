@@ -184,8 +184,9 @@ def compare(units: Sequence[Unit], counts: Sequence[Count], lines: Sequence[str]
 
 def _bare(name: str) -> str:
     """Return a name without what qualifies it and without spaces: "M.f" -> "f", "operator ==" -> "operator=="."""
-    name = "".join(name.split())
-    return name if name.startswith("operator") else re.split(r"[.:](?=[^.:])", name)[-1]
+    if re.match(r"operator(?![\w.:])|operator\s", name):
+        return "".join(name.split())
+    return re.split(r"[.:]+(?=\w)", name)[-1]
 
 
 def _indentation(lines: Sequence[str], number: int) -> int:
