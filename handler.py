@@ -57,9 +57,15 @@ class EndpointHandler:
         # Set once and then only read: setting truncation at each call is not safe between threads.
         self.tokenizer = tokenizer.backend_tokenizer
         self.tokenizer.no_padding()
-        longest = min(tokenizer.model_max_length, self.model.config.max_position_embeddings)
-        self.tokenizer.enable_truncation(longest)
+        self.longest = min(tokenizer.model_max_length, self.model.config.max_position_embeddings)
+        self.tokenizer.enable_truncation(self.longest)
+        # `<sep>` in a text is text. Only that of a prompt is the token.
+        self.tokenizer.encode_special_tokens = True
 
+        probe = self.tokenizer.encode("a")
+        first, behind = probe.special_tokens_mask.index(0), probe.special_tokens_mask[::-1].index(0)
+        self._frame = probe.ids[:first], probe.ids[len(probe) - behind :]
+        self._separator = tokenizer.sep_token, tokenizer.sep_token_id
         self.prompts = _load_prompts(path)
         self.max_texts, self.max_characters = max_texts, max_characters
         self.token_budget = TOKEN_BUDGETS[device != "cpu"]
@@ -93,7 +99,7 @@ class EndpointHandler:
             raise RequestError(f"normalize must be true or false, got {_shorten(normalize)}")
         prompt = self._read_prompt(parameters.get("prompt_name"))
 
-        vectors = self._embed([prompt + text for text in texts], exit_layer)[:, :dim]
+        vectors = self._embed(self._tokenize(texts, prompt), exit_layer)[:, :dim]
         if normalize is not False:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         if not torch.isfinite(vectors).all():
@@ -146,9 +152,29 @@ class EndpointHandler:
             raise RequestError(f"prompt_name must be one of {allowed}, got {_shorten(name)}")
         return self.prompts[name]
 
-    def _embed(self, texts: list[str], exit_layer: int) -> torch.Tensor:
-        """Return the embeddings, (texts, embedding size), float32 on the CPU."""
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
+    def _tokenize(self, texts: list[str], prompt: str) -> list[list[int]]:
+        """Return the ids of texts behind a prompt, as `mose.tokenization.inputs.input_ids` does."""
+        token, token_id = self._separator
+        instruction, separator, rest = prompt.rpartition(token) if token else ("", "", prompt)
+        opening, closing = self._frame
+        if separator:
+            (prompt_ids,) = self._text_ids([instruction])
+            opening = [*opening, *prompt_ids, token_id]
+
+        texts = [rest + text for text in texts]
+        contents = self._text_ids(texts)
+        for i, text in enumerate(texts):
+            # The tokenizer knows our prompts at the start of a text. Behind another prompt they are text as well.
+            if separator and token_id in contents[i]:
+                contents[i] = self._text_ids(["\n" + text])[0][1:]
+        space = self.longest - len(closing)
+        return [(opening + content)[:space] + closing for content in contents]
+
+    def _text_ids(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    def _embed(self, ids: list[list[int]], exit_layer: int) -> torch.Tensor:
+        """Return the embeddings of token ids, (texts, embedding size), float32 on the CPU."""
         remaining = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         embeddings = torch.empty(len(ids), self.model.config.embedding_size)
 

@@ -88,7 +88,7 @@ def exported_functions(
         for int8, name in ((False, f"exit {k}, ONNX"), (True, f"exit {k}, ONNX int8")):
             exported = OnnxEncoder(folder, k, int8, torch.get_num_threads())
             # An exported encoder truncates to the model's context, the others to --max-length.
-            exported.tokenizer.enable_truncation(min(options.max_length, tokenizer.model_max_length))
+            exported.max_length = min(options.max_length, exported.max_length)
             functions[name] = exported.encode
             sizes[name] = model_file(folder, k, int8).stat().st_size
     return {name: EncodeFunctions(function, function) for name, function in functions.items()}, sizes

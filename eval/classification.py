@@ -17,6 +17,7 @@ from mose.inference.encoding import (
     token_limit,
 )
 from mose.inference.loading import default_device, load_mose_config, resolve_exit_layers
+from mose.tokenization.inputs import text_ids
 from mose.tokenization.pairs import join_pair
 
 #: Labels of the clone class, in lower case. The first is the label that `train_hf.py classify` writes.
@@ -95,9 +96,7 @@ def classify_pairs(
     budget = token_budget or default_token_budget(model.device)
 
     # Functions occur in many pairs, so each is tokenized once. None can fill more than the whole input.
-    ids = tokenizer(list(data.functions), add_special_tokens=False, truncation=True, max_length=limit)[
-        "input_ids"
-    ]
+    ids = text_ids(tokenizer, list(data.functions), limit)
     # A pair has three special tokens.
     lengths = [min(len(ids[first]) + len(ids[second]), limit) + 3 for first, second in data.pairs]
     result = {k: np.empty(len(data.pairs), dtype=np.int64) for k in exits}

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from mose.tokenization.inputs import input_ids
+from mose.tokenization.prompts import SEP
+
 #: Largest number of tokens in a batch, padding included.
 TOKEN_BUDGET = 4_096
 
@@ -51,9 +54,8 @@ class OnnxEncoder:
 
         settings = _read_json(folder / "tokenizer_config.json")
         config = _read_json(folder / "config.json")
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(min(settings["model_max_length"], config["max_position_embeddings"]))
+        self.tokenizer = _Tokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")))
+        self.max_length = min(settings["model_max_length"], config["max_position_embeddings"])
         self.pad_token_id = config.get("pad_token_id") or 0
         prompts = folder / "config_sentence_transformers.json"
         self.prompts = _read_json(prompts)["prompts"] if prompts.is_file() else {}
@@ -75,7 +77,7 @@ class OnnxEncoder:
             raise ValueError(f"prompt_name must be one of {allowed}, got {prompt_name!r}")
 
         prompt = self.prompts[prompt_name] if prompt_name is not None else ""
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch([prompt + text for text in texts])]
+        ids = input_ids(self.tokenizer, texts, prompt, self.max_length)
         remaining = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         embeddings: list[Any] = [None] * len(ids)
 
@@ -85,16 +87,40 @@ class OnnxEncoder:
             size = max(1, TOKEN_BUDGET // width)
             batch, remaining = remaining[:size], remaining[size:]
 
-            input_ids = np.full((len(batch), width), self.pad_token_id, dtype=np.int64)
-            mask = np.zeros_like(input_ids)
+            padded = np.full((len(batch), width), self.pad_token_id, dtype=np.int64)
+            mask = np.zeros_like(padded)
             for row, i in enumerate(batch):
-                input_ids[row, : len(ids[i])] = ids[i]
+                padded[row, : len(ids[i])] = ids[i]
                 mask[row, : len(ids[i])] = 1
 
-            (vectors,) = self.session.run(None, {"input_ids": input_ids, "attention_mask": mask})
+            (vectors,) = self.session.run(None, {"input_ids": padded, "attention_mask": mask})
             for i, vector in zip(batch, vectors, strict=True):
                 embeddings[i] = vector
         return np.stack(embeddings)
+
+
+class _Tokenizer:
+    """A tokenizer of the library `tokenizers`, called like one of transformers."""
+
+    def __init__(self, backend: Any):
+        self.backend = backend
+        self.sep_token_id = backend.token_to_id(SEP)
+        self.sep_token = None if self.sep_token_id is None else SEP
+
+        backend.no_padding()
+        backend.no_truncation()
+        backend.encode_special_tokens = True
+
+    def __call__(
+        self, texts: str | list[str], add_special_tokens: bool = True, max_length: int | None = None, **ignored
+    ) -> dict[str, Any]:
+        """Return `input_ids` and `special_tokens_mask` of a text, or of texts, each cut to `max_length`."""
+        single = isinstance(texts, str)
+        batch = [texts] if isinstance(texts, str) else texts
+        encodings = self.backend.encode_batch(batch, add_special_tokens=add_special_tokens)
+        ids = [encoding.ids[:max_length] for encoding in encodings]
+        masks = [encoding.special_tokens_mask[:max_length] for encoding in encodings]
+        return {"input_ids": ids[0] if single else ids, "special_tokens_mask": masks[0] if single else masks}
 
 
 def _read_json(path: Path) -> Any:

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mose.inference.loading import resolve_exit_layers
 from mose.inference.progress import Progress, TokenBar
+from mose.tokenization.inputs import input_ids
 
 #: Texts that are tokenized and sorted together. Bounds the memory of their token ids.
 WINDOW = 16_384
@@ -179,8 +180,8 @@ def _batches(
 
     for start in range(0, len(texts), WINDOW):
         window = range(start, min(start + WINDOW, len(texts)))
-        prompted = [(prompts if isinstance(prompts, str) else prompts[row]) + texts[row] for row in window]
-        ids = tokenizer(prompted, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
+        window_prompts = prompts if isinstance(prompts, str) else [prompts[row] for row in window]
+        ids = input_ids(tokenizer, [texts[row] for row in window], window_prompts, limit)
         progress.tokenized(sum(len(texts[row]) for row in window), sum(map(len, ids)))
 
         for rows in length_sorted_batches([len(text_ids) for text_ids in ids], token_budget):

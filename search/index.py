@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mose.data.source.report import ReadingReport
+from mose.data.source.rules import DEFAULT_RULES, ReadingRules
 from mose.inference.encoders import MoSEEncoder
 from mose.inference.encoding import fast_dtype
 from mose.inference.fingerprints import model_fingerprint
@@ -49,10 +51,17 @@ class BuildReport:
 class Index:
     """The functions of a source tree, ready to be searched. Created by `Index.build` or `Index.load`."""
 
-    def __init__(self, generation: store.Generation, encoder: MoSEEncoder, report: BuildReport | None = None):
+    def __init__(
+        self,
+        generation: store.Generation,
+        encoder: MoSEEncoder,
+        report: BuildReport | None = None,
+        reading: ReadingReport | None = None,
+    ):
         self.meta = generation.meta
         self.functions = generation.functions  #: `datasets.Dataset` with a FAISS index on `embedding`
         self.report = report  #: counts of the build; None for a loaded index
+        self.reading = reading  #: which files the build read and left out; None for a loaded index
         (self.query_exit_layer,) = encoder.exits
         self._generation, self._query_encoder = generation, encoder
 
@@ -104,6 +113,7 @@ class Index:
         *,
         languages: Sequence[str] | None = None,
         exclude: Iterable[str] = (),
+        rules: ReadingRules = DEFAULT_RULES,
         max_length: int = store.MAX_LENGTH,
         progress: bool = True,
     ) -> "Index":
@@ -113,13 +123,14 @@ class Index:
         the new one is complete. The next build resumes a killed one.
 
         Args:
-            source_tree: folder to index. Ignored, binary, generated and very large files are left out.
+            source_tree: folder to index. What git ignores is left out, and what `rules` say.
             model: a `MoSEModel`.
             tokenizer: the model's tokenizer.
             index_path: the index's own folder; created if missing.
             exit_layer: exit to embed at, one of `model.exit_layers`; None means the deepest.
             languages: subset of `mose.data.source.languages.supported_languages()`; None means all.
             exclude: patterns of paths to leave out, as in a `.gitignore` at the root of the tree.
+            rules: which files to read of those that git does not ignore.
             max_length: maximum number of tokens of a function that the model reads, prompt included.
             progress: show progress bars on stderr.
 
@@ -137,9 +148,10 @@ class Index:
             with suppress(SearchIndexError):  # a missing or unusable index is built from scratch
                 previous = store.read_generation(path)
 
-            contents = read_tree(tree, previous, languages, exclude, progress)
+            contents = read_tree(tree, previous, languages, exclude, rules, progress)
             if not contents.entries:
-                raise SearchIndexError(f"{tree}: no functions found in its {len(contents.files)} source files")
+                message = f"{tree}: no functions found in its {len(contents.files)} source files"
+                raise SearchIndexError(f"{message}. {contents.report.explain_empty()}")
 
             meta = store.Meta(
                 format=store.FORMAT,
@@ -165,7 +177,7 @@ class Index:
             files, skipped = len(contents.files), len(contents.skipped)
             report = BuildReport(files, contents.parsed, removed, skipped, len(embeddings), embedded)
             encoder = MoSEEncoder(model, tokenizer, [exit_layer], max_length)
-            return cls(store.read_generation(path), encoder, report)
+            return cls(store.read_generation(path), encoder, report, contents.report)
 
     def search(self, query: str, top_k: int = 5, hybrid: bool | None = None) -> list[Hit]:
         """Return the functions that fit a description best, best first.

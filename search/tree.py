@@ -10,8 +10,9 @@ import pathspec
 from tqdm import tqdm
 
 from mose.data.source.definitions import extract_functions
-from mose.data.source.files import iter_source_files
-from mose.data.source.languages import language_of
+from mose.data.source.files import candidate_files, path_below, read_source
+from mose.data.source.report import ReadingReport
+from mose.data.source.rules import ReadingRules
 from mose.search.store import Entry, Generation
 
 
@@ -22,6 +23,7 @@ class TreeContents(NamedTuple):
     files: dict[str, str]  # path -> SHA-256
     skipped: list[str]  # paths of files that could not be parsed
     parsed: int  # number of files that had to be parsed
+    report: ReadingReport  # what was read and left out
 
 
 def read_tree(
@@ -29,6 +31,7 @@ def read_tree(
     previous: Generation | None,
     languages: Sequence[str] | None,
     exclude: Iterable[str],
+    rules: ReadingRules,
     progress: bool,
 ) -> TreeContents:
     """Return the functions of a source tree.
@@ -38,6 +41,7 @@ def read_tree(
         previous: index whose functions are reused for unchanged files; None parses everything.
         languages: languages to read; None means all.
         exclude: patterns of paths to leave out, as lines of a `.gitignore` at the root.
+        rules: which files to read of those that git does not ignore.
         progress: show a bar on stderr.
     """
     known: dict[str, list[Entry]] = defaultdict(list)
@@ -45,37 +49,28 @@ def read_tree(
         known[entry.path].append(entry)
 
     excluded = pathspec.GitIgnoreSpec.from_lines(exclude)
-    sources = iter_source_files(tree, languages)
-    sources = (file for file in sources if not excluded.match_file(file.relative_to(tree)))
+    report = ReadingReport()
+    candidates = list(candidate_files(tree, languages, rules, report))
+    sources = [file for file in candidates if not excluded.match_file(file.relative_to(tree))]
     entries: list[Entry] = []
     files: dict[str, str] = {}
     skipped: list[str] = []
     parsed = 0
 
     for file in tqdm(sources, "Reading", unit=" files", disable=not progress):
-        path, data = _portable_path(file.relative_to(tree)), file.read_bytes()
-        language = language_of(file, data)
-        # The content may change the language that the suffix has: a C header may turn out to be C++.
-        if language is None or (languages and language not in languages):
-            continue
+        with report.guard(file):
+            source = read_source(file, rules, languages)
+            path = path_below(tree, file)
+            files[path] = hashlib.sha256(source.source).hexdigest()
+            report.read[source.language] += 1
+            if previous and previous.meta.files.get(path) == files[path] and path not in previous.meta.skipped:
+                entries += known[path]
+                continue
 
-        files[path] = hashlib.sha256(data).hexdigest()
-        if previous and previous.meta.files.get(path) == files[path]:
-            entries += known[path]
-            skipped += [path] if path in previous.meta.skipped else []
-            continue
-
-        parsed += 1
-        try:
-            functions = extract_functions(data, language)
-        except UnicodeDecodeError:
+            parsed += 1
             skipped.append(path)
-        else:
+            functions = extract_functions(source.source, source.language)
+            skipped.pop()  # it has not failed
             entries += [Entry(path, *(getattr(f, name) for name in Entry._fields[1:])) for f in functions]
 
-    return TreeContents(entries, files, skipped, parsed)
-
-
-def _portable_path(path: Path) -> str:
-    """Return a path with forward slashes and valid Unicode; undecodable bytes become escapes."""
-    return path.as_posix().encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return TreeContents(entries, files, skipped, parsed, report)

@@ -1,15 +1,17 @@
 """Build the tokenizer: a byte-level BPE from a corpus, or StarCoder-2's with our special tokens.
 
 Both are stock fast tokenizers, which load without `trust_remote_code`. Their post-processor puts `<sep> … <cls>`
-around the input, where truncation cannot cut it off.
+around the input, where truncation cannot cut it off. With `split_special_tokens`, special tokens in a text are
+text, but for the `<sep>` of a prompt at its start (see `read_prompts`).
 """
 
+import json
 from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mose.tokenization.prompts import CLS, MASK, PAD, SEP
+from mose.tokenization.prompts import CLS, INSTRUCTION, MASK, PAD, SEP
 
 STARCODER2_SIZE = 49_152
 
@@ -20,6 +22,11 @@ _PIECES = (
     r"[ _]*(?:\p{Lu}+(?!\p{Ll})|\p{Lu}?\p{Ll}+|[\p{Lt}\p{Lm}\p{Lo}\p{M}]+)"
     r"| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}_]+|_+|\s+(?!\S)|\s+"
 )
+#: How `ByteLevel(use_regex=True)` splits a text (GPT-2).
+_BYTE_LEVEL_PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+#: The `<sep>` of a prompt at the start of an input, and the colon before it, as pieces of their own. Looking back
+#: comes last, because it is slow and rarely reached.
+_PROMPT_PIECES = rf":(?={SEP})(?<=\A{INSTRUCTION})|{SEP}(?<=\A{INSTRUCTION}{SEP})"
 
 
 def build_tokenizer(
@@ -99,17 +106,75 @@ def input_template(tokenizer: Tokenizer, sep: str = SEP, cls: str = CLS) -> proc
     )
 
 
-def framed(tokenizer: Tokenizer, pad_token: str, model_max_length: int) -> PreTrainedTokenizerFast:
+def read_prompts(tokenizer: Tokenizer) -> Tokenizer | None:
+    """Return a copy of a tokenizer that knows the `<sep>` of a prompt even where it reads special tokens as text.
+
+    With `encode_special_tokens` (in transformers: `split_special_tokens`), a tokenizer finds no special token in
+    a text. The copy makes the `<sep>` behind an instruction at the very start of an input one piece, which is
+    looked up as a whole. The ids of other texts do not change.
+
+    Returns None for a tokenizer of another make than those of this module.
+    """
+    state = json.loads(tokenizer.to_str())
+    model, pre_tokenizer, separator = state["model"], state["pre_tokenizer"] or {}, tokenizer.token_to_id(SEP)
+    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    if model["type"] != "BPE" or separator is None or not _add_prompt_pieces(steps):
+        return None
+
+    # Pieces that are tokens are then not merged from their bytes. Merging must lead to the same tokens.
+    added = {token["content"] for token in state["added_tokens"]}
+    merged = (len(tokenizer.model.tokenize(token)) == 1 for token in model["vocab"] if token not in added)
+    if not model["ignore_merges"] and not all(merged):
+        return None
+
+    model["vocab"][SEP], model["ignore_merges"] = separator, True
+    state["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    reader = Tokenizer.from_str(json.dumps(state))
+    if reader.get_vocab() != tokenizer.get_vocab():
+        return None
+
+    # A pre-tokenizer that keeps `<mask>` in one piece would now make it the token.
+    reader.encode_special_tokens = True
+    specials = {token["content"]: token["id"] for token in state["added_tokens"] if token["special"]}
+    whole = any(id_ in reader.encode(text, add_special_tokens=False).ids for text, id_ in specials.items())
+    reader.encode_special_tokens = False
+    return None if whole else reader
+
+
+def _add_prompt_pieces(steps: list[dict]) -> bool:
+    """Add `_PROMPT_PIECES` to the steps of a pre-tokenizer; return False if none of them can have it."""
+    for number, step in enumerate(steps):
+        if step.get("type") == "Split" and step["behavior"] == "Isolated" and "Regex" in step["pattern"]:
+            pieces = step["pattern"]["Regex"]
+            if _PROMPT_PIECES not in pieces:
+                step["pattern"] = {"Regex": f"{_PROMPT_PIECES}|{pieces}"}
+            return True
+
+        if step.get("type") == "ByteLevel" and step["use_regex"] and not step["add_prefix_space"]:
+            pattern = {"Regex": f"{_PROMPT_PIECES}|{_BYTE_LEVEL_PIECES}"}
+            split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+            steps[number : number + 1] = [split, step | {"use_regex": False}]
+            return True
+
+    return False
+
+
+def framed(
+    tokenizer: Tokenizer, pad_token: str, model_max_length: int, split_special_tokens: bool = False
+) -> PreTrainedTokenizerFast:
     """Return a tokenizer that writes `<sep> … <cls>` around its input and pads on the left.
 
     Args:
         tokenizer: a tokenizer that has the special tokens; its post-processor is replaced.
         pad_token: the padding token.
         model_max_length: longest input in tokens.
+        split_special_tokens: read special tokens in a text as text, if the tokenizer can `read_prompts`.
     """
     tokenizer.post_processor = input_template(tokenizer)
+    reader = read_prompts(tokenizer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=reader or tokenizer,
+        split_special_tokens=split_special_tokens and reader is not None,
         pad_token=pad_token,
         sep_token=SEP,
         cls_token=CLS,

@@ -1,10 +1,18 @@
 """Special tokens and the paper's two instructions (input format: `<sep>{instruction}<sep>{snippet}<cls>`).
 
 The tokenizer's post-processor writes the outer `<sep> … <cls>`. A prompt is the instruction with the inner
-`<sep>`: prepend it to the snippet before tokenizing.
+`<sep>`. `mose.tokenization.inputs` joins it to the snippet.
 """
 
 SEP, CLS, MASK, PAD = "<sep>", "<cls>", "<mask>", "<pad>"
+
+#: How both instructions start.
+PROMPT_START = "Represent this "
+#: A regular expression of an instruction, in any language with a name of up to 40 characters.
+INSTRUCTION = (
+    PROMPT_START + r"(?:code description for retrieving supporting snippets of code"
+    r"|(?:[^\n]{1,40} )?code snippet for retrieval):"
+)
 
 #: Keys in the `language` column of datasets -> display names in the instruction.
 LANGUAGES = {

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTo
 from transformers.trainer_utils import TrainOutput
 
 from mose.configuration_mose import MoSEConfig
+from mose.tokenization.build import read_prompts
 from mose.tokenization.special_tokens import SPECIAL_TOKENS, check_special_tokens
 from mose.training.checkpoints import last_whole_checkpoint
 from mose.training.trainer import MoSETrainer
@@ -20,8 +21,13 @@ logger = logging.getLogger("mose.train")
 ADAPTER_CONFIG = "adapter_config.json"
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(name_or_path: str, split_special_tokens: bool = True) -> PreTrainedTokenizerFast:
     """Load the tokenizer of a folder or Hub repository as a stock fast tokenizer.
+
+    Args:
+        name_or_path: the folder or repository.
+        split_special_tokens: whether the tokenizer, once saved, reads special tokens in a text as text. A masked
+            language model needs False, for its users write `<mask>`.
 
     Raises:
         ValueError: it lacks a token that training needs.
@@ -29,6 +35,18 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     """
     # `AutoTokenizer` would ask on stdin whether to run the code beside a model's weights.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(name_or_path)
+    reader = read_prompts(tokenizer.backend_tokenizer)
+    if reader is None and split_special_tokens:
+        logger.warning(
+            "%s: this kind of tokenizer cannot tell prompts from texts. Special tokens in a text are text to "
+            "this package, but special to sentence-transformers.",
+            name_or_path,
+        )
+    else:
+        options: dict[str, Any] = {"split_special_tokens": split_special_tokens}
+        backend = reader or tokenizer.backend_tokenizer
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(name_or_path, tokenizer_object=backend, **options)
+
     try:
         check_special_tokens(tokenizer)
     except ValueError as error:

@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from mose.data.tables import check_column_mapping, load_table, match_columns, rename_columns
+from mose.tokenization.inputs import text_ids
 from mose.tokenization.pairs import join_pair
 
 logger = logging.getLogger(__name__)
@@ -176,12 +177,7 @@ class ClassificationCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Tokenize a batch: `input_ids` and `attention_mask` (batch, tokens), `labels` (batch,), all int64."""
         sides = [side for side in ("first", "second") if side in rows[0]]
-        ids = [
-            self.tokenizer(
-                [row[side] for row in rows], add_special_tokens=False, truncation=True, max_length=self.max_length
-            )["input_ids"]
-            for side in sides
-        ]
+        ids = [text_ids(self.tokenizer, [row[side] for row in rows], self.max_length) for side in sides]
 
         if len(sides) == 2:
             inputs = [join_pair(self.tokenizer, a, b, self.max_length) for a, b in zip(*ids, strict=True)]

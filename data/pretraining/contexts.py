@@ -6,7 +6,7 @@ whether all snippets are from one repository.
 
 Only content can reveal the label. An intruder has exactly the length of the snippet that it replaces. Layouts
 (the number, lengths, order and places of snippets) are drawn before the coin is tossed, by another generator, so
-that they are independent of the label.
+that they are independent of the label. Whether intruders are in the context's language is drawn before it, too.
 """
 
 from bisect import bisect_left, bisect_right
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from mose.tokenization.inputs import text_ids
 from mose.tokenization.special_tokens import check_special_tokens
 
 OBJECTIVES = ("icc", "nsp", "none")
@@ -69,8 +70,12 @@ class ContextBuilder:
         tokenizer: a fast tokenizer with the special tokens pad, sep, cls and mask.
         max_length: most tokens of an example, including special tokens.
         objective: "icc", "nsp" or "none".
+        same_language_intruders: share of the contexts, in [0, 1], whose intruders are each in the language of the
+            snippet that they replace, so that languages tell nothing of the label. If no other repository has
+            files in the context's languages, intruders are in any language.
         counts: number of `examples` planned and `tokens` read, and of what was dropped: `snippets alone` in their
-            repository, and `layouts without intruder`, which no other repository could provide.
+            repository, and `layouts without intruder`, which no other repository could provide. Of those that
+            should have intruders of the same language: `layouts with intruders of any language`.
 
     Raises:
         ValueError: an argument is out of its range, or the tokenizer is not fast or lacks a special token.
@@ -79,6 +84,7 @@ class ContextBuilder:
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     objective: str = "icc"
+    same_language_intruders: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -86,6 +92,16 @@ class ContextBuilder:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective!r}.")
         if not self.tokenizer.is_fast:
             raise ValueError(f"tokenizer must be a fast tokenizer, got {type(self.tokenizer).__name__}.")
+
+        share = self.same_language_intruders
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(
+                f"same_language_intruders must be in [0, 1], got {share}. Pass a share of the contexts."
+            )
+        if share and self.objective == "none":
+            raise ValueError(
+                f"same_language_intruders must be 0 for 'none' examples, which have no intruders; got {share}."
+            )
 
         check_special_tokens(self.tokenizer)
         snippets = 1 if self.objective == "none" else 2
@@ -134,7 +150,7 @@ class ContextBuilder:
 
         labels: list[int | None] = [None] * len(layouts)
         if self.objective != "none":
-            layouts, labels = self._draw_labels(layouts, label_rng)
+            layouts, labels = self._draw_labels(layouts, [row["language"] for row in rows], label_rng)
 
         self.counts["examples"] += len(layouts)
         origins = [(row["language"], row["repository"]) for row in rows]
@@ -234,10 +250,16 @@ class ContextBuilder:
         return layouts
 
     def _draw_labels(
-        self, layouts: list[Layout], rng: np.random.Generator
+        self, layouts: list[Layout], languages: Sequence[str], rng: np.random.Generator
     ) -> tuple[list[Layout], list[int | None]]:
-        """Toss the coin for every layout that could have an intruder in any candidate place."""
+        """Toss the coin for every layout that could have an intruder in any candidate place.
+
+        `languages` are those of the files of the block.
+        """
         pool = _IntruderPool(layouts)
+        pools: dict[str, _IntruderPool] = {}
+        if self.same_language_intruders:
+            pools = {name: _IntruderPool(layouts, languages, name) for name in set(languages) if name}
         labelled: list[Layout] = []
         labels: list[int | None] = []
 
@@ -247,14 +269,23 @@ class ContextBuilder:
                 self.counts["layouts without intruder"] += 1
                 continue
 
-            # Draw the places before the coin: they must not depend on the label.
+            # Draw pool and places before the coin: they must not depend on the label. No number is drawn for a
+            # share of 0, so that its examples are those of earlier releases.
+            sources = dict.fromkeys(layout.candidates, pool)
+            if self.same_language_intruders and rng.random() < self.same_language_intruders:
+                alike = self._same_language(layout, languages, pools)
+                if alike is not None and not alike:
+                    self.counts["layouts without intruder"] += 1
+                    continue
+                sources = alike or sources
             number = 1 + rng.integers(max(1, len(layout.candidates) // 2))
-            places = rng.permutation(layout.candidates)[:number]
+            places = rng.permutation(list(sources))[:number]
+
             same = rng.random() < 0.5
             if not same:
                 snippets = list(layout.snippets)
                 for place in places:
-                    snippets[place] = pool.draw(snippets[place][2], layout.group, rng)
+                    snippets[place] = sources[place].draw(snippets[place][2], layout.group, rng)
                 layout = Layout(layout.group, snippets, layout.candidates)
 
             labelled.append(layout)
@@ -262,16 +293,37 @@ class ContextBuilder:
 
         return labelled, labels
 
+    def _same_language(
+        self, layout: Layout, languages: Sequence[str], pools: Mapping[str, "_IntruderPool"]
+    ) -> dict[int, "_IntruderPool"] | None:
+        """Return the places of a layout that an intruder of the same language can fill, and where to draw it.
+
+        None means that no other repository has files in these languages.
+        """
+        sources, elsewhere = {}, False
+        for place in layout.candidates:
+            file, _, length = layout.snippets[place]
+            pool = pools.get(languages[file])
+            if pool is not None and pool.has(0, layout.group):
+                elsewhere = True
+                if pool.has(length, layout.group):
+                    sources[place] = pool
+
+        if not elsewhere:
+            self.counts["layouts with intruders of any language"] += 1
+        return sources if elsewhere else None
+
 
 class _IntruderPool:
-    """The snippets that can replace another one: all those in candidate places."""
+    """The snippets that can replace another one: all those in candidate places, or those of one language."""
 
-    def __init__(self, layouts: Sequence[Layout]):
+    def __init__(self, layouts: Sequence[Layout], languages: Sequence[str] = (), language: str | None = None):
         self._by_length: dict[int, list[tuple[int, Snippet]]] = defaultdict(list)
         for layout in layouts:
             for place in layout.candidates:
                 snippet = layout.snippets[place]
-                self._by_length[snippet[2]].append((layout.group, snippet))
+                if language is None or languages[snippet[0]] == language:
+                    self._by_length[snippet[2]].append((layout.group, snippet))
 
         self._lengths = sorted(self._by_length)
         #: Length -> two groups that have snippets of it, or fewer.
@@ -357,13 +409,7 @@ def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
     """
     tokens = []
     for start in range(0, len(texts), _TEXTS_PER_CALL):
-        encoded = tokenizer(
-            list(texts[start : start + _TEXTS_PER_CALL]),
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        tokens += [np.array(ids, dtype=np.uint32) for ids in encoded["input_ids"]]
+        ids = text_ids(tokenizer, texts[start : start + _TEXTS_PER_CALL])
+        tokens += [np.array(row, dtype=np.uint32) for row in ids]
 
     return tokens

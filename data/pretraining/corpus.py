@@ -11,6 +11,8 @@ from datasets import Dataset
 
 from mose.data.pretraining.sources import CorpusRow, DatasetSource, ReadStep, TreeSource
 from mose.data.source.near_duplicates import NearDuplicates
+from mose.data.source.report import ReadingReport
+from mose.data.source.rules import DEFAULT_RULES, ReadingRules
 from mose.data.tables import check_column_mapping
 from mose.utils.hashing import digest
 
@@ -37,6 +39,7 @@ def load_corpus(
     part: str = "train",
     languages: Collection[str] | None = None,
     files_per_repository: int | None = None,
+    rules: ReadingRules = DEFAULT_RULES,
     progress: bool = True,
 ) -> "Corpus":
     """Return a stream of source files with their repositories.
@@ -60,6 +63,7 @@ def load_corpus(
         languages: languages of source trees to include; None for all that can be read.
         files_per_repository: most files of each repository of the source trees, chosen by a hash of their paths,
             so that a few large repositories do not dominate; None for all.
+        rules: which files of source trees to read.
         progress: show a progress bar on stderr if reading takes long.
 
     Raises:
@@ -84,7 +88,7 @@ def load_corpus(
     includes = _part_filter(held_out, part)
     sources: list[TreeSource | DatasetSource] = []
     if source_trees:
-        trees = TreeSource(source_trees, includes, seed, languages, files_per_repository)
+        trees = TreeSource(source_trees, includes, seed, languages, files_per_repository, rules)
         if not any(map(includes, trees.repositories)):
             raise ValueError(
                 f"held_out={held_out} leaves none of the {len(trees.repositories)} repositories in {trees.name} "
@@ -139,6 +143,14 @@ class Corpus:
     def __iter__(self) -> Iterator[CorpusRow]:
         for rows, _ in self.blocks():
             yield from rows
+
+    def reading(self) -> ReadingReport:
+        """Return what this process has read of the source trees so far, and what was left out."""
+        report = ReadingReport()
+        for source in self.sources:
+            if isinstance(source, TreeSource):
+                report.update(source.report)
+        return report
 
     def fingerprint(self) -> int:
         """Return 64 bits that differ if another stream of rows would be read."""

@@ -14,16 +14,12 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 from tqdm import tqdm
 
-from mose.data.source.files import (
-    MAX_FILE_BYTES,
-    SkippedFileError,
-    candidate_files,
-    path_below,
-    read_source_file,
-    repository_of,
-)
+from mose.data.source.decoding import UndecodableError, decode_source
+from mose.data.source.files import candidate_files, path_below, read_source, repository_of
 from mose.data.source.languages import language_of
 from mose.data.source.near_duplicates import NearDuplicates
+from mose.data.source.report import ReadingReport, SkippedFileError
+from mose.data.source.rules import DEFAULT_MAX_FILE_BYTES, DEFAULT_RULES, ReadingRules
 from mose.data.tables import load_table
 from mose.utils.hashing import digest
 
@@ -33,6 +29,8 @@ logger = logging.getLogger(__name__)
 CorpusRow = dict[str, str]
 #: Files of one repository that stay together when the files of source trees are shuffled.
 PARCEL_FILES = 16
+#: Longest file of a streamed dataset, in bytes or characters.
+MAX_ROW_LENGTH = DEFAULT_MAX_FILE_BYTES
 #: Other names of a dataset's columns: those of The Stack v2, The Stack and their relatives.
 _ALIASES = {
     "text": ("content", "code", "whole_func_string"),
@@ -63,14 +61,19 @@ class TreeSource:
         seed: int,
         languages: Collection[str] | None = None,
         files_per_repository: int | None = None,
+        rules: ReadingRules = DEFAULT_RULES,
     ):
         self.name, self.seed = ", ".join(map(str, trees)), seed
+        self.rules, self.report = rules, ReadingReport()
         repositories: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
 
         for root in map(Path, trees):
-            paths = list(candidate_files(root, languages))
+            seen = ReadingReport()
+            paths = list(candidate_files(root, languages, rules, seen))
+            self.report.update(seen)
             if not paths:
-                raise ValueError(f"source tree {str(root)!r} has no source file in a supported language")
+                problem = f"source tree {str(root)!r} has no source file in a supported language"
+                raise ValueError(f"{problem}. {seen.explain_empty()}")
             for path in paths:
                 repositories[repository_of(root, path)].append((root, path))
 
@@ -87,6 +90,8 @@ class TreeSource:
             if includes(repository)
             for start in range(0, len(files), PARCEL_FILES)
         ]
+        #: Numbers of the files that the report counts as read: passes read them again.
+        self._reported: set[int] = set()
 
     def fingerprint(self) -> int:
         """Return 64 bits that differ if the names or sizes of the files do."""
@@ -108,7 +113,7 @@ class TreeSource:
                 remaining = []
                 for root, path in files:
                     bar.update()
-                    row = self._read_file(repository, root, path, Counter())
+                    row, _ = self._read_file(repository, root, path)
                     # An unreadable file stays: it is counted when it is read for the corpus.
                     if row is None or unique.add(row["text"]):
                         remaining.append((root, path))
@@ -123,25 +128,28 @@ class TreeSource:
         start = state or 0
         for position, index in enumerate(order[start:], start + 1):
             repository, files = self._parcels[index]
-            rows = [self._read_file(repository, root, path, counts) for root, path in files]
-            yield [row for row in rows if row is not None], partial(int, position)
+            rows = []
+            for number, (root, path) in enumerate(files, index * PARCEL_FILES):
+                row, read = self._read_file(repository, root, path)
+                counts.update({reason: len(names) for reason, names in read.left_out.items()})
+                if number not in self._reported:
+                    self._reported.add(number)
+                    self.report.update(read)
+                if row is not None:
+                    rows.append(row)
+            yield rows, partial(int, position)
 
-    def _read_file(self, repository: str, root: Path, path: Path, counts: Counter[str]) -> CorpusRow | None:
-        """Return a file as a row, or None if it is skipped, which is counted."""
-        try:
-            data = read_source_file(path)
-        except SkippedFileError as skipped:
-            if skipped.reason == "unreadable":
-                _count_skipped(counts, skipped.reason, path, str(skipped))
-            else:
-                counts[skipped.reason] += 1
-            return None
-
-        text = _decoded(data, path, counts)
-        if text is None:
-            return None
-        language = language_of(path, data) or ""
-        return {"text": text, "repository": repository, "language": language, "path": path_below(root, path)}
+    def _read_file(self, repository: str, root: Path, path: Path) -> tuple[CorpusRow | None, ReadingReport]:
+        """Return a file as a row, or None if it is skipped, and the report of it."""
+        report = ReadingReport()
+        with report.guard(path):
+            file = read_source(path, self.rules)
+            if not file.source.strip():
+                raise SkippedFileError("empty")
+            report.read[file.language] += 1
+            location = {"language": file.language, "path": path_below(root, path)}
+            return {"text": file.text, "repository": repository, **location}, report
+        return None, report
 
 
 class DatasetSource:
@@ -268,7 +276,7 @@ class DatasetSource:
             return None
         if not includes(str(repository)):
             return None
-        if isinstance(content, str | bytes) and content.strip() and len(content) > MAX_FILE_BYTES:
+        if isinstance(content, str | bytes) and content.strip() and len(content) > MAX_ROW_LENGTH:
             counts["too large"] += 1
             return None
 
@@ -293,14 +301,14 @@ def _records(files: Any) -> list[Mapping[str, Any]]:
 
 
 def _decoded(content: Any, what: str | Path, counts: Counter[str]) -> str | None:
-    """Return the text of a file, or None if it is empty or not UTF-8, which is counted."""
+    """Return the text of a file, or None if it is empty or binary, which is counted."""
     if not isinstance(content, str | bytes) or not content.strip():
         _count_skipped(counts, "empty", what)
         return None
     try:
-        return content.decode() if isinstance(content, bytes) else content
-    except UnicodeDecodeError as error:
-        _count_skipped(counts, "undecodable", what, f"not UTF-8 at byte {error.start}")
+        return decode_source(content).text if isinstance(content, bytes) else content
+    except UndecodableError as error:
+        _count_skipped(counts, "binary", what, str(error))
         return None
 
 

@@ -42,6 +42,7 @@ class PreTrainingStream(IterableDataset):
         lanes: number of independent parts of the corpus.
         epochs: number of passes; None for an endless stream. Needs one lane.
         batch_size: batch size of this process's loader, required if that has more than one worker.
+        same_language_intruders: as in `ContextBuilder`.
 
     Raises:
         ValueError: as in `ContextBuilder`; or "icc" on a corpus of one repository; or an argument is out of
@@ -65,6 +66,7 @@ class PreTrainingStream(IterableDataset):
         lanes: int = 1,
         epochs: int | None = None,
         batch_size: int | None = None,
+        same_language_intruders: float = 0.0,
     ):
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, world_size={world_size}), got {rank}.")
@@ -76,7 +78,7 @@ class PreTrainingStream(IterableDataset):
             raise ValueError(f"lanes must be 1 with epochs={epochs}, got {lanes}: lanes differ in length.")
 
         # A copy, because it is used in a thread: a fast tokenizer cannot be shared between threads.
-        self.builder = ContextBuilder(copy.deepcopy(tokenizer), max_length, objective)
+        self.builder = ContextBuilder(copy.deepcopy(tokenizer), max_length, objective, same_language_intruders)
         corpus.check(repositories=2 if objective == "icc" else 1)
         self.corpus, self.seed, self.rank, self.world_size = corpus, seed, rank, world_size
         self.lanes, self.epochs, self.batch_size = lanes, epochs, batch_size
@@ -115,7 +117,7 @@ class PreTrainingStream(IterableDataset):
         if state["stream"] != self.fingerprint:
             raise ValueError(
                 "The state is from another stream of examples. Resume with the same corpus, seed, max_length, "
-                "objective, lanes and tokenizer."
+                "objective, same_language_intruders, lanes and tokenizer."
             )
         self._first_epoch, self._start = state["epoch"], state["examples"]
         self._yielded = self._start
@@ -125,7 +127,10 @@ class PreTrainingStream(IterableDataset):
     def fingerprint(self) -> str:
         """Hexadecimal digits that differ if another stream would be read; equal for all processes of a run."""
         builder = self.builder
-        settings = builder.max_length, builder.objective, builder.min_snippet, self.seed, self.lanes, self.epochs
+        share = builder.same_language_intruders
+        # A share of 0 leaves the stream and its fingerprint as they were before there was one.
+        objective = f"{builder.objective} {share}" if share else builder.objective
+        settings = builder.max_length, objective, builder.min_snippet, self.seed, self.lanes, self.epochs
         # Tokenize it like a block: other options would change the tokenizer while the thread uses it.
         probe = tokenize_texts(builder.tokenizer, ["def main(x): return x + 1  # probe"])[0].tolist()
         return f"{digest(self.corpus.fingerprint(), *settings, len(builder.tokenizer), probe):016x}"

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from mose.data.retrieval.augmentation import replace_frequent_words
+from mose.tokenization.inputs import input_ids, input_parts
 from mose.tokenization.prompts import LANGUAGES, UNKNOWN_LANGUAGE, code_prompt, text_prompt
 
 
@@ -67,7 +68,7 @@ class PairCollator:
         prompts = {"max_document_length": code_prompts, "max_query_length": [text_prompt(), *code_prompts]}
 
         for name, texts in prompts.items():
-            longest = max(map(len, self.tokenizer(texts)["input_ids"]))
+            longest = max(map(len, input_ids(self.tokenizer, [""] * len(texts), texts)))
             if getattr(self, name) <= longest:
                 raise ValueError(
                     f"{name} must be above {longest}, the length of the longest instruction; "
@@ -137,22 +138,11 @@ class PairCollator:
 
         texts = self._replace_words(side, generator)
         prompts = self._draw_prompts(side.languages, generator)
-        encoded = self.tokenizer(
-            [prompt + text for prompt, text in zip(prompts, texts, strict=True)],
-            truncation=True,
-            max_length=side.max_length,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-        )
-
-        ids = encoded["input_ids"]
+        parts = input_parts(self.tokenizer, texts, prompts, side.max_length)
+        ids = [[*opening, *content, *closing] for opening, content, closing in parts]
         if self.token_dropout:
-            for index, prompt in enumerate(prompts):
-                positions = zip(
-                    encoded["offset_mapping"][index], encoded["special_tokens_mask"][index], strict=True
-                )
-                # A token that begins within the prompt belongs to the instruction.
-                droppable = [start >= len(prompt) and not special for (start, _), special in positions]
+            for index, (opening, content, closing) in enumerate(parts):
+                droppable = [False] * len(opening) + [True] * len(content) + [False] * len(closing)
                 remaining = self._draw_remaining(torch.tensor(droppable), generator)
                 ids[index] = torch.tensor(ids[index])[remaining].tolist()
 

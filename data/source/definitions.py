@@ -23,7 +23,7 @@ from mose.data.source.languages import (
     supported_languages,
 )
 from mose.data.source.parsing import captured_nodes, parse_source, query_matches
-from mose.data.source.splitting import Edit, render, split
+from mose.data.source.splitting import Edit, apply_edits, split
 from mose.data.source.units import CONTAINERS, KINDS, Unit
 
 _FUNCTIONS = frozenset({"function", "method"})
@@ -162,6 +162,7 @@ class SourceTree:
             for capture, comment in captured_nodes(comment_query(self.dialect), node)
         }
         nothing = Documentation(0, Edit(0, 0, b""), "")
+        self._scopes: set[tuple[int, int]] = set()
         self.root = Definition("file", file_name, file_name, node, nothing, 0, len(source))
         self._add_definitions()
 
@@ -236,7 +237,7 @@ class SourceTree:
         indent = _INDENT.match(self.source, line_start, start)
         prefix = indent[0].decode() if indent else ""
 
-        first, *rest = render(self.source, start, end, edits).decode().split("\n")
+        first, *rest = apply_edits(self.source, start, end, edits).decode().split("\n")
         lines = [first, *(line.removeprefix(prefix) for line in rest)]
         return "\n".join([header, *lines] if header else lines)
 
@@ -284,6 +285,7 @@ class SourceTree:
             if kind == "package":
                 package = ".".join(filter(None, [qualifier, name]))
             elif kind in _SCOPES:
+                self._scopes.add((start, end))
                 stack.append((end, kind, qualified_name, owner))
             else:
                 bodiless = kind == "declaration"
@@ -334,7 +336,7 @@ class SourceTree:
             return False
 
         first, last = own[0], own[-1]
-        file.start, file.end = first.start_byte, max(last.end_byte, first.end_byte)
+        file.start, file.end = first.start_byte, max(map(self._trimmed_end, (first, last)))
         file.documentation = self._find_documentation(file.node, file.start)
         # A licence says nothing about the code below it.
         if self.entry.doc_comment is not None and _LICENSE.search(file.documentation.text):
@@ -356,10 +358,16 @@ class SourceTree:
                 continue
             # A namespace, or a conditional that holds the whole file.
             if bisect_left(starts, end) > position + 1:
-                body = node.child_by_field_name("body") or _body_without_a_field(node)
-                stack += [(child, False) for child in reversed([body] if body else node.named_children)]
+                stack += [(child, False) for child in reversed(self._children(node))]
             elif top or node.named_child_count:
                 yield node
+
+    def _children(self, node: Node) -> list[Node]:
+        """Return the children of a node that can be code of the file: of a namespace, not those of its header."""
+        if (node.start_byte, self._trimmed_end(node)) not in self._scopes:
+            return node.named_children
+        body = node.child_by_field_name("body") or _body_without_a_field(node)
+        return [body] if body else node.named_children
 
 
 def _name_of(node: Node, kind: str, captures: dict[str, list[Node]]) -> tuple[str, str]:

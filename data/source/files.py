@@ -1,120 +1,152 @@
-"""Find the source files of a folder: not ignored, vendored, generated, minified, binary or huge."""
+"""Find and read the source files of a folder: what git would show of it, decoded."""
 
-import logging
 import os
-import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from pathspec import GitIgnoreSpec
-
+from mose.data.source.decoding import UndecodableError, decode_source
+from mose.data.source.ignoring import UnusualTreeError, is_unusual, repository_top, tracked_paths, visible_paths
 from mose.data.source.languages import language_of, supported_languages
+from mose.data.source.report import OtherLanguageError, ReadingReport, SkippedFileError, portable_name
+from mose.data.source.rules import (
+    DEFAULT_RULES,
+    NEVER_READ,
+    VENDORED_FOLDERS,
+    VIRTUAL_ENVIRONMENT_FILE,
+    ReadingRules,
+    is_generated,
+    is_minified,
+)
 
-logger = logging.getLogger(__name__)
-
-MAX_FILE_BYTES = 1_000_000
-_SKIPPED_FOLDERS = {
-    ".git", ".hg", ".svn", ".bzr", "CVS", "_darcs", ".venv", "venv", "virtualenv", ".tox", ".nox",
-    "site-packages", "dist-packages", ".eggs", "__pycache__", "node_modules", "bower_components", "vendor",
-    "_vendor", "vendored", "third_party", "thirdparty", "Godeps",
-}  # fmt: skip
 #: A folder that holds one of these is a repository.
 _REPOSITORY_FILES = (
     ".git", ".hg", ".svn", "pyproject.toml", "setup.py", "setup.cfg", "PKG-INFO", "package.json", "pom.xml",
     "build.gradle", "build.gradle.kts", "go.mod", "Cargo.toml", "composer.json", "Gemfile", "CMakeLists.txt",
     "configure.ac", "meson.build",
 )  # fmt: skip
-_GENERATED = re.compile(
-    rb"@generated\b|\bDO NOT (?:EDIT|MODIFY)\b|(?i:\bauto(?:matically |-)?generated\b)"
-    rb"|(?i:\bthis (?:file|code) (?:is|was|has been) generated\b)"
-    rb"|^\W*(?:Code |File |Source )?[Gg]enerated (?:by|from|with|using)\b",
-    re.MULTILINE,
-)
 
 
-class SkippedFileError(Exception):
-    """A file that is not read as source.
-
-    Its text is the system's or the parser's message if there is one, else the reason.
+@dataclass(frozen=True)
+class SourceFile:
+    r"""A source file as it was read.
 
     Attributes:
-        reason: such as "unreadable", "too large", "binary", "minified" or "generated".
+        path: where it is.
+        language: its language, by its name and content.
+        source: its text in UTF-8, without a byte order mark, with `\n` at the ends of lines.
+        encoding: Python's name of the encoding that the file is in.
     """
 
-    def __init__(self, reason: str, message: str = ""):
-        super().__init__(message or reason)
-        self.reason = reason
+    path: Path
+    language: str
+    source: bytes
+    encoding: str
+
+    @property
+    def text(self) -> str:
+        """The text."""
+        return self.source.decode()
 
 
-def iter_source_files(root: str | Path, languages: Collection[str] | None = None) -> Iterator[Path]:
+def iter_sources(
+    root: str | Path,
+    languages: Collection[str] | None = None,
+    rules: ReadingRules = DEFAULT_RULES,
+    report: ReadingReport | None = None,
+) -> Iterator[SourceFile]:
     """Yield the source files under a folder, sorted by path.
 
-    `.gitignore` files at and below `root` are honoured. Skipped are folders of version control, virtual
-    environments, installed and vendored packages (unless `root` itself is one), symbolic links, and files that
-    are unreadable, binary, generated, minified, or larger than 1 MB.
+    Read is what git would show: tracked files, and files that no pattern of an ignore file matches. Symbolic
+    links are not followed. Left out are folders of vendored packages (unless `root` itself is one), virtual
+    environments, and files that are generated, minified, too large, binary or unreadable.
 
     Args:
         root: a folder, or one file.
         languages: the languages to include; None for all that can be read.
+        rules: which of the rules above apply.
+        report: updated with what was read and left out.
 
     Raises:
         ValueError: `root` does not exist, or a language is unknown.
     """
-    for path in candidate_files(root, languages):
-        try:
-            read_source_file(path)
-        except SkippedFileError as skipped:
-            logger.debug("%s: skipped: %s", path, skipped)
-        else:
-            yield path
+    report = ReadingReport() if report is None else report
+    for path in candidate_files(root, languages, rules, report):
+        with report.guard(path):
+            file = read_source(path, rules, languages)
+            report.read[file.language] += 1
+            yield file
 
 
 def candidate_files(
     root: str | Path,
     languages: Collection[str] | None = None,
-    on_error: Callable[[OSError], None] | None = None,
+    rules: ReadingRules = DEFAULT_RULES,
+    report: ReadingReport | None = None,
 ) -> Iterator[Path]:
-    """Yield the files that `iter_source_files` looks into, without opening them.
-
-    The other arguments and errors are those of `iter_source_files`. `on_error` is called for every folder that
-    cannot be read; None logs a warning.
-    """
+    """Yield the files that `iter_sources` reads, by their names and their `#!` lines. Arguments as there."""
     root = Path(root)
     if unknown := set(languages or ()) - set(supported_languages()):
         raise ValueError(f"languages must be among {', '.join(supported_languages())}, got {sorted(unknown)}.")
     if not root.exists():
         raise ValueError(f"source tree {str(root)!r} does not exist")
 
-    if root.is_file():
-        if _is_included(root, languages):
+    report = ReadingReport() if report is None else report
+    if not root.is_dir():
+        if _is_included(root, languages, report):
             yield root
         return
 
-    on_error = on_error or (lambda error: logger.warning("skipped: %s", error))
-    yield from _walk_folder(root, "", (), languages, on_error)
+    try:
+        paths, seen = _Listing(root, languages, rules, in_copy=False).run()
+    except UnusualTreeError:
+        paths, seen = _Listing(root, languages, rules, in_copy=True).run()
+    report.update(seen)
+    yield from (root / path for path in paths)
 
 
-def read_source_file(path: Path) -> bytes:
-    """Return the content of a source file.
+def read_source(
+    path: Path, rules: ReadingRules = DEFAULT_RULES, languages: Collection[str] | None = None
+) -> SourceFile:
+    """Return a source file, decoded.
+
+    Args:
+        path: the file.
+        rules: which files to refuse.
+        languages: the languages to include; None for all that can be read.
 
     Raises:
-        SkippedFileError: the file is unreadable, too large, binary, minified or generated.
+        SkippedFileError: the file is unreadable, too large, binary, minified or generated, or not in a language
+            that is included.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise SkippedFileError("too large")
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            # A file can grow while it is read.
+            data = stream.read(rules.max_file_bytes + 1) if size <= rules.max_file_bytes else b""
+    except FileNotFoundError as error:
+        raise SkippedFileError("vanished", str(error)) from error
     except OSError as error:
-        raise SkippedFileError("unreadable", str(error)) from error
+        raise SkippedFileError("unreadable", error.strerror or str(error)) from error
+    if max(size, len(data)) > rules.max_file_bytes:
+        raise SkippedFileError("too large", f"{max(size, len(data)):,} bytes")
 
-    # Like Git: a NUL byte near the start means binary.
-    if b"\0" in data[:8192]:
-        raise SkippedFileError("binary")
-    if ".min." in path.name or len(data) > 200 * (data.count(b"\n") + 1) + 2000:
+    try:
+        text, encoding = decode_source(data)
+    except UndecodableError as error:
+        raise SkippedFileError("binary", str(error)) from error
+    source = text.encode()
+
+    language = language_of(path, source)
+    if language is None:
+        raise SkippedFileError("not a source language")
+    if languages is not None and language not in languages:
+        raise OtherLanguageError(language)
+    if not rules.include_minified and is_minified(source, language, path.name):
         raise SkippedFileError("minified")
-    if _GENERATED.search(data, 0, 2048):
+    if not rules.include_generated and is_generated(source, language):
         raise SkippedFileError("generated")
-    return data
+    return SourceFile(path, language, source, encoding)
 
 
 def repository_of(root: Path, path: Path) -> str:
@@ -123,69 +155,156 @@ def repository_of(root: Path, path: Path) -> str:
     It is the name of `root` if that is a repository; else the first part of the path below `root`, as in a folder
     of packages.
     """
-    if root.is_file():
-        return root.stem
+    if not root.is_dir():
+        return portable_name(root.stem)
     if any((root / name).exists() for name in _REPOSITORY_FILES):
-        return root.resolve().name
+        return portable_name(root.resolve().name)
     first, *rest = path.relative_to(root).parts
-    return first if rest else Path(first).stem
+    return portable_name(first if rest else Path(first).stem)
 
 
 def path_below(root: Path, path: Path) -> str:
-    """Return a file's path relative to its tree, with forward slashes; the name of a tree that is one file."""
-    return path.name if path == root else path.relative_to(root).as_posix()
+    """Return a file's path relative to its tree, with forward slashes; the name of a tree that is one file.
+
+    Bytes that are not UTF-8 become escapes.
+    """
+    return portable_name(path.name if path == root else path.relative_to(root))
 
 
-def _is_included(path: Path, languages: Collection[str] | None) -> bool:
-    language = language_of(path)
+def _is_included(path: Path, languages: Collection[str] | None, report: ReadingReport) -> bool:
+    """Return whether a file is in a language that is included; count it if not."""
+    language, extension = language_of(path), path.suffix.lower()
+    if language is None and not extension:
+        language = _language_of_script(path)
+
+    if language is None:
+        report.other_files[extension or "without extension"] += 1
     # A header counts as C by its name, and may turn out to be C++.
-    return language is not None and (
-        languages is None or language in languages or (path.suffix == ".h" and "cpp" in languages)
-    )
-
-
-def _walk_folder(
-    root: Path,
-    below: str,
-    specs: tuple[tuple[str, GitIgnoreSpec], ...],
-    languages: Collection[str] | None,
-    on_error: Callable[[OSError], None],
-) -> Iterator[Path]:
-    """Yield the candidates under `root / below`; `specs` are the `.gitignore` files that apply, deepest first."""
-    try:
-        with os.scandir(root / below) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
-    except OSError as error:
-        on_error(error)
-        return
-
-    # The rules of a folder also apply to its own entries, so read them first.
-    names = {entry.name for entry in entries}
-    if below and "pyvenv.cfg" in names:  # a virtual environment, whatever its name
-        return
-
-    if ".gitignore" in names:
-        try:
-            text = (root / below / ".gitignore").read_text(errors="replace")
-            specs = ((below, GitIgnoreSpec.from_lines(text.splitlines())), *specs)
-        except (OSError, ValueError) as error:
-            logger.warning("%s/.gitignore: not read: %s", root / below, error)
-
-    for entry in entries:
-        relative = below + entry.name
-        if entry.is_symlink():
-            continue
-        if entry.is_dir():
-            if entry.name not in _SKIPPED_FOLDERS and not _is_ignored(relative + "/", specs):
-                yield from _walk_folder(root, relative + "/", specs, languages, on_error)
-        elif entry.is_file() and _is_included(root / relative, languages) and not _is_ignored(relative, specs):
-            yield root / relative
-
-
-def _is_ignored(relative: str, specs: tuple[tuple[str, GitIgnoreSpec], ...]) -> bool:
-    """Return the decision of the deepest `.gitignore` that has a rule for the path."""
-    for below, spec in specs:
-        decision = spec.check_file(relative.removeprefix(below)).include
-        if decision is not None:
-            return decision
+    elif languages is None or language in languages or (extension == ".h" and "cpp" in languages):
+        return True
+    else:
+        report.unasked[language] += 1
     return False
+
+
+def _language_of_script(path: Path) -> str | None:
+    """Return the language of a file without an extension by its `#!` line."""
+    try:
+        with path.open("rb", buffering=0) as stream:
+            start = stream.read(256)
+    except OSError:
+        return None
+    return language_of(path, start) if start.startswith(b"#!") else None
+
+
+class _Listing:
+    """One pass over a tree: finds the files to read, and counts the others.
+
+    Args:
+        root: the folder.
+        languages: the languages to include; None for all.
+        rules: which folders to read.
+        in_copy: match git's patterns in a copy of the tree, which has unusual names or patterns.
+    """
+
+    def __init__(self, root: Path, languages: Collection[str] | None, rules: ReadingRules, in_copy: bool):
+        self.root, self.languages, self.in_copy = root, languages, in_copy
+        self.closed = frozenset() if rules.include_vendored else VENDORED_FOLDERS
+        self.include_environments = rules.include_vendored
+        self.report = ReadingReport()
+
+        self.real_root = root.resolve()
+        self.visible = visible_paths(self.real_root, NEVER_READ, self.closed, in_copy)
+        #: Repository, as a path below the root -> its tracked files and their folders, read when needed.
+        self.tracked: dict[str, set[str]] = {}
+
+    def run(self) -> tuple[list[str], ReadingReport]:
+        """Return the paths of the files to read, relative to the root and sorted, and what was left out.
+
+        Raises:
+            UnusualTreeError: the patterns of the tree must be matched in a copy.
+        """
+        paths: list[str] = []
+        repository = "" if repository_top(self.real_root) is not None else None
+        # Not recursive: folders may be nested deeper than Python's stack.
+        pending = [iter(self._entries("", repository))]
+        while pending:
+            step = next(pending[-1], None)
+            if step is None:
+                pending.pop()
+                continue
+
+            entry, below, repository = step
+            try:
+                if entry.is_symlink():
+                    self._count_link(entry, below)
+                elif entry.is_dir(follow_symlinks=False):
+                    if self._is_entered(entry, below, repository):
+                        pending.append(iter(self._entries(below, repository)))
+                elif entry.is_file(follow_symlinks=False) and self._is_wanted(entry, below, repository):
+                    paths.append(below)
+            except OSError as error:
+                self.report.count("unreadable", self.root / below, error.strerror or str(error))
+        return paths, self.report
+
+    def _entries(self, below: str, repository: str | None) -> list[tuple[os.DirEntry, str, str | None]]:
+        """Return the entries of a folder, sorted, with their paths below the root and their repository."""
+        try:
+            with os.scandir(self.real_root / below) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            self.report.count("unreadable", self.root / below, error.strerror or str(error))
+            return []
+
+        names = {entry.name for entry in entries}
+        if VIRTUAL_ENVIRONMENT_FILE in names and below and not self.include_environments:
+            self.report.count("virtual environment", self.root / below)
+            return []
+
+        if ".gitignore" in names:
+            self._check_rules(self.real_root / below / ".gitignore")
+        if ".git" in names:
+            repository = below
+        prefix = f"{below}/" if below else ""
+        return [(entry, prefix + entry.name, repository) for entry in entries if entry.name not in NEVER_READ]
+
+    def _check_rules(self, path: Path) -> None:
+        try:
+            path.open("rb").close()
+        except IsADirectoryError:
+            return
+        except OSError as error:
+            self.report.count("unreadable", path, error.strerror or str(error))
+        if not self.in_copy and is_unusual(path):
+            raise UnusualTreeError(path)
+
+    def _is_entered(self, entry: os.DirEntry, below: str, repository: str | None) -> bool:
+        if not self._is_shown(below, repository):
+            return False
+        if entry.name in self.closed:
+            self.report.count("vendored", self.root / below)
+            return False
+        return True
+
+    def _is_wanted(self, entry: os.DirEntry, below: str, repository: str | None) -> bool:
+        return self._is_shown(below, repository) and _is_included(Path(entry.path), self.languages, self.report)
+
+    def _count_link(self, entry: os.DirEntry, below: str) -> None:
+        if below in self.visible and (language_of(entry.name) or entry.is_dir()):
+            self.report.count("symbolic link", self.root / below)
+
+    def _is_shown(self, below: str, repository: str | None) -> bool:
+        """Return whether git shows a path: no pattern matches it, or it is tracked or holds what is."""
+        if below in self.visible:
+            return True
+        if repository is None:
+            return False
+
+        if repository not in self.tracked:
+            tracked = tracked_paths(self.real_root / repository)
+            folders: set[str] = set()
+            for path in tracked:
+                while (path := path.rpartition("/")[0]) and path not in folders:
+                    folders.add(path)
+            self.tracked[repository] = tracked | folders
+        return below.removeprefix(f"{repository}/") in self.tracked[repository]

@@ -21,8 +21,10 @@ from tqdm import tqdm
 
 from mose.data.source.definitions import extract_functions
 from mose.data.source.documentation import first_paragraph
-from mose.data.source.files import SkippedFileError, candidate_files, path_below, read_source_file, repository_of
-from mose.data.source.languages import PROGRAMMING_LANGUAGES, language_of
+from mose.data.source.files import candidate_files, path_below, read_source, repository_of
+from mose.data.source.languages import PROGRAMMING_LANGUAGES
+from mose.data.source.report import ReadingReport
+from mose.data.source.rules import DEFAULT_RULES, ReadingRules
 from mose.data.source.units import Unit
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ def mine_rows(
     *,
     max_text_repeats: int | None = None,
     counts: Counter[str] | None = None,
+    rules: ReadingRules = DEFAULT_RULES,
+    report: ReadingReport | None = None,
     num_proc: int = 1,
     progress: bool = True,
 ) -> Iterator[dict[str, str | int]]:
@@ -67,8 +71,10 @@ def mine_rows(
         source_trees: folders, each a repository or a folder of packages (then each package is one), or files.
         languages: the languages to include; None for all that can be read.
         max_text_repeats: most rows with the same text; None for any number.
-        counts: updated with the number of `files` read and `rows` yielded, and of files and functions skipped for
-            each reason.
+        counts: updated with the number of `files` read and `rows` yielded, and of functions skipped for each
+            reason.
+        rules: which files to read.
+        report: updated with the files that were read and left out.
         num_proc: number of processes that read files. The rows do not depend on it.
         progress: show a progress bar on stderr.
 
@@ -80,23 +86,22 @@ def mine_rows(
         ValueError: a tree does not exist, or a language is unknown.
     """
     counts = Counter() if counts is None else counts
-
-    def unreadable(error: OSError) -> None:
-        counts["unreadable"] += 1
-        logger.warning("skipped: %s", error)
-
+    report = ReadingReport() if report is None else report
     tasks = [
-        (root, path) for root in map(Path, source_trees) for path in candidate_files(root, languages, unreadable)
+        (root, path)
+        for root in map(Path, source_trees)
+        for path in candidate_files(root, languages, rules, report)
     ]
-    mine_file = partial(_mine_file, languages=languages)
+    mine_file = partial(_mine_file, languages=languages, rules=rules)
     # Duplicates are found here and not in the workers, which see one file each.
     seen: set[bytes] = set()
     repeats: Counter[str] = Counter()
 
     with tqdm(total=len(tasks), desc="mining", unit="file", disable=not progress) as bar:
-        for rows, skipped in _ordered_map(mine_file, tasks, num_proc):
+        for rows, skipped, read in _ordered_map(mine_file, tasks, num_proc):
             bar.update()
             counts.update(skipped)
+            report.update(read)
             for digest, row in rows:
                 text = str(row["text"])
                 if digest in seen:
@@ -115,10 +120,12 @@ def mine(
 ) -> tuple[Dataset, Counter[str]]:
     """Return the rows of `mine_rows` as a dataset, and the counts of what was read and skipped.
 
-    Arguments and errors are those of `mine_rows`.
+    Arguments and errors are those of `mine_rows`. What was left out is logged, a line for each reason.
     """
-    counts: Counter[str] = options.pop("counts", None) or Counter()
-    rows = mine_rows(source_trees, languages, counts=counts, **options)
+    counts, report = options.pop("counts", None), options.pop("report", None)
+    counts = Counter() if counts is None else counts
+    report = ReadingReport() if report is None else report
+    rows = mine_rows(source_trees, languages, counts=counts, report=report, **options)
     schema = pyarrow.schema(
         [(name, pyarrow.int32() if name.endswith("_line") else pyarrow.string()) for name in COLUMNS]
     )
@@ -130,6 +137,8 @@ def mine(
 
     skipped = {reason: n for reason, n in sorted(counts.items()) if reason not in ("files", "rows")}
     logger.info("mined %d rows from %d files; skipped: %s", counts["rows"], counts["files"], skipped)
+    for line in report.lines():
+        logger.info("%s", line)
     return Dataset(pyarrow.Table.from_batches(batches, schema)), counts
 
 
@@ -143,49 +152,29 @@ def _ordered_map(work: partial, tasks: list[tuple[Path, Path]], num_proc: int) -
 
 
 def _mine_file(
-    task: tuple[Path, Path], languages: Collection[str] | None
-) -> tuple[list[tuple[bytes, dict[str, str | int]]], Counter[str]]:
-    """Return the rows of one file, each with a digest that duplicates share, and the counts of the skipped."""
+    task: tuple[Path, Path], languages: Collection[str] | None, rules: ReadingRules
+) -> tuple[list[tuple[bytes, dict[str, str | int]]], Counter[str], ReadingReport]:
+    """Return the rows of one file, each with a digest that duplicates share, and what was skipped and read."""
     root, path = task
-    try:
-        functions = _functions_of_file(path, languages)
-    except SkippedFileError as skipped:
-        logger.log(_LOG_LEVELS.get(skipped.reason, logging.DEBUG), "%s: skipped: %s", path, skipped)
-        return [], Counter({skipped.reason: 1})
-
-    if functions is None:
-        return [], Counter()
-
-    counts: Counter[str] = Counter(files=1)
-    location = {"repository": repository_of(root, path), "path": path_below(root, path)}
+    report, counts = ReadingReport(), Counter[str]()
     rows = []
 
-    for function in functions:
-        text = first_paragraph(function.docstring)
-        if reason := _function_rejection(function) or _text_rejection(text, function.code):
-            counts[reason] += 1
-            continue
+    with report.guard(path):
+        file = read_source(path, rules, languages)
+        location = {"repository": repository_of(root, path), "path": path_below(root, path)}
+        for function in extract_functions(file.source, file.language):
+            text = first_paragraph(function.docstring)
+            if reason := _function_rejection(function) or _text_rejection(text, function.code):
+                counts[reason] += 1
+                continue
 
-        columns = {"text": text, **vars(function), **location}
-        rows.append((_digest_of_code(function), {name: columns[name] for name in COLUMNS}))
+            columns = {"text": text, **vars(function), **location}
+            rows.append((_digest_of_code(function), {name: columns[name] for name in COLUMNS}))
 
-    return rows, counts
-
-
-_LOG_LEVELS = {"unreadable": logging.WARNING, "undecodable": logging.INFO, "unparsable": logging.INFO}
-
-
-def _functions_of_file(path: Path, languages: Collection[str] | None) -> list[Unit] | None:
-    """Return the functions of a file, or None if its content shows that it is in another language."""
-    data = read_source_file(path)
-    language = language_of(path, data)
-    if language is None or (languages is not None and language not in languages):
-        return None
-
-    try:
-        return extract_functions(data, language)
-    except UnicodeDecodeError as error:
-        raise SkippedFileError("undecodable", f"not UTF-8 at byte {error.start}") from error
+        counts["files"] += 1
+        report.read[file.language] += 1
+        return rows, counts, report
+    return [], Counter(), report
 
 
 def _function_rejection(function: Unit) -> str | None:

@@ -4,8 +4,8 @@ import json
 import re
 from collections.abc import Iterator
 
-from mose.data.source.files import SkippedFileError
 from mose.data.source.languages import PROGRAMMING_LANGUAGES, kernel_language
+from mose.data.source.report import SkippedFileError
 
 _CELL_MAGIC = re.compile(r"\s*%%([A-Za-z_]\w*)(.*)")
 #: A line magic or a system command. Without a space, `%` is no operator at the beginning of a line.

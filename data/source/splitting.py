@@ -16,7 +16,7 @@ class Edit(NamedTuple):
     replacement: bytes
 
 
-def render(source: bytes, start: int, end: int, edits: Sequence[Edit]) -> bytes:
+def apply_edits(source: bytes, start: int, end: int, edits: Sequence[Edit]) -> bytes:
     """Return a byte range of a file with edits applied. They are sorted and disjoint; others are ignored."""
     texts, position = [], start
     for edit in edits[bisect_left(edits, (start,)) :]:

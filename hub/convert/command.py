@@ -114,7 +114,7 @@ def _convert_tokenizer(folder: Path, config: MoSEConfig) -> PreTrainedTokenizerB
     pad_token = backend.id_to_token(config.pad_token_id or 0)
     if pad_token is None:
         raise ValueError(f"{path} has no token of pad_token_id {config.pad_token_id}. Pass --tokenizer.")
-    return framed(backend, pad_token, config.max_position_embeddings)
+    return framed(backend, pad_token, config.max_position_embeddings, split_special_tokens=True)
 
 
 def _write_other_files(staging: Path, folder: Path, origin: Origin, plan: Conversion, name: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import yaml
 from datasets import Dataset
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers import AutoModel, PreTrainedTokenizerBase, set_seed
 
 from mose.configuration_mose import MoSEConfig
 from mose.data.retrieval.collator import PairCollator
@@ -30,6 +30,7 @@ from mose.tokenization.build import build_tokenizer
 from mose.training.checkpoints import last_whole_checkpoint
 from mose.training.finetuning.initialization import fit_projection, grow, start_embeddings_from, token_strings
 from mose.training.finetuning.teacher import attach_teacher, teacher_embeddings
+from mose.training.setup import load_tokenizer
 from mose.utils.command_line import exit_status
 
 HERE = Path(__file__).parent
@@ -51,7 +52,7 @@ def load_recipe_tokenizer(recipe: Mapping[str, Any], folder: Path, pairs: Datase
         sample = sample.select(range(min(len(sample), recipe["tokenizer_texts"] // 2)))
         texts = sample["query"][:] + sample["document"][:]
         build_tokenizer(texts, config.vocab_size, config.max_position_embeddings).save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
+    return load_tokenizer(str(folder))
 
 
 def model_from_teacher(

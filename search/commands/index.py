@@ -21,7 +21,10 @@ def run(options: argparse.Namespace) -> None:
     timings = shared.Timings()
     path, index = shared.build_index(options, timings)
 
-    report = dataclasses.asdict(index.report) if index.report else {}
-    document = {"index": str(path), "root": index.meta.root, "exit_layer": index.meta.exit_layer, **report}
-    text = f"{summarize_index(index)}\n{timings}"
+    document = {"index": str(path), "root": index.meta.root, "exit_layer": index.meta.exit_layer}
+    lines = [summarize_index(index), str(timings)]
+    if index.report and index.reading:
+        document |= dataclasses.asdict(index.report) | {"reading": index.reading.as_dict()}
+        lines += index.reading.lines(options.verbose)
+    text = "\n".join(lines)
     print(json.dumps({**document, "seconds": timings}, indent=2) if options.json else text)

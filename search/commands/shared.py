@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mose.data.source.rules import add_reading_arguments, reading_rules
 from mose.search.ranking import DEFAULT_HYBRID
 from mose.search.rendering import printable, render, summarize_index
 from mose.search.store import MAX_LENGTH
@@ -49,8 +50,9 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exit-layer", type=int, metavar="K", help="exit, in blocks run (default: the deepest)")
     text = "index these only, such as python java (default: all that can be parsed)"
     parser.add_argument("--languages", nargs="+", metavar="LANGUAGE", help=text)
-    text = "further paths to leave out, as lines of .gitignore; vendored, generated and binary files always are"
+    text = "further paths to leave out, as lines of .gitignore"
     parser.add_argument("--exclude", nargs="+", action="extend", default=[], metavar="PATTERN", help=text)
+    add_reading_arguments(parser)
     text = "maximum number of tokens read of a function (default: %(default)s)"
     parser.add_argument("--max-length", type=int, default=MAX_LENGTH, metavar="TOKENS", help=text)
 
@@ -106,6 +108,7 @@ def build_index(options: argparse.Namespace, timings: Timings) -> tuple[Path, "I
 
     with timings.measure("indexing"):
         settings = {"languages": options.languages, "exclude": options.exclude, "max_length": options.max_length}
+        settings["rules"] = reading_rules(options)
         return path, Index.build(tree, model, tokenizer, path, options.exit_layer, **settings)
 
 

@@ -42,7 +42,10 @@ def by_hand(handler, tiny_tokenizer):
     """One text at a time, without batches and padding."""
 
     def embed(text: str, exit_layer: int = 3) -> torch.Tensor:
-        batch = tiny_tokenizer(text, truncation=True, max_length=1024, return_tensors="pt")
+        options = {"truncation": True, "max_length": 1024, "return_tensors": "pt"}
+        # A prompt's `<sep>` is special; one in a text is not.
+        prompted = text.startswith("Represent this ")
+        batch = tiny_tokenizer(text, split_special_tokens=not prompted, **options)
         batch.pop("token_type_ids", None)
         with torch.no_grad():
             return handler.model(**batch, exit_layer=exit_layer).pooler_output[0]

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from mose.data.source.definitions import extract_functions
 from mose.inference.bm25 import BM25
 from mose.search.index import Index
 from mose.search.ranking import fuse
@@ -114,11 +116,25 @@ def test_languages_narrow_and_widen_the_index(build, tree):
         build(languages=["klingon"])
 
 
-def test_unreadable_files_are_counted_and_skipped(build, tree):
+def test_a_file_that_fails_is_named_and_does_not_end_a_build(build, tree, monkeypatch):
+    def fail_in_broken_files(source, language):
+        if b"broken" in source:
+            raise RecursionError("too deep")
+        return extract_functions(source, language)
+
+    (tree / "broken.py").write_text("def broken():\n    return 1\n")
     (tree / "latin.py").write_bytes(b"def f():\n    return '\xe9'\n")
-    assert build().meta.skipped == ["latin.py"]
+    monkeypatch.setattr("mose.search.tree.extract_functions", fail_in_broken_files)
+    index = build()
+    assert index.meta.skipped == ["broken.py"]
+    assert [Path(name).name for name in index.reading.left_out["failed"]] == ["broken.py"]
+    assert any("return 'é'" in source for source in index.functions["source"])
+    assert len(index) == 5
+    assert build().report.skipped == 1
+
+    monkeypatch.undo()
     again = build()
-    assert again.report.changed == 0 and again.report.skipped == 1
+    assert (again.report.changed, again.report.skipped, len(again)) == (1, 0, 6)
 
 
 def test_file_names_in_no_encoding(build, tree):

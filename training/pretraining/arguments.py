@@ -99,6 +99,11 @@ class PreTrainingDataArguments(shared.CodeSources):
     context_objective: str = flag(
         "icc (are all snippets from one repository?), nsp (does the second continue the first?) or none.", "icc"
     )
+    same_language_intruders: float = flag(
+        "Share of the contexts, in [0, 1], whose intruders are in the language of what they replace, if another "
+        "repository has such files. 0: in any language.",
+        0.0,
+    )
     max_length: int | None = flag(
         "Tokens of a context, special tokens included. Default: 2048, with the mose-nano recipe 512."
     )
@@ -108,6 +113,10 @@ class PreTrainingDataArguments(shared.CodeSources):
         super().__post_init__()
         objectives = f"one of {', '.join(OBJECTIVES)}"
         check_fields(self, ("context_objective",), OBJECTIVES.__contains__, objectives)
+        share = "same_language_intruders"
+        check_fields(self, (share,), lambda value: 0 <= value <= 1, "in [0, 1]", "Pass a share of the contexts.")
+        if self.context_objective == "none":
+            check_fields(self, (share,), lambda value: value == 0, "0 with --context-objective none")
         check_fields(
             self, ("eval_examples",), lambda value: value >= 1, "at least 1", "Pass --held-out 0 for none."
         )

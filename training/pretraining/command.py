@@ -48,11 +48,13 @@ def pretrain(
     set_seed(args.seed)
     model = load_pretraining_model(model_args, tokenizer, max_length)
     settings = (tokenizer, max_length, data_args.context_objective)
+    share = data_args.same_language_intruders
+    build = partial(PreTrainingStream, seed=args.seed, same_language_intruders=share)
     sharding = {"rank": args.process_index, "world_size": args.world_size, "lanes": data_args.lanes}
-    stream = PreTrainingStream(corpus, *settings, seed=args.seed, batch_size=args.train_batch_size, **sharding)
+    stream = build(corpus, *settings, batch_size=args.train_batch_size, **sharding)
     examples = None
     if held_out is not None:
-        held_out_stream = PreTrainingStream(held_out, *settings, seed=args.seed, epochs=1)
+        held_out_stream = build(held_out, *settings, epochs=1)
         examples = list(islice(held_out_stream, data_args.eval_examples))
         if len(examples) < args.world_size:
             raise ValueError(
@@ -90,9 +92,9 @@ def choose_tokenizer(
         plain = PreTrainedTokenizerFast.from_pretrained(args.tokenizer)
         if len(plain) == STARCODER2_SIZE and plain.mask_token is None:
             return extend_starcoder2(plain, max_length)
-        return setup.load_tokenizer(args.tokenizer)
+        return setup.load_tokenizer(args.tokenizer, split_special_tokens=False)
     if args.model:
-        return setup.load_tokenizer(args.model)
+        return setup.load_tokenizer(args.model, split_special_tokens=False)
 
     if args.preset == "mose-1b" and args.vocab_size is None:
         raise ValueError(
@@ -100,7 +102,7 @@ def choose_tokenizer(
             "or --vocab-size to train one on the corpus."
         )
     if not anew and (cache / "tokenizer.json").exists():
-        return setup.load_tokenizer(str(cache))
+        return setup.load_tokenizer(str(cache), split_special_tokens=False)
 
     size = args.vocab_size or MoSEConfig.from_preset(str(args.preset)).vocab_size
     logger.info("training a tokenizer of %d tokens on up to %d files", size, args.tokenizer_files)

@@ -42,7 +42,8 @@ DEFINITIONS = f"""
             (string) @name
             (computed_property_name (string) @name)
         ] value: {_FUNCTION}) @definition.function
-    (arguments [(function_expression name: (_) @name) (generator_function name: (_) @name)] @definition.function)
+    (call_expression function: (_) @_call arguments: (arguments [(function_expression name: (_) @name)
+        (generator_function name: (_) @name)] @definition.function) (#not-match? @_call "{_DECORATING_CALL}"))
     (return_statement (function_expression name: (_) @name) @definition.function)
     (arrow_function body: (function_expression name: (_) @name) @definition.function)
     (parenthesized_expression (function_expression name: (_) @name) @definition.function)

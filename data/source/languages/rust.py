@@ -35,9 +35,14 @@ LANGUAGE = ProgrammingLanguage(
         (impl_item type: {_TYPE}) @definition.extension
         (impl_item trait: (_) @name) @definition.extension
     """,
-    comments="[(line_comment) (block_comment)] @comment (attribute_item) @attribute",
+    comments="""
+        [(line_comment) (block_comment)] @comment
+        ((attribute_item (attribute (identifier) @_doc)) @comment (#eq? @_doc "doc"))
+        ((attribute_item (attribute (identifier) @_name)) @attribute (#not-eq? @_name "doc"))
+        (attribute_item (attribute [(scoped_identifier) (crate) (self)])) @attribute
+    """,
     imports=frozenset({"use_declaration", "extern_crate_declaration", "inner_attribute_item"}),
     # `//!` documents what is around it, not what follows.
-    doc_comment=re.compile(rb"///(?!/)|/\*\*(?![*/])"),
+    doc_comment=re.compile(rb"///(?!/)|/\*\*(?![*/])|#\[doc\b"),
     fence_tags="rust rs",
 )

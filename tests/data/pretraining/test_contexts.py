@@ -1,3 +1,4 @@
+import copy
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -327,3 +328,111 @@ def test_bad_arguments_are_named(tiny_tokenizer):
 
     with pytest.raises(ValueError, match="no sep and no mask token"):
         ContextBuilder(Lacking(), 64)
+
+
+def polyglot_rows(seed, per_language=2, files=12):
+    """Repositories A, B, … of two languages each, whose words begin with the capital of the repository."""
+    rng = np.random.default_rng(seed)
+    names = ["go", "java", "ruby"]
+    sizes = {chr(65 + r): (rng.lognormal(3.5, 0.6, size=files).astype(int) + 9).tolist() for r in range(6)}
+    rows = make_rows(sizes, seed)
+    for number, row in enumerate(rows):
+        first = (ord(row["repository"]) - 65) // per_language
+        row["language"] = names[(first + (number % 4 == 0)) % 3]
+    return rows
+
+
+def planned(tokenizer, rows, seed, share):
+    """Build a block. Return it, its builder, and its layouts before labels were drawn."""
+    builder = builder_with(tokenizer, 96, "icc", min_snippet=8)
+    builder.same_language_intruders = share
+    draw, plans = builder._draw_labels, []
+
+    def remember(layouts, *rest):
+        plans.extend(copy.deepcopy(layouts))
+        return draw(layouts, *rest)
+
+    builder._draw_labels = remember
+    return builder(rows, (seed, 1)), builder, plans
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_intruders_of_the_same_language_leave_the_languages_of_a_context_as_they_were(tiny_tokenizer, seed):
+    rows = polyglot_rows(seed)
+    block, builder, plans = planned(tiny_tokenizer, rows, seed, 1.0)
+    assert not builder.counts["layouts with intruders of any language"]
+    plan_of = {snippet: plan for plan in plans for snippet in plan.snippets}
+
+    strangers = 0
+    for layout, label in zip(block.layouts, block.labels, strict=True):
+        # At least half of the snippets are still there.
+        (plan,) = {
+            id(plan_of[s]): plan_of[s]
+            for place, s in enumerate(layout.snippets)
+            if s in plan_of and plan_of[s].group == layout.group and plan_of[s].snippets[place : place + 1] == [s]
+        }.values()
+        pairs = zip(plan.snippets, layout.snippets, strict=True)
+        changed = [(rows[old[0]], rows[new[0]]) for old, new in pairs if old != new]
+        assert bool(changed) != bool(label)
+        strangers += len(changed)
+        for old, new in changed:
+            assert old["language"] == new["language"]
+            assert old["repository"] != new["repository"]
+    assert strangers
+
+
+def test_with_one_language_for_two_repositories_every_intruder_has_its_hosts_language(tiny_tokenizer):
+    of_any_language = 0
+    for share in (0.0, 0.5, 1.0):
+        foreign = intruders = 0
+        for seed in range(6):
+            rows = polyglot_rows(seed)
+            for row in rows:
+                row["language"] = ["go", "java", "ruby"][(ord(row["repository"]) - 65) // 2]
+            block, _, _ = planned(tiny_tokenizer, rows, seed, share)
+            for layout in block.layouts:
+                host = rows[layout.group]
+                guests = [rows[file] for file, _, _ in layout.snippets]
+                guests = [row for row in guests if row["repository"] != host["repository"]]
+                intruders += len(guests)
+                foreign += sum(row["language"] != host["language"] for row in guests)
+        if share == 0.0:
+            of_any_language = foreign / intruders
+        assert foreign / intruders == pytest.approx((1 - share) * of_any_language, abs=0.07)
+        assert share < 1 or not foreign
+    assert of_any_language > 0.7
+
+
+def test_a_language_that_only_one_repository_has_takes_intruders_of_any_and_says_so(tiny_tokenizer):
+    rows = make_rows({"A": [60] * 8, "B": [60] * 8})
+    for row in rows:
+        row["language"] = "go" if row["repository"] == "A" else ""
+    block, builder, _ = planned(tiny_tokenizer, rows, 0, 1.0)
+    assert builder.counts["layouts with intruders of any language"] == len(block) > 4
+    assert set(block.labels) == {0, 1}
+
+
+def test_without_the_share_no_number_is_drawn_for_it(tiny_tokenizer):
+    """The labels' stream of random numbers, read by hand: places, the coin, then intruders."""
+    rows = polyglot_rows(3)
+    block, _, plans = planned(tiny_tokenizer, rows, 3, 0.0)
+    rng, pool = np.random.default_rng([3, 1, 1]), contexts._IntruderPool(plans)
+    assert len(block) == len(plans) > 20 and set(block.labels) == {0, 1}
+
+    for plan, layout, label in zip(plans, block.layouts, block.labels, strict=True):
+        number = 1 + rng.integers(max(1, len(plan.candidates) // 2))
+        places = rng.permutation(plan.candidates)[:number]
+        assert label == int(rng.random() < 0.5)
+        if not label:
+            for place in places:
+                plan.snippets[place] = pool.draw(plan.snippets[place][2], plan.group, rng)
+        assert layout.snippets == plan.snippets
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.2, float("nan")])
+def test_a_share_of_intruders_out_of_range_is_refused(tiny_tokenizer, share):
+    with pytest.raises(ValueError, match=rf"same_language_intruders must be in \[0, 1\], got {share}. Pass"):
+        ContextBuilder(tiny_tokenizer, 96, same_language_intruders=share)
+    with pytest.raises(ValueError, match="must be 0 for 'none' examples.*got 0.5"):
+        ContextBuilder(tiny_tokenizer, 96, "none", same_language_intruders=0.5)

@@ -1,6 +1,7 @@
 import json
 import logging
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mose.data.pretraining.corpus import load_corpus
+from mose.data.source.rules import ReadingRules
 
 SIZES = {name: [5 + 3 * i for i in range(n)] for name, n in (("a", 3), ("b", 40), ("c", 1), ("d", 17), ("e", 9))}
 
@@ -188,32 +190,37 @@ def test_near_duplicates_are_left_out(tmp_path, plant_repositories):
     assert [row["repository"] for row in corpus] == ["a", "b"] and corpus.counts["near-duplicate"] == 1
 
 
-def test_unreadable_files_are_counted_and_warned_of(plant_repositories, caplog):
+def test_files_left_out_are_counted_and_named(plant_repositories, caplog):
     root = plant_repositories({"a": [5], "b": [6]})
     for name, data in (
         ("empty.py", b" \n"),
-        ("latin.py", b"x = '\xe9'"),
-        ("more.py", b"\xff"),
+        ("latin.py", b"x = '\xe9'\r"),
         ("bin.py", b"a\0"),
+        ("big.py", b"a = 1\n" * 100),
+        ("made.py", b"# @generated\n"),
+        ("notes.rst", b""),
     ):
         (root / "a" / name).write_bytes(data)
-    texts = [b"x", b"", b"y", b"\xff"]
-    data = Dataset.from_dict({"content": texts, "repo_name": [None, "a", "a", "a"]})
+    texts = [b"x", b"", b"y", b"\xe9", b"\0\0"]
+    data = Dataset.from_dict({"content": texts, "repo_name": [None, "a", "a", "a", "a"]})
+
     with caplog.at_level(logging.WARNING):
-        corpus = load_corpus([root], [data], held_out=0)
+        corpus = load_corpus([root], [data], held_out=0, rules=ReadingRules(max_file_bytes=500))
         caplog.clear()
-        assert len(list(corpus)) == 3
-    assert corpus.counts == {
-        "files": 3,
-        "empty": 2,
-        "undecodable": 3,
-        "binary": 1,
-        "without repository": 1,
-    }
+        texts = [row["text"] for row in corpus]
+    assert len(texts) == 5 and {"x = 'é'\n", "y", "é"} < set(texts)
+    skipped = {"empty": 2, "binary": 2, "too large": 1, "generated": 1, "without repository": 1}
+    assert corpus.counts == {"files": 5, **skipped}
     messages = [record.getMessage() for record in caplog.records]
-    assert any("latin.py: skipped: not UTF-8 at byte 5" in message for message in messages)
-    assert not any("more.py" in message for message in messages)  # the second of its kind is only counted
-    assert any("3 files read so far; skipped: {'binary': 1, 'empty': 2" in message for message in messages)
+    assert any("5 files read so far; skipped: {'binary': 2, 'empty': 2" in message for message in messages)
+
+    list(corpus)  # a second pass reads the same files again, and reports none twice
+    report = corpus.reading()
+    left_out = {reason: [Path(name).name for name in names] for reason, names in report.left_out.items()}
+    assert left_out == {
+        **{"empty": ["empty.py"], "binary": ["bin.py"], "too large": ["big.py"], "generated": ["made.py"]},
+    }
+    assert (report.read, report.other_files) == ({"python": 3}, {".rst": 1})
 
 
 def test_bad_sources_are_named_before_anything_is_read(tmp_path, plant_repositories):
