@@ -1,8 +1,9 @@
-"""Count the functions of source files without MoSE: by Python's `ast`, Universal Ctags, and patterns.
+"""Count the functions of source files without MoSE, by parsers of other people.
 
-The counters share no code with `mose.data.source`, so that neither can hide a mistake of the other. Universal
-Ctags is the Debian package `universal-ctags` (version 5.9 was used). It does not read Scala and Swift, and takes
-parameters in Kotlin for methods: functions of these three are counted by patterns.
+Python's are counted by `ast`, those of JavaScript and TypeScript by the TypeScript compiler (npm package
+`typescript`) if it is given, others by Universal Ctags (Debian package `universal-ctags`, version 5.9 was used).
+Ctags does not read Scala and Swift, and takes parameters in Kotlin for methods: these three are counted by
+patterns. No code of `mose.data.source` is used, so that a mistake of it cannot hide itself.
 """
 
 import ast
@@ -74,10 +75,13 @@ class Count:
     alias: str = ""
 
 
-def count_functions(files: Iterable[tuple[Path, str]]) -> dict[Path, list[Count]]:
-    """Return the functions of each (path, language of MoSE).
+def count_functions(files: Iterable[tuple[Path, str]], typescript: Path | None = None) -> dict[Path, list[Count]]:
+    """Return the functions of each file.
 
-    A file that the counter cannot read (an `ast` syntax error, no UTF-8) is left out of the result.
+    Args:
+        files: paths, with their languages. A file that the counter cannot read (an `ast` syntax error, no UTF-8)
+            is left out of the result.
+        typescript: folder of the npm package `typescript`; None leaves JavaScript and TypeScript to ctags.
 
     Raises:
         FileNotFoundError: Universal Ctags is needed, and not installed.
@@ -88,7 +92,9 @@ def count_functions(files: Iterable[tuple[Path, str]]) -> dict[Path, list[Count]
 
     counts: dict[Path, list[Count]] = {}
     for language, paths in by_language.items():
-        if language in CTAGS:
+        if typescript is not None and language in ("javascript", "typescript"):
+            counts |= _by_typescript(paths, typescript)
+        elif language in CTAGS:
             counts |= _by_ctags(language, paths)
         elif language == "python" or language in PATTERNS:
             count = _by_ast if language == "python" else _by_pattern
@@ -113,6 +119,22 @@ def _by_pattern(source: bytes, language: str) -> Iterator[Count]:
     for match in PATTERNS[language].finditer(text):
         line = text.count("\n", 0, match.start("name")) + 1
         yield Count(match["name"].strip("`"), line, has_body(text, match.end("name"), language))
+
+
+def _by_typescript(paths: list[Path], package: Path) -> dict[Path, list[Count]]:
+    script = Path(__file__).with_name("functions.cjs")
+    result = subprocess.run(
+        ["node", script, package.resolve()],
+        input="\n".join(map(str, paths)),
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    counts: dict[Path, list[Count]] = {path: [] for path in paths}
+    for line in result.stdout.splitlines():
+        path, name, number, defined, alias = json.loads(line)
+        counts[Path(path)].append(Count(name, number, defined, alias))
+    return counts
 
 
 def _by_ctags(language: str, paths: list[Path]) -> dict[Path, list[Count]]:
@@ -168,7 +190,7 @@ def is_named_function(name: str, line: str, language: str) -> bool:
 def names_of(name: str, line: str, language: str) -> tuple[str, str]:
     """Return a function's name and its other name, if it has two.
 
-    JavaScript's `parse: function _parse() {}` has. The other name of C#'s `operator ==` is `==`, of `~A` it is `A`.
+    JavaScript's `parse: function _parse() {}` has. C#'s `operator ==` is `==` too, and `~A` is `A`.
     """
     if language in ("javascript", "typescript"):
         for match in _TWO_NAMES.finditer(line):
@@ -197,7 +219,7 @@ def has_body(text: str, start: int, language: str) -> bool:
         pair = signature[position : position + 2]
         position += 1
         if character in "([" or (
-            character == "{" and (depth or (language == "typescript" and before in ":|&<,>"))
+            character == "{" and (depth or (language == "typescript" and before in ":|&<,>="))
         ):
             depth += 1
         elif character in ")]" or (character == "}" and depth):
@@ -210,9 +232,9 @@ def has_body(text: str, start: int, language: str) -> bool:
             position += 1
         elif character == "{" or (character == "=" and language in _EQUALS):
             return True
-        elif character in ";}":
-            return False
-        elif character == "\n" and language in _LINE_ENDS and not _goes_on(before, signature, position):
+        elif character in ";}" or (
+            character == "\n" and language in _LINE_ENDS and not _goes_on(before, signature, position)
+        ):
             return False
         if not character.isspace():
             before = character

@@ -22,7 +22,7 @@ from pathlib import Path
 from mose.benchmarks import command
 from mose.benchmarks.command import Benchmark, Report
 from mose.benchmarks.counters import CTAGS, PATTERNS, Count, count_functions
-from mose.benchmarks.packages import fetch_packages
+from mose.benchmarks.packages import fetch_packages, fetch_typescript
 from mose.data.source.definitions import extract_units
 from mose.data.source.languages import language_of, supported_languages
 from mose.data.source.units import Unit
@@ -65,19 +65,26 @@ class Definitions(Benchmark):
         parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="source trees, one a package")
         help_text = "fetch the packages of benchmarks/packages.py into this folder, and read them"
         parser.add_argument("--fetch", type=Path, metavar="FOLDER", help=help_text)
+        help_text = (
+            "the npm package typescript, which then counts JavaScript and TypeScript (default: ctags does)"
+        )
+        parser.add_argument("--typescript", type=Path, metavar="FOLDER", help=help_text)
         parser.add_argument("--languages", nargs="+", metavar="KEY", help="languages to compare (default: all)")
         parser.add_argument("--missing", action="store_true", help="name what is lost and what only we list")
 
     def measure(self, options: argparse.Namespace) -> Report:
         """Compare all files and return the figures by language and package."""
-        folders = [*options.folders, *(fetch_packages(options.fetch) if options.fetch else ())]
+        folders, typescript = list(options.folders), options.typescript
+        if options.fetch:
+            folders += fetch_packages(options.fetch)
+            typescript = typescript or fetch_typescript(options.fetch)
         if not folders:
             raise ValueError("no folder given. Pass source trees, or --fetch FOLDER.")
         languages = set(options.languages or (*CTAGS, *PATTERNS, "python")) & set(supported_languages())
 
         rows: dict[str, dict[str, Comparison]] = defaultdict(dict)
         for folder in folders:
-            for language, comparison in compare_folder(folder, languages).items():
+            for language, comparison in compare_folder(folder, languages, typescript).items():
                 rows[language][folder.resolve().name] = comparison
         for packages in rows.values():
             if len(packages) > 1:
@@ -113,7 +120,9 @@ class Definitions(Benchmark):
         return "\n".join([text, "", *names]) if report["settings"]["missing"] else text
 
 
-def compare_folder(folder: Path, languages: Collection[str]) -> dict[str, Comparison]:
+def compare_folder(
+    folder: Path, languages: Collection[str], typescript: Path | None = None
+) -> dict[str, Comparison]:
     """Return what the counters and MoSE list in a folder's files, by language.
 
     Raises:
@@ -122,7 +131,7 @@ def compare_folder(folder: Path, languages: Collection[str]) -> dict[str, Compar
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder.")
     files = [(path, language) for path, language in _source_files(folder) if language in languages]
-    counts = count_functions(files)
+    counts = count_functions(files, typescript)
 
     comparisons: dict[str, Comparison] = defaultdict(Comparison)
     for path, language in files:

@@ -23,6 +23,16 @@ PACKAGES = {
         " php-twig lua-penlight luarocks bash-completion devscripts"
     ),
 }
+#: The npm package whose parser counts the functions of JavaScript and TypeScript.
+TYPESCRIPT = "typescript@5.9.3"
+
+
+def fetch_typescript(folder: Path) -> Path:
+    """Fetch the TypeScript compiler into a folder unless it is there, and return the folder of its package."""
+    target = folder / folder_name(TYPESCRIPT)
+    if not target.exists():
+        _fetch(TYPESCRIPT, _by_npm, target)
+    return target / "package"
 
 
 def fetch_packages(folder: Path) -> list[Path]:
@@ -39,14 +49,14 @@ def fetch_packages(folder: Path) -> list[Path]:
     folders = []
     for client, packages in PACKAGES.items():
         for package in packages.split():
-            target = folder / _folder_name(package)
+            target = folder / folder_name(package)
             if not target.exists():
                 _fetch(package, fetchers[client], target)
             folders.append(target)
     return folders
 
 
-def _folder_name(package: str) -> str:
+def folder_name(package: str) -> str:
     """Return a package's name without its version: "@capacitor/ios@8.5.2" -> "capacitor-ios"."""
     return re.split(r"==|(?<=.)@", package)[0].lstrip("@").replace("/", "-")
 
