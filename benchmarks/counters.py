@@ -45,8 +45,9 @@ PATTERNS = {
 _BODILESS = {"csharp", "go", "java", "kotlin", "php", "rust", "scala", "swift", "typescript"}
 #: Languages in which the end of a line ends a declaration, unless the next line goes on with it.
 _LINE_ENDS = {"go", "kotlin", "scala", "swift", "typescript"}
-#: Languages in which an expression can be the body, after "=".
-_EQUALS = {"csharp", "kotlin", "scala"}
+#: What an expression that is the body can follow -> the languages.
+_BODY_AFTER = {"=": {"kotlin", "scala"}, "=>": {"csharp"}}
+_TOKEN = re.compile(r"default\b|=>|\w+|[^\w ]")
 _CONTINUES = re.compile(r"\s*(?:[{(=:|&.]|->|where\b|throws\b|async\b|rethrows\b)")
 #: Strings and comments, which can hold anything.
 _OPAQUE = re.compile(r'"""[\s\S]*?"""|"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*[\s\S]*?\*/')
@@ -115,7 +116,7 @@ def _by_ast(source: bytes, language: str) -> Iterator[Count]:
 
 
 def _by_pattern(source: bytes, language: str) -> Iterator[Count]:
-    text = _OPAQUE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), source.decode())
+    text = _blanked(source.decode())
     for match in PATTERNS[language].finditer(text):
         line = text.count("\n", 0, match.start("name")) + 1
         yield Count(match["name"].strip("`"), line, has_body(text, match.end("name"), language))
@@ -166,7 +167,7 @@ def _by_ctags(language: str, paths: list[Path]) -> dict[Path, list[Count]]:
             defined = tag["kind"] not in _DECLARATIONS and _is_defined(tag["name"], lines, number, language)
             name, alias = names_of(tag["name"], line, language)
             counts[path].add(Count(name, tag["line"], defined, alias))
-    return {path: sorted(found, key=lambda count: count.line) for path, found in counts.items()}
+    return {path: sorted(rows, key=lambda count: count.line) for path, rows in counts.items()}
 
 
 def is_named_function(name: str, line: str, language: str) -> bool:
@@ -211,36 +212,39 @@ def _is_defined(name: str, lines: list[str], number: int, language: str) -> bool
 
 def has_body(text: str, start: int, language: str) -> bool:
     """Return whether the function whose name ends at `start` has a body: a brace or "=" before it ends."""
-    signature = _OPAQUE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text[start : start + 10_000])
+    signature = _blanked(text[start : start + 10_000])
     depth, before = 0, ""
-    position = 0
-    while position < len(signature):
-        character = signature[position]
-        pair = signature[position : position + 2]
-        position += 1
-        if character in "([" or (
-            character == "{" and (depth or (language == "typescript" and before in ":|&<,>="))
-        ):
+    for match in _TOKEN.finditer(signature):
+        token = match[0]
+        # In TypeScript, a brace after one of these opens a type.
+        opens_type = token == "{" and language == "typescript" and before in tuple(":|&<,>=")
+        if token in "([" or opens_type or (token == "{" and depth):
             depth += 1
-        elif character in ")]" or (character == "}" and depth):
+        elif token in ")]" or (token == "}" and depth):
             depth -= 1
-        elif depth:
-            pass
-        elif language == "java" and signature.startswith("default", position - 1):  # an annotation's element
-            return False
-        elif pair == "=>" and language != "csharp":  # the type of a function
-            position += 1
-        elif character == "{" or (character == "=" and language in _EQUALS):
-            return True
-        elif character in ";}" or (
-            character == "\n" and language in _LINE_ENDS and not _goes_on(before, signature, position)
-        ):
-            return False
-        if not character.isspace():
-            before = character
+        elif depth == 0:
+            goes_on = before in tuple(":,|&=.") or _CONTINUES.match(signature, match.end()) is not None
+            decision = _decision(token, language, goes_on)
+            if decision is not None:
+                return decision
+        if not token.isspace():
+            before = token[-1]
     return False
 
 
-def _goes_on(before: str, signature: str, position: int) -> bool:
-    """Return whether the line after a declaration belongs to it."""
-    return before in tuple(":,|&=.") or _CONTINUES.match(signature, position) is not None
+def _decision(token: str, language: str, goes_on: bool) -> bool | None:
+    """Return whether a token after the parameters says that there is a body; None if it says nothing."""
+    if token == "{":
+        return True
+    if token in ("=", "=>"):  # elsewhere a default value, or the type of a function
+        return True if language in _BODY_AFTER.get(token, ()) else None
+    if token == "default":  # the element of an annotation
+        return False if language == "java" else None
+    if token == "\n" and (goes_on or language not in _LINE_ENDS):
+        return None
+    return False if token in ";}\n" else None
+
+
+def _blanked(text: str) -> str:
+    """Return text with strings and comments blanked, in as many lines."""
+    return _OPAQUE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)

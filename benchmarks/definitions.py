@@ -33,7 +33,7 @@ FUNCTIONS = {"function", "method"}
 
 @dataclass
 class Comparison:
-    """What two ways to read the same files agree and disagree on; each disagreement as "file:line name"."""
+    """Agreements and disagreements of two ways to read the same files; each disagreement as "file:line name"."""
 
     files: int = 0
     listed: int = 0
