@@ -15,7 +15,6 @@ from mose.data.source.report import ReadingReport
 from mose.data.source.rules import ReadingRules
 from mose.search.store import Entry, Generation
 
-
 #: Longer units are split. A model reads about so much code at once: 512 tokens, prompt included.
 MAX_UNIT_CHARACTERS = 2000
 

@@ -21,7 +21,8 @@ from mose.data.source.languages import (
     definition_query,
     supported_languages,
 )
-from mose.data.source.parsing import parse_source, query_matches
+from mose.data.source.parsing import parse_source
+from mose.data.source.queries import query_matches
 from mose.data.source.splitting import Edit, apply_edits, split
 from mose.data.source.units import CONTAINERS, KINDS, Unit
 
@@ -251,8 +252,8 @@ class SourceTree:
         name, node = definition.name, definition.node
         if definition.kind not in _FUNCTIONS:
             return False
-        if self.language == "cpp":  # constructors and destructors have no return type
-            return name.startswith("~") or (node.child_by_field_name("type") is None and "operator" not in name)
+        if self.language == "cpp":
+            return name.startswith("~") or f".{definition.qualified_name}".endswith(f".{name}.{name}")
         return name in self.entry.constructors or node.type in self.entry.constructor_nodes
 
     def _find_documentation(self, node: Node, start: int) -> Documentation:
@@ -352,19 +353,22 @@ class SourceTree:
                 continue
             # A namespace, or a conditional that holds the whole file.
             if bisect_left(starts, end) > position + 1:
-                # The header of a namespace is no code of the file's own.
-                is_scope = (start, end) in self._scopes
-                body = node.child_by_field_name("body") or _body_without_a_field(node) if is_scope else None
-                stack += [(child, False) for child in reversed([body] if body else node.named_children)]
+                stack += [(child, False) for child in reversed(self._children(node))]
             elif top or node.named_child_count:
                 yield node
+
+    def _children(self, node: Node) -> list[Node]:
+        """Return the children of a node that can be code of the file: of a namespace, not those of its header."""
+        if (node.start_byte, self._trimmed_end(node)) not in self._scopes:
+            return node.named_children
+        body = node.child_by_field_name("body") or _body_without_a_field(node)
+        return [body] if body else node.named_children
 
 
 def _name_of(node: Node, kind: str, captures: dict[str, list[Node]]) -> tuple[str, str]:
     """Return a definition's name, and what qualifies it in its own text."""
     if "name" not in captures:
-        declared, scope = declared_name(node)
-        return _text_of(declared), scope
+        return declared_name(node)
 
     name = _text_of(captures["name"][0])
     scope = ".".join(_text_of(part) for part in captures.get("scope", ())[:1])

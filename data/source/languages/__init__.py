@@ -22,6 +22,7 @@ from pathlib import Path
 from tree_sitter import Language, Query
 
 from mose.data.source.languages.base import ProgrammingLanguage
+from mose.data.source.languages.c import is_cpp_header
 from mose.data.source.units import KINDS
 
 PROGRAMMING_LANGUAGES: dict[str, ProgrammingLanguage] = {
@@ -51,9 +52,6 @@ _TEXT_FILES = frozenset({"README", "CHANGELOG", "CONTRIBUTING", "NEWS", "HACKING
 #: Files with the extension of a text that programs read.
 _NO_TEXT = re.compile(r"(?i)CMakeLists|robots|(?:.*[-_])?(?:requirements|constraints)(?:[-_].*)?")
 NOTEBOOK_EXTENSION = ".ipynb"
-_CPP_HEADER = re.compile(
-    rb"(?m)^[ \t]*(?:(?:class|namespace|using|extern template)\s+\w|template\s*<|(?:public|private|protected):)"
-)
 #: Reserved words that grammars do not list: constants, primitive types, "this object".
 _RESERVED = """
     true false True False TRUE FALSE null NULL nil None undefined NaN this self super cls void bool boolean
@@ -87,7 +85,7 @@ def language_of(path: str | Path, source: bytes | None = None) -> str | None:
     if source is None:
         return language
 
-    if language == "c" and path.suffix == ".h" and _CPP_HEADER.search(source):
+    if language == "c" and suffix == ".h" and is_cpp_header(source):
         return "cpp"
     if language is None and not path.suffix and (shebang := _SHEBANG.match(source)):
         return _LANGUAGE_OF_INTERPRETER.get(shebang[1].decode(errors="replace"))
