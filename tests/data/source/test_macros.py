@@ -168,19 +168,25 @@ def test_a_body_that_cannot_be_parsed_loses_no_other_function():
 
 
 PIECES = [line for form, _, _ in FORMS_OF_C + FORMS_OF_CPP for line in form.split("\n")] + [
-    *"(){}[]<>;:,#*&=\"'\\\n", "R\"(", "/*", "*/", "//", "#if A", "#else", "#endif", "#define A \\", "::", "operator",
-    "template <", "requires", "class A", "namespace", "enum", "signals:", "->", "é", "\x00",
+    *"(){}[]<>;:,#*&=\"'\\\n", "R\"(", "/*", "*/", "//", "#if A", "#else", "#endif", "#define A \\", "::",
+    "operator", "template <", "requires", "class A", "namespace", "enum", "signals:", "->", "é", "\x00",
 ]  # fmt: skip
 
 
-@given(st.lists(st.sampled_from(PIECES), max_size=25), st.sampled_from(["", " ", "\n"]), st.sampled_from(["c", "cpp"]))
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=25),
+    st.sampled_from(["", " ", "\n"]),
+    st.sampled_from(["c", "cpp"]),
+)
 @settings(deadline=None)
 def test_masks_keep_length_and_lines(pieces, separator, language):
     source = separator.join(pieces).encode()
     tree = Parser(grammar(language)).parse(source)
     masked = mask_macros(source, tree, language)
     assert len(masked) == len(source)
-    assert [i for i, byte in enumerate(masked) if byte == 10] == [i for i, byte in enumerate(source) if byte == 10]
+    assert [i for i, byte in enumerate(masked) if byte == 10] == [
+        i for i, byte in enumerate(source) if byte == 10
+    ]
 
     for unit in extract_units(source, language):
         assert 1 <= unit.start_line <= unit.end_line <= source.count(b"\n") + 1
@@ -189,7 +195,8 @@ def test_masks_keep_length_and_lines(pieces, separator, language):
 
 @pytest.mark.parametrize(("form", "start", "end"), FORMS_OF_C)
 def test_every_form_among_others(form, start, end):
-    source = f"int before(int a) {{ return a; }}\n\n{form}\n\nint after(int a) {{ return a; }}\n\nMY_API int last(X a) {{}}"
+    others = [f"int {name}(int a) {{ return a; }}" for name in ("before", "after")]
+    source = "\n\n".join([others[0], form, others[1], "MY_API int last(X a) {}"])
     names = [name for name, _, _ in functions(source, "c")]
     assert names == ["before", "f", "after", "last"]
 

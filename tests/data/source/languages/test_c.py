@@ -97,7 +97,7 @@ def test_every_definition_is_a_unit():
         ('#ifdef __cplusplus\nextern "C" {\n#endif\nint f(void);\n', "c"),
         ("#ifdef __cplusplus\nnamespace a {\n#endif\nint f(void);\n", "c"),
         ("[[gnu::unused]] int f(void);", "c"),
-        ('asm("a::b"); char c = \':\';', "c"),
+        ("asm(\"a::b\"); char c = ':';", "c"),
         ("struct class_a { int public_b; };", "c"),
         ("#pragma once\nclass A;", "cpp"),
         ("struct A { std::string a; };", "cpp"),
