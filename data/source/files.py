@@ -7,7 +7,14 @@ from pathlib import Path
 
 from mose.data.source.decoding import UndecodableError, decode_source
 from mose.data.source.ignoring import UnusualTreeError, is_unusual, repository_top, tracked_paths, visible_paths
-from mose.data.source.languages import language_of, supported_languages
+from mose.data.source.languages import (
+    NOTEBOOK_EXTENSION,
+    TEXT,
+    language_of,
+    readable_languages,
+    supported_languages,
+)
+from mose.data.source.notebooks import notebook_source
 from mose.data.source.report import OtherLanguageError, ReadingReport, SkippedFileError, portable_name
 from mose.data.source.rules import (
     DEFAULT_RULES,
@@ -33,8 +40,9 @@ class SourceFile:
 
     Attributes:
         path: where it is.
-        language: its language, by its name and content.
-        source: its text in UTF-8, without a byte order mark, with `\n` at the ends of lines.
+        language: its language, by its name and content, one of `readable_languages()`.
+        source: its text, or the code of a notebook, in UTF-8, without a byte order mark, with `\n` at the ends of
+            lines.
         encoding: Python's name of the encoding that the file is in.
     """
 
@@ -63,7 +71,7 @@ def iter_sources(
 
     Args:
         root: a folder, or one file.
-        languages: the languages to include; None for all that can be read.
+        languages: the languages to include; None for all in which definitions are read, so not "text".
         rules: which of the rules above apply.
         report: updated with what was read and left out.
 
@@ -86,8 +94,9 @@ def candidate_files(
 ) -> Iterator[Path]:
     """Yield the files that `iter_sources` reads, by their names and their `#!` lines. Arguments as there."""
     root = Path(root)
-    if unknown := set(languages or ()) - set(supported_languages()):
-        raise ValueError(f"languages must be among {', '.join(supported_languages())}, got {sorted(unknown)}.")
+    languages = supported_languages() if languages is None else languages
+    if unknown := set(languages) - set(readable_languages()):
+        raise ValueError(f"languages must be among {', '.join(readable_languages())}, got {sorted(unknown)}.")
     if not root.exists():
         raise ValueError(f"source tree {str(root)!r} does not exist")
 
@@ -135,14 +144,19 @@ def read_source(
         text, encoding = decode_source(data)
     except UndecodableError as error:
         raise SkippedFileError("binary", str(error)) from error
-    source = text.encode()
 
-    language = language_of(path, source)
+    if path.suffix.lower() == NOTEBOOK_EXTENSION:
+        language, text = notebook_source(text)
+        source = text.encode()
+    else:
+        source = text.encode()
+        language = language_of(path, source)
     if language is None:
         raise SkippedFileError("not a source language")
     if languages is not None and language not in languages:
         raise OtherLanguageError(language)
-    if not rules.include_minified and is_minified(source, language, path.name):
+    # A paragraph of prose may be one long line.
+    if language != TEXT and not rules.include_minified and is_minified(source, language, path.name):
         raise SkippedFileError("minified")
     if not rules.include_generated and is_generated(source, language):
         raise SkippedFileError("generated")

@@ -35,7 +35,8 @@ def notebook_source(text: str) -> tuple[str, str]:
         A key of `mose.data.source.languages.supported_languages()`, and source code.
 
     Raises:
-        SkippedFileError: it is no notebook ("unparsable"), or its language is not read ("other language").
+        SkippedFileError: it is no notebook ("unparsable"), or its language is not read ("not a source
+            language").
     """
     try:
         notebook = json.loads(text.removeprefix("\ufeff"))
@@ -45,7 +46,7 @@ def notebook_source(text: str) -> tuple[str, str]:
 
     language = kernel_language(notebook)
     if language is None:
-        raise SkippedFileError("other language", "a notebook in a language that is not read")
+        raise SkippedFileError("not a source language", "a notebook of another kernel")
 
     # JSON can denote half a surrogate pair, which UTF-8 cannot encode.
     source = "\n\n".join(_neutralise(cell, language) for cell in cells).encode(errors="replace").decode()

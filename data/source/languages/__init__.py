@@ -14,6 +14,7 @@ To add a language:
 """
 
 import importlib
+import json
 import pkgutil
 import re
 from functools import cache
@@ -84,6 +85,13 @@ def language_of(path: str | Path, source: bytes | None = None) -> str | None:
     path = Path(path)
     suffix = path.suffix.lower()
     language = _LANGUAGE_OF_FILE_NAME.get(path.name) or _LANGUAGE_OF_EXTENSION.get(suffix)
+    if suffix == NOTEBOOK_EXTENSION:
+        try:
+            return kernel_language(json.loads(source or b"{}"))
+        except (ValueError, RecursionError):  # reading the notebook will name the error
+            return "python"
+    if path.name in _TEXT_FILES or (suffix in _TEXT_EXTENSIONS and not _NO_TEXT.fullmatch(path.stem)):
+        return TEXT
     if source is None:
         return language
 
