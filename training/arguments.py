@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from transformers import TrainingArguments
 
+from mose.data.source.rules import MAX_FILE_SIZE_HELP, READING_FLAGS, VERBOSE_HELP, reading_rules
+
 #: Default of a field that the command line must set.
 REQUIRED = dataclasses.MISSING
 
@@ -126,7 +128,7 @@ class ValidationColumns(DatasetColumns):
 
 @dataclass
 class CodeSources(DatasetColumns):
-    """Source trees and data sets to train on."""
+    """Source trees and data sets to train on; `rules` say which files of the trees to read."""
 
     source_tree: list[str] = flag(
         "Folders of source code; may be given several times. finetune mines documented functions. For pretrain, "
@@ -140,8 +142,15 @@ class CodeSources(DatasetColumns):
         action="extend",
     )
 
+    include_vendored: bool = flag(READING_FLAGS["vendored"], False)
+    include_generated: bool = flag(READING_FLAGS["generated"], False)
+    include_minified: bool = flag(READING_FLAGS["minified"], False)
+    max_file_size: str = flag(MAX_FILE_SIZE_HELP, "5MB")
+    verbose: bool = flag(VERBOSE_HELP, False)
+
     def __post_init__(self):
         super().__post_init__()
+        self.rules = reading_rules(self)
         if not self.source_tree and not self.dataset:
             raise ValueError("No data to train on. Pass --source-tree, --dataset or both.")
 

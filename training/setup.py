@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTo
 from transformers.trainer_utils import TrainOutput
 
 from mose.configuration_mose import MoSEConfig
+from mose.data.source.report import ReadingReport
 from mose.tokenization.build import read_prompts
 from mose.tokenization.special_tokens import SPECIAL_TOKENS, check_special_tokens
 from mose.training.checkpoints import last_whole_checkpoint
@@ -110,6 +111,12 @@ def checkpoint_to_resume(output_dir: Path, resume: bool) -> Path | None:
     if checkpoint is not None and not resume:
         raise ValueError(f"{output_dir} has {checkpoint.name}. Pass --resume, or choose another --output-dir.")
     return checkpoint
+
+
+def log_reading(report: ReadingReport, verbose: bool = False) -> None:
+    """Log what was left out of source trees, a line for each reason; with `verbose`, also the names."""
+    for line in report.lines(verbose):
+        logger.info("%s", line)
 
 
 @contextmanager

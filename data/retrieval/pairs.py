@@ -9,6 +9,7 @@ from pathlib import Path
 from datasets import Dataset, Features, Value, concatenate_datasets
 
 from mose.data.source.mining import mine
+from mose.data.source.report import ReadingReport
 from mose.data.tables import check_column_mapping, load_table, match_columns, rename_columns
 from mose.tokenization.prompts import UNKNOWN_LANGUAGE
 
@@ -65,8 +66,9 @@ def load_pairs(
     ]
     check_column_mapping(mapping, _TARGETS, [(name, table.column_names) for name, table in tables])
     parts = [_pairs_of_table(name, rename_columns(table, mapping)) for name, table in tables]
+    report = mining.get("report") or ReadingReport()
     if source_trees:
-        mined, _ = mine(source_trees, **mining)
+        mined, _ = mine(source_trees, **{**mining, "report": report})
         parts.insert(0, _pairs_of_table("source trees", mined))
 
     pairs = concatenate_datasets(parts)
@@ -74,7 +76,8 @@ def load_pairs(
     if not any(pairs.unique("negative")):
         pairs = pairs.remove_columns("negative")
     if not len(pairs):
-        raise ValueError(f"no pairs in {', '.join([*map(str, source_trees), *(name for name, _ in tables)])}")
+        names = ", ".join([*map(str, source_trees), *(name for name, _ in tables)])
+        raise ValueError(f"no pairs in {names}. {report.explain_empty() if source_trees else ''}".rstrip(". "))
     return pairs
 
 

@@ -88,7 +88,8 @@ def decode_source(data: bytes) -> Decoded:
     if b"\0" in data:
         return _decode_wide(data)
 
-    for encoding in _declared(data, _CODING, _MODELINE):
+    may_declare = any(word in part for word in (b"coding", b"fenc") for part in _ends(data))
+    for encoding in _declared(data, _CODING, _MODELINE) if may_declare else ():
         if (text := _decode_declared(data, encoding)) is not None:
             return Decoded(_with_unix_lines(text), encoding)
 
@@ -100,7 +101,7 @@ def decode_source(data: bytes) -> Decoded:
     text = _decode(data, encoding)
     if text is None:  # the detector saw a part of the file
         encoding, text = "latin-1", data.decode("latin-1")
-    return Decoded(_with_unix_lines(text), encoding)
+    return Decoded(_with_unix_lines(text), codecs.lookup(encoding).name)
 
 
 def _with_unix_lines(text: str) -> str:
@@ -119,10 +120,13 @@ def _decode(data: bytes, encoding: str) -> str | None:
     return text
 
 
+def _ends(data: bytes) -> tuple[bytes, bytes]:
+    return data[:_DECLARATION_BYTES], data[-_DECLARATION_BYTES:]
+
+
 def _declared(data: bytes, *patterns: re.Pattern[bytes]) -> list[str]:
     """Return Python's names of the encodings that a file declares, and supersets that may be meant by them."""
-    head = data[:_DECLARATION_BYTES].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    tail = data[-_DECLARATION_BYTES:].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    head, tail = (part.replace(b"\r\n", b"\n").replace(b"\r", b"\n") for part in _ends(data))
     first_lines = b"\n".join(head.split(b"\n", _DECLARATION_LINES)[:_DECLARATION_LINES])
     places = {
         _CODING: first_lines,

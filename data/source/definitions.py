@@ -22,7 +22,8 @@ from mose.data.source.languages import (
     definition_query,
     supported_languages,
 )
-from mose.data.source.parsing import captured_nodes, parse_source, query_matches
+from mose.data.source.parsing import parse_source
+from mose.data.source.queries import captured_nodes, query_matches
 from mose.data.source.splitting import Edit, apply_edits, split
 from mose.data.source.units import CONTAINERS, KINDS, Unit
 
@@ -260,8 +261,8 @@ class SourceTree:
         name, node = definition.name, definition.node
         if definition.kind not in _FUNCTIONS:
             return False
-        if self.language == "cpp":  # constructors and destructors have no return type
-            return name.startswith("~") or (node.child_by_field_name("type") is None and "operator" not in name)
+        if self.language == "cpp":
+            return name.startswith("~") or f".{definition.qualified_name}".endswith(f".{name}.{name}")
         return name in self.entry.constructors or node.type in self.entry.constructor_nodes
 
     def _find_documentation(self, node: Node, start: int) -> Documentation:
@@ -373,8 +374,7 @@ class SourceTree:
 def _name_of(node: Node, kind: str, captures: dict[str, list[Node]]) -> tuple[str, str]:
     """Return a definition's name, and what qualifies it in its own text."""
     if "name" not in captures:
-        declared, scope = declared_name(node)
-        return _text_of(declared), scope
+        return declared_name(node)
 
     name = _text_of(captures["name"][0])
     scope = ".".join(_text_of(part) for part in captures.get("scope", ())[:1])

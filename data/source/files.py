@@ -4,9 +4,17 @@ import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mose.data.source.decoding import UndecodableError, decode_source
-from mose.data.source.ignoring import UnusualTreeError, is_unusual, repository_top, tracked_paths, visible_paths
+from mose.data.source.ignoring import (
+    UnusualTreeError,
+    has_unusual_excludes,
+    is_unusual,
+    repository_top,
+    tracked_paths,
+    visible_paths,
+)
 from mose.data.source.languages import (
     NOTEBOOK_EXTENSION,
     TEXT,
@@ -15,7 +23,13 @@ from mose.data.source.languages import (
     supported_languages,
 )
 from mose.data.source.notebooks import notebook_source
-from mose.data.source.report import OtherLanguageError, ReadingReport, SkippedFileError, portable_name
+from mose.data.source.report import (
+    OtherLanguageError,
+    ReadingReport,
+    SkippedFileError,
+    extension_of,
+    portable_name,
+)
 from mose.data.source.rules import (
     DEFAULT_RULES,
     NEVER_READ,
@@ -102,7 +116,7 @@ def candidate_files(
 
     report = ReadingReport() if report is None else report
     if not root.is_dir():
-        if _is_included(root, languages, report):
+        if _is_included(str(root), root.name, languages, report):
             yield root
         return
 
@@ -131,29 +145,26 @@ def read_source(
     try:
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
-            # A file can grow while it is read.
-            data = stream.read(rules.max_file_bytes + 1) if size <= rules.max_file_bytes else b""
+            data = stream.read(size) if size <= rules.max_file_bytes else b""
     except FileNotFoundError as error:
         raise SkippedFileError("vanished", str(error)) from error
     except OSError as error:
         raise SkippedFileError("unreadable", error.strerror or str(error)) from error
-    if max(size, len(data)) > rules.max_file_bytes:
-        raise SkippedFileError("too large", f"{max(size, len(data)):,} bytes")
+    if size > rules.max_file_bytes:
+        raise SkippedFileError("too large", f"{size:,} bytes")
 
     try:
         text, encoding = decode_source(data)
     except UndecodableError as error:
         raise SkippedFileError("binary", str(error)) from error
-
+    language: str | None
     if path.suffix.lower() == NOTEBOOK_EXTENSION:
         language, text = notebook_source(text)
         source = text.encode()
     else:
         source = text.encode()
         language = language_of(path, source)
-    if language is None:
-        raise SkippedFileError("not a source language")
-    if languages is not None and language not in languages:
+    if language is None or (languages is not None and language not in languages):
         raise OtherLanguageError(language)
     # A paragraph of prose may be one long line.
     if language != TEXT and not rules.include_minified and is_minified(source, language, path.name):
@@ -185,30 +196,38 @@ def path_below(root: Path, path: Path) -> str:
     return portable_name(path.name if path == root else path.relative_to(root))
 
 
-def _is_included(path: Path, languages: Collection[str] | None, report: ReadingReport) -> bool:
+def _is_included(path: str, name: str, languages: Collection[str] | None, report: ReadingReport) -> bool:
     """Return whether a file is in a language that is included; count it if not."""
-    language, extension = language_of(path), path.suffix.lower()
-    if language is None and not extension:
+    extension, language = extension_of(name), language_of(name)
+    if language is None and extension == "without extension":
         language = _language_of_script(path)
 
-    if language is None:
-        report.other_files[extension or "without extension"] += 1
-    # A header counts as C by its name, and may turn out to be C++.
-    elif languages is None or language in languages or (extension == ".h" and "cpp" in languages):
+    # Some names leave the language open: a header counts as C and may turn out to be C++.
+    is_open = extension == NOTEBOOK_EXTENSION or (extension == ".h" and "cpp" in (languages or ()))
+    if language is None and not is_open:
+        report.other_files[extension] += 1
+    elif languages is None or language in languages or is_open:
         return True
-    else:
+    elif language is not None:
         report.unasked[language] += 1
     return False
 
 
-def _language_of_script(path: Path) -> str | None:
+def _language_of_script(path: str) -> str | None:
     """Return the language of a file without an extension by its `#!` line."""
     try:
-        with path.open("rb", buffering=0) as stream:
+        with Path(path).open("rb", buffering=0) as stream:
             start = stream.read(256)
     except OSError:
         return None
     return language_of(path, start) if start.startswith(b"#!") else None
+
+
+class _Place(NamedTuple):
+    """Where an entry stands, as paths below the root."""
+
+    scope: str  # key of `_Listing.visible`
+    repository: str | None  # the nearest folder of a git repository; None outside of any
 
 
 class _Listing:
@@ -228,7 +247,8 @@ class _Listing:
         self.report = ReadingReport()
 
         self.real_root = root.resolve()
-        self.visible = visible_paths(self.real_root, NEVER_READ, self.closed, in_copy)
+        #: Scope of patterns, as a path below the root -> the paths in it that they do not match.
+        self.visible = {"": visible_paths(self.real_root, NEVER_READ, self.closed, in_copy)}
         #: Repository, as a path below the root -> its tracked files and their folders, read when needed.
         self.tracked: dict[str, set[str]] = {}
 
@@ -239,30 +259,30 @@ class _Listing:
             UnusualTreeError: the patterns of the tree must be matched in a copy.
         """
         paths: list[str] = []
-        repository = "" if repository_top(self.real_root) is not None else None
+        place = _Place("", "" if repository_top(self.real_root) is not None else None)
         # Not recursive: folders may be nested deeper than Python's stack.
-        pending = [iter(self._entries("", repository))]
+        pending = [iter(self._entries("", place))]
         while pending:
             step = next(pending[-1], None)
             if step is None:
                 pending.pop()
                 continue
 
-            entry, below, repository = step
+            entry, below, place = step
             try:
                 if entry.is_symlink():
-                    self._count_link(entry, below)
+                    self._count_link(entry, below, place)
                 elif entry.is_dir(follow_symlinks=False):
-                    if self._is_entered(entry, below, repository):
-                        pending.append(iter(self._entries(below, repository)))
-                elif entry.is_file(follow_symlinks=False) and self._is_wanted(entry, below, repository):
+                    if self._is_entered(entry, below, place):
+                        pending.append(iter(self._entries(below, place)))
+                elif entry.is_file(follow_symlinks=False) and self._is_wanted(entry, below, place):
                     paths.append(below)
             except OSError as error:
                 self.report.count("unreadable", self.root / below, error.strerror or str(error))
         return paths, self.report
 
-    def _entries(self, below: str, repository: str | None) -> list[tuple[os.DirEntry, str, str | None]]:
-        """Return the entries of a folder, sorted, with their paths below the root and their repository."""
+    def _entries(self, below: str, place: _Place) -> list[tuple[os.DirEntry, str, _Place]]:
+        """Return the entries of a folder, sorted, with their paths below the root and their place."""
         try:
             with os.scandir(self.real_root / below) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
@@ -277,10 +297,22 @@ class _Listing:
 
         if ".gitignore" in names:
             self._check_rules(self.real_root / below / ".gitignore")
-        if ".git" in names:
-            repository = below
+        if ".git" in names and below:
+            place = self._enter_repository(below, place)
         prefix = f"{below}/" if below else ""
-        return [(entry, prefix + entry.name, repository) for entry in entries if entry.name not in NEVER_READ]
+        return [(entry, prefix + entry.name, place) for entry in entries if entry.name not in NEVER_READ]
+
+    def _enter_repository(self, below: str, place: _Place) -> _Place:
+        if self.in_copy:
+            return place._replace(repository=below)
+        if has_unusual_excludes(self.real_root / below):
+            raise UnusualTreeError(below)
+        if place.repository is not None:
+            return place._replace(repository=below)
+
+        # The first repository of a folder of several: patterns from around it do not apply.
+        self.visible[below] = visible_paths(self.real_root / below, NEVER_READ, self.closed)
+        return _Place(below, below)
 
     def _check_rules(self, path: Path) -> None:
         try:
@@ -292,33 +324,38 @@ class _Listing:
         if not self.in_copy and is_unusual(path):
             raise UnusualTreeError(path)
 
-    def _is_entered(self, entry: os.DirEntry, below: str, repository: str | None) -> bool:
-        if not self._is_shown(below, repository):
+    def _is_entered(self, entry: os.DirEntry, below: str, place: _Place) -> bool:
+        if not self._is_shown(below, place):
             return False
         if entry.name in self.closed:
             self.report.count("vendored", self.root / below)
             return False
         return True
 
-    def _is_wanted(self, entry: os.DirEntry, below: str, repository: str | None) -> bool:
-        return self._is_shown(below, repository) and _is_included(Path(entry.path), self.languages, self.report)
+    def _is_wanted(self, entry: os.DirEntry, below: str, place: _Place) -> bool:
+        if not self._is_shown(below, place):
+            return False
+        return _is_included(entry.path, entry.name, self.languages, self.report)
 
-    def _count_link(self, entry: os.DirEntry, below: str) -> None:
-        if below in self.visible and (language_of(entry.name) or entry.is_dir()):
+    def _count_link(self, entry: os.DirEntry, below: str, place: _Place) -> None:
+        if self._is_visible(below, place) and (language_of(entry.name) or entry.is_dir()):
             self.report.count("symbolic link", self.root / below)
 
-    def _is_shown(self, below: str, repository: str | None) -> bool:
+    def _is_visible(self, below: str, place: _Place) -> bool:
+        return below.removeprefix(f"{place.scope}/") in self.visible[place.scope]
+
+    def _is_shown(self, below: str, place: _Place) -> bool:
         """Return whether git shows a path: no pattern matches it, or it is tracked or holds what is."""
-        if below in self.visible:
+        if self._is_visible(below, place):
             return True
-        if repository is None:
+        if place.repository is None:
             return False
 
-        if repository not in self.tracked:
-            tracked = tracked_paths(self.real_root / repository)
+        if place.repository not in self.tracked:
+            tracked = tracked_paths(self.real_root / place.repository)
             folders: set[str] = set()
             for path in tracked:
                 while (path := path.rpartition("/")[0]) and path not in folders:
                     folders.add(path)
-            self.tracked[repository] = tracked | folders
-        return below.removeprefix(f"{repository}/") in self.tracked[repository]
+            self.tracked[place.repository] = tracked | folders
+        return below.removeprefix(f"{place.repository}/") in self.tracked[place.repository]

@@ -74,7 +74,8 @@ def visible_paths(
         UnusualTreeError: a copy is needed, and `in_copy` is False.
     """
     overrides = [*(f"!{name}" for name in skipped), *(f"!**/{name}/*" for name in closed)]
-    top = repository_top(root) or Path(root.anchor)
+    repository = repository_top(root)
+    top = repository or Path(root.anchor)
     parts = root.relative_to(top).parts
     above = [top.joinpath(*parts[:depth]) for depth in range(len(parts))]
     exclude = _exclude_file(top)
@@ -84,7 +85,7 @@ def visible_paths(
         if any(map(is_unusual, rules)):
             raise UnusualTreeError(root)
         if not above or not rules:
-            return set(_walk(root, overrides, parents=False))
+            return set(_walk(root, overrides, parents=False, in_repository=repository is not None))
 
     with tempfile.TemporaryDirectory(prefix="mose-") as folder:
         chain = [_copied(part) for part in parts]
@@ -96,14 +97,19 @@ def visible_paths(
 
         is_ignored = bool(chain) and "/".join(chain) not in set(_walk(Path(folder), [], parents=False))
         if not in_copy:
-            return set(_walk(root, overrides, parents=not is_ignored))
+            return set(_walk(root, overrides, not is_ignored, in_repository=repository is not None))
         _copy_tree(root, copy, skipped, closed)
-        return {path.translate(_FROM_COPY) for path in _walk(copy, overrides, parents=not is_ignored)}
+        return {path.translate(_FROM_COPY) for path in _walk(copy, overrides, not is_ignored)}
 
 
 def is_unusual(path: Path) -> bool:
     """Return whether an ignore file has lines that the matcher reads otherwise than git."""
     return not all(map(_is_plain, _read_lines(path)))
+
+
+def has_unusual_excludes(top: Path) -> bool:
+    """Return whether the matcher reads the `info/exclude` of a work tree otherwise than git."""
+    return is_unusual(_exclude_file(top))
 
 
 def _is_plain(line: str) -> bool:
@@ -134,8 +140,10 @@ def tracked_paths(folder: Path) -> set[str]:
     return {os.fsdecode(path) for path in listed.stdout.split(b"\0") if path} if not listed.returncode else set()
 
 
-def _walk(root: Path, overrides: list[str], parents: bool) -> Iterator[str]:
+def _walk(root: Path, overrides: list[str], parents: bool, in_repository: bool = True) -> Iterator[str]:
     """Yield the visible paths below a folder, relative to it.
+
+    In a repository, no patterns apply from above it or from around a repository in it. Outside, they do.
 
     Raises:
         UnusualTreeError: a name is not UTF-8.
@@ -145,11 +153,11 @@ def _walk(root: Path, overrides: list[str], parents: bool) -> Iterator[str]:
         ignore_hidden=False,
         read_ignore_files=False,
         read_parents_ignores=parents,
-        require_git=False,
+        require_git=in_repository,
         # An override that begins with `!` leaves out what it matches.
         overrides=overrides or None,
     )
-    start = len(root.as_posix().rstrip("/")) + 1
+    start = len(str(root).rstrip(os.sep)) + 1
     while True:
         try:
             path = next(walker)
@@ -159,7 +167,7 @@ def _walk(root: Path, overrides: list[str], parents: bool) -> Iterator[str]:
             continue
         except ValueError as error:
             raise UnusualTreeError(root) from error
-        yield path.as_posix()[start:]
+        yield str(path)[start:].replace(os.sep, "/")
 
 
 def _exclude_file(top: Path) -> Path:

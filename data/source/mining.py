@@ -120,11 +120,12 @@ def mine(
 ) -> tuple[Dataset, Counter[str]]:
     """Return the rows of `mine_rows` as a dataset, and the counts of what was read and skipped.
 
-    Arguments and errors are those of `mine_rows`. What was left out is logged, a line for each reason.
+    Arguments and errors are those of `mine_rows`. Without a `report`, what was left out is logged, a line for
+    each reason.
     """
-    counts, report = options.pop("counts", None), options.pop("report", None)
+    counts, given_report = options.pop("counts", None), options.pop("report", None)
     counts = Counter() if counts is None else counts
-    report = ReadingReport() if report is None else report
+    report = ReadingReport() if given_report is None else given_report
     rows = mine_rows(source_trees, languages, counts=counts, report=report, **options)
     schema = pyarrow.schema(
         [(name, pyarrow.int32() if name.endswith("_line") else pyarrow.string()) for name in COLUMNS]
@@ -137,7 +138,7 @@ def mine(
 
     skipped = {reason: n for reason, n in sorted(counts.items()) if reason not in ("files", "rows")}
     logger.info("mined %d rows from %d files; skipped: %s", counts["rows"], counts["files"], skipped)
-    for line in report.lines():
+    for line in report.lines() if given_report is None else ():
         logger.info("%s", line)
     return Dataset(pyarrow.Table.from_batches(batches, schema)), counts
 

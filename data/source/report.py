@@ -22,6 +22,9 @@ REASONS: dict[str, tuple[str, str, str]] = {
     "minified": ("minified file", "minified files", "--include-minified reads them"),
     "too large": ("too large file", "too large files", "--max-file-size SIZE reads up to SIZE"),
     "binary": ("binary file", "binary files", ""),
+    "empty": ("empty file", "empty files", ""),
+    "unparsable": ("file that is no notebook", "files that are no notebooks", ""),
+    "other language": ("notebook in a language that is not read", "notebooks in languages that are not read", ""),
     "symbolic link": ("symbolic link", "symbolic links", "what they point to is not followed"),
     "unreadable": ("unreadable file or folder", "unreadable files or folders", ""),
     "vanished": ("file that vanished while it was read", "files that vanished while they were read", ""),
@@ -47,10 +50,14 @@ class SkippedFileError(Exception):
 
 
 class OtherLanguageError(SkippedFileError):
-    """A file whose content shows that it is in a language that was not asked for."""
+    """A file whose content shows that it is in another language than its name says.
 
-    def __init__(self, language: str):
-        super().__init__("other language", language)
+    Attributes:
+        language: its language, which was not asked for; None if it is in none that is read.
+    """
+
+    def __init__(self, language: str | None):
+        super().__init__("other language")
         self.language = language
 
 
@@ -82,7 +89,10 @@ class ReadingReport:
         try:
             yield
         except OtherLanguageError as error:
-            self.unasked[error.language] += 1
+            if error.language is None:
+                self.other_files[extension_of(Path(path).name)] += 1
+            else:
+                self.unasked[error.language] += 1
         except SkippedFileError as error:
             self.count(error.reason, path, "" if str(error) == error.reason else str(error))
         except Exception as error:  # parsers and codecs raise many classes
@@ -138,6 +148,12 @@ class ReadingReport:
         read = ", ".join(LANGUAGES.get(language, language) for language in supported_languages())
         seen = [f"read: {_counts(_by_display_name(self.read))}"] if self.read else ["no source file was read"]
         return f"Languages that are read: {read}. What was seen: {'; '.join([*seen, *self.lines()])}."
+
+
+def extension_of(name: str) -> str:
+    """Return the extension of a file's name as reports show it: ".toml", or "without extension"."""
+    stem, _, extension = name.rpartition(".")
+    return f".{extension.lower()}" if stem and extension else "without extension"
 
 
 def portable_name(path: str | Path) -> str:

@@ -107,12 +107,12 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
 
 #: What each `--include-…` flag does, for all command lines.
 READING_FLAGS = {
-    "vendored": "read vendored and installed packages too: vendor, node_modules, virtual environments",
-    "generated": "read files too whose header comment says that they are generated",
-    "minified": "read minified files too",
+    "vendored": "Read vendored and installed packages too: vendor, node_modules, virtual environments.",
+    "generated": "Read files too whose header comment says that they are generated.",
+    "minified": "Read minified files too.",
 }
-MAX_FILE_SIZE_HELP = "leave out larger files; bytes, or a size such as 20MB (default: 5MB)"
-VERBOSE_HELP = "name every file that is left out"
+MAX_FILE_SIZE_HELP = "Leave out larger files: bytes, or a size such as 20MB. Default: 5MB."
+VERBOSE_HELP = "Name every file that is left out."
 
 
 def reading_rules(options: Any) -> ReadingRules:
@@ -129,7 +129,9 @@ def parse_size(size: str | int) -> int:
     """
     match = _SIZE.fullmatch(str(size).strip())
     if match is None or (number := int(float(match[1]) * 1000 ** " kmg".index(match[2].lower() or " "))) < 1:
-        raise ValueError(f"a size must be at least 1 byte, such as 800k or 20MB, got {size!r}")
+        raise ValueError(
+            f"max_file_size must be a size of at least 1 byte, got {size!r}. Pass 800k, 20MB or bytes."
+        )
     return number
 
 
@@ -147,7 +149,11 @@ def is_generated(source: bytes, language: str) -> bool:
         source: the file's content, UTF-8.
         language: its language, which decides whether `#` begins a comment.
     """
-    return _GENERATED.search(_header_text(source, language)) is not None
+    head = source[:_HEADER_BYTES]
+    # Few files have the words, and these searches are fast.
+    if not any(word in head for word in (b"enerated", b"ENERATED", b"DO NOT")):
+        return False
+    return _GENERATED.search(_header_text(head, language)) is not None
 
 
 def is_minified(source: bytes, language: str, name: str = "") -> bool:
@@ -174,10 +180,10 @@ def _has_hash_comments(language: str) -> bool:
     return language == "php" or (entry is not None and entry.line_comment == "#")
 
 
-def _header_text(source: bytes, language: str) -> str:
+def _header_text(head: bytes, language: str) -> str:
     """Return the comments at the top of a file, without their signs, and once more as one line."""
     pattern = _HASH_HEADER if _has_hash_comments(language) else _SLASH_HEADER
-    match = pattern.match(source[:_HEADER_BYTES])
+    match = pattern.match(head)
     text = match[0].decode(errors="replace") if match else ""
     text = _COMMENT_SIGNS.sub("", text)
     return f"{text}\n\n{' '.join(text.split())}"

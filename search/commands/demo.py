@@ -29,3 +29,5 @@ def run(options: argparse.Namespace) -> None:
     timings = shared.Timings()
     path, index = shared.build_index(options, timings)
     shared.print_hits(options, index, path, timings)
+    if index.reading and options.verbose and not options.json:
+        print("\n".join(index.reading.lines(verbose=True)))

@@ -122,6 +122,8 @@ def print_hits(options: argparse.Namespace, index: "Index", path: Path, timings:
     if options.json:
         document = {"query": options.query, "index": str(path), "root": meta.root, "exit_layer": meta.exit_layer}
         document |= {"query_exit_layer": index.query_exit_layer, "hybrid": hybrid, "seconds": timings}
+        if index.reading:
+            document["reading"] = index.reading.as_dict()
         print(json.dumps({**document, "hits": [dataclasses.asdict(hit) for hit in hits]}, indent=2))
         return
 

@@ -20,6 +20,7 @@ from mose.hub.files import write_sentence_transformers_files
 from mose.hub.onnx_encoder import OnnxEncoder
 from mose.hub.publish import publish
 from mose.modeling_mose import MoSEModel
+from mose.training.setup import load_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +35,7 @@ def source(shared_tiny_model, tiny_tokenizer, tmp_path_factory) -> Path:
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.model_max_length = 64
     tokenizer.save_pretrained(folder)
+    load_tokenizer(str(folder)).save_pretrained(folder)  # as training saves it: it reads prompts
     write_sentence_transformers_files(folder)
     return folder
 

@@ -1,7 +1,7 @@
 """The command `finetune`: pairs, model, Trainer."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from mose.configuration_mose import MoSEConfig
 from mose.data.retrieval.collator import PairCollator
 from mose.data.retrieval.pairs import load_pairs
 from mose.data.retrieval.retrieval_set import RetrievalSet
+from mose.data.source.report import ReadingReport
 from mose.modeling_mose import MoSEModel
 from mose.training import setup
 from mose.training.arguments import select_fields
@@ -38,12 +39,16 @@ AUGMENTATIONS = ("instruction_dropout", "token_dropout", "word_replacement")
 
 @dataclass
 class FineTuningData:
-    """Pairs to train and validate on, the retrieval set of held-out functions, and a teacher's vectors."""
+    """Pairs to train and validate on, the retrieval set of held-out functions, and a teacher's vectors.
+
+    `reading` says which files of the source trees were read and left out.
+    """
 
     train: Dataset
     validation: Dataset | None = None
     held_out: RetrievalSet | None = None
     teacher_vectors: torch.Tensor | None = None
+    reading: ReadingReport = field(default_factory=ReadingReport)
 
 
 def finetune(
@@ -82,6 +87,7 @@ def finetune(
             logger.info("%s", report.measure_after(model, tokenizer, seconds))
         if args.lora_merge and args.process_index == 0:
             save_merged(trained, tokenizer, output_dir / "merged")
+    setup.log_reading(data.reading)
 
 
 def _checkpoint(model_args: ModelArguments, args: FineTuningArguments, output_dir: Path) -> Path | None:
@@ -157,18 +163,21 @@ def load_data(args: DataArguments, lora: bool = False) -> FineTuningData:
         held_out_share = LORA_HELD_OUT_SHARE if lora and args.source_tree else 0.0
 
     parts, held_out, validation = [], None, None
+    report = ReadingReport()
+    mining = {"rules": args.rules, "report": report}
     if held_out_share:
-        mined = load_pairs(args.source_tree, (), {} if args.dataset else args.columns)
+        mined = load_pairs(args.source_tree, (), {} if args.dataset else args.columns, **mining)
         seen, unseen = hold_out(mined, held_out_share)
         parts.append(seen)
         held_out = as_retrieval_set(mined, unseen)
     if args.dataset or not held_out_share:
         trees = () if held_out_share else args.source_tree
-        parts.append(load_pairs(trees, args.dataset, args.columns, split=args.train_split))
+        parts.append(load_pairs(trees, args.dataset, args.columns, split=args.train_split, **mining))
 
     if args.validation_dataset:
         validation = load_pairs((), args.validation_dataset, args.columns, split=args.validation_split)
-    return FineTuningData(concatenate_datasets(parts), validation, held_out)
+    setup.log_reading(report, args.verbose)
+    return FineTuningData(concatenate_datasets(parts), validation, held_out, reading=report)
 
 
 def _fit_to_data(args: FineTuningArguments, data: FineTuningData) -> None:

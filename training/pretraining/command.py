@@ -12,6 +12,7 @@ from mose.configuration_mose import MoSEConfig
 from mose.data.pretraining.corpus import Corpus, load_corpus
 from mose.data.pretraining.masking import MLMCollator
 from mose.data.pretraining.stream import PreTrainingStream
+from mose.data.source.report import ReadingReport
 from mose.modeling_mose import MoSEForPreTraining
 from mose.tokenization.build import STARCODER2_SIZE, build_tokenizer, extend_starcoder2
 from mose.training import setup
@@ -39,6 +40,7 @@ def pretrain(
 
     set_seed(args.seed)
     corpus, held_out = load_parts(data_args, args.seed)
+    setup.log_reading(_reading(corpus, held_out))
     with args.main_process_first(local=False, desc="choosing the tokenizer"):
         # The first process trains the tokenizer of a new run, and the others read it.
         anew = checkpoint is None and args.process_index == 0
@@ -75,6 +77,18 @@ def pretrain(
     logger.info("%d parameters, exits %s; %d examples held out", *facts)
     with setup.after_argument_checks():
         setup.train_and_save(trainer, checkpoint)
+    setup.log_reading(_reading(corpus, held_out), data_args.verbose)
+
+
+def _reading(corpus: Corpus, held_out: Corpus | None) -> ReadingReport:
+    """Return what this process has read of the source trees so far, and what was left out."""
+    report = corpus.reading()
+    if held_out is not None:
+        # Both parts have listed the same trees, and counted the same files of other languages.
+        other = held_out.reading()
+        other.other_files.clear()
+        report.update(other)
+    return report
 
 
 def choose_tokenizer(
@@ -158,6 +172,6 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, ids: dict[str, int], co
 def load_parts(args: PreTrainingDataArguments, seed: int) -> tuple[Corpus, Corpus | None]:
     """Return the repositories to train on, and the held-out ones or None; raises what `load_corpus` does."""
     options = select_fields(args, ("shuffle_buffer", "near_duplicates", "files_per_repository", "held_out"))
-    options |= {"split": args.train_split, "seed": seed}
+    options |= {"split": args.train_split, "seed": seed, "rules": args.rules}
     load_part = partial(load_corpus, args.source_tree, args.dataset, args.columns, **options)
     return load_part(part="train"), load_part(part="held_out") if args.held_out else None

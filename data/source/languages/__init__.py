@@ -23,6 +23,7 @@ from pathlib import Path
 from tree_sitter import Language, Query
 
 from mose.data.source.languages.base import ProgrammingLanguage
+from mose.data.source.languages.c import is_cpp_header
 from mose.data.source.units import KINDS
 
 PROGRAMMING_LANGUAGES: dict[str, ProgrammingLanguage] = {
@@ -45,16 +46,13 @@ _LANGUAGE_OF_TAG = _keys_by("fence_tags")
 _SHEBANG = re.compile(rb"#![ \t]*\S*?/?(?:env[ \t]+(?:-\S+[ \t]+)*)?([^\s/]*?)[\d.]*(?:[ \t\r\n]|$)")
 #: The language of text by headings, whose prompt is that of natural language.
 TEXT = "text"
-_TEXT_EXTENSIONS = frozenset(
-    {".md", ".markdown", ".mdown", ".mdx", ".rmd", ".qmd", ".rst", ".txt", ".text", ".adoc", ".asciidoc"}
-)
-_TEXT_FILES = frozenset({"README", "CHANGELOG", "CONTRIBUTING", "NEWS", "HACKING"})
+_TEXT_EXTENSIONS = ".md .markdown .mdown .mdx .rmd .qmd .rst .txt .text .adoc .asciidoc"
+_TEXT_FILES = "README CHANGELOG CONTRIBUTING NEWS HACKING"
 #: Files with the extension of a text that programs read.
 _NO_TEXT = re.compile(r"(?i)CMakeLists|robots|(?:.*[-_])?(?:requirements|constraints)(?:[-_].*)?")
+_LANGUAGE_OF_EXTENSION.update(dict.fromkeys(_TEXT_EXTENSIONS.split(), TEXT))
+_LANGUAGE_OF_FILE_NAME.update(dict.fromkeys(_TEXT_FILES.split(), TEXT))
 NOTEBOOK_EXTENSION = ".ipynb"
-_CPP_HEADER = re.compile(
-    rb"(?m)^[ \t]*(?:(?:class|namespace|using|extern template)\s+\w|template\s*<|(?:public|private|protected):)"
-)
 #: Reserved words that grammars do not list: constants, primitive types, "this object".
 _RESERVED = """
     true false True False TRUE FALSE null NULL nil None undefined NaN this self super cls void bool boolean
@@ -90,12 +88,12 @@ def language_of(path: str | Path, source: bytes | None = None) -> str | None:
             return kernel_language(json.loads(source or b"{}"))
         except (ValueError, RecursionError):  # reading the notebook will name the error
             return "python"
-    if path.name in _TEXT_FILES or (suffix in _TEXT_EXTENSIONS and not _NO_TEXT.fullmatch(path.stem)):
-        return TEXT
+    if language == TEXT and suffix and _NO_TEXT.fullmatch(path.stem):
+        return None
     if source is None:
         return language
 
-    if language == "c" and path.suffix == ".h" and _CPP_HEADER.search(source):
+    if language == "c" and suffix == ".h" and is_cpp_header(source):
         return "cpp"
     if language is None and not path.suffix and (shebang := _SHEBANG.match(source)):
         return _LANGUAGE_OF_INTERPRETER.get(shebang[1].decode(errors="replace"))

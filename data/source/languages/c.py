@@ -1,5 +1,7 @@
 """C."""
 
+import re
+
 from mose.data.source.languages.base import ANY_C_COMMENT, ProgrammingLanguage
 
 DEFINITIONS = """
@@ -26,3 +28,25 @@ LANGUAGE = ProgrammingLanguage(
     # Models mistake C and C++ for each other in fence tags; the parser decides.
     fence_tags="c h cpp c++",
 )
+
+#: What only C++ has at the start of a line or in a name. Comments, literals and the few lines that a header of C
+#: shows to C++ compilers alone are skipped. No text is scanned twice, so the time is linear.
+_CPP_CODE = re.compile(
+    rb"""
+      /\*[\s\S]*?(?:\*/|\Z) | //[^\n]* | "(?:[^"\\\n]|\\[\s\S])*"? | '(?:[^'\\\n]|\\[\s\S])*'? | \[\[[^\]\n]*
+    | \n[ \t]*\#[ \t]*if(?:def)?[ \t][^\n]*__cplusplus[^\#]{0,400}\#[ \t]*(?:el|endif)
+    | (?P<cpp>
+        (?:\A|(?<=\n))[ \t]*(?:
+            (?:class|namespace|using|extern[ \t]+template|enum[ \t]+class)[ \t]+\w
+          | namespace[ \t]*\{ | template[ \t]*< | (?:public|private|protected)[ \t]*:
+        )
+      | [\w>]::[\w~]
+      )
+    """,
+    re.VERBOSE,
+)
+
+
+def is_cpp_header(source: bytes) -> bool:
+    """Return True if a header holds C++, not C."""
+    return any(match["cpp"] for match in _CPP_CODE.finditer(source))

@@ -111,7 +111,7 @@ def test_other_kernels_have_their_own_comments(kernel, cell, language, source):
         ('{"cells": [{"cell_type": "code", "source": [1]}]}', "unparsable", "not a notebook"),
         ('{"worksheets": [[]]}', "unparsable", "not a notebook"),
         ("[" * 100_000, "unparsable", "nested too deeply|not a notebook"),
-        (notebook("1", metadata={"language_info": {"name": "R"}}), "not a source language", "another kernel"),
+        (notebook("1", metadata={"language_info": {"name": "R"}}), "other language", "other language"),
     ],
 )
 def test_what_is_no_notebook_is_refused(text, reason, message):
@@ -143,7 +143,7 @@ def test_any_json_is_read_or_refused(content):
     try:
         language, source = notebook_source(json.dumps(content))
     except SkippedFileError as error:
-        assert error.reason in ("unparsable", "not a source language")
+        assert error.reason in ("unparsable", "other language")
     else:
         extract_units(source.encode(), language)
 
@@ -170,7 +170,7 @@ def test_trees_are_read_with_their_notebooks_and_with_text_if_it_is_asked_for(tm
 
     file = read_source(tmp_path / "a.ipynb")
     assert (file.language, file.text) == ("python", "def f(): return 1\n")
-    with pytest.raises(SkippedFileError, match="another kernel"):
+    with pytest.raises(SkippedFileError, match="other language"):
         read_source(tmp_path / "r.ipynb")
 
     (path,) = candidate_files(tmp_path, ["text"])
