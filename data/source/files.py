@@ -142,17 +142,7 @@ def read_source(
         SkippedFileError: the file is unreadable, too large, binary, minified or generated, or not in a language
             that is included.
     """
-    try:
-        with path.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            data = stream.read(size) if size <= rules.max_file_bytes else b""
-    except FileNotFoundError as error:
-        raise SkippedFileError("vanished", str(error)) from error
-    except OSError as error:
-        raise SkippedFileError("unreadable", error.strerror or str(error)) from error
-    if size > rules.max_file_bytes:
-        raise SkippedFileError("too large", f"{size:,} bytes")
-
+    data = _read_bytes(path, rules)
     try:
         text, encoding = decode_source(data)
     except UndecodableError as error:
@@ -172,6 +162,21 @@ def read_source(
     if not rules.include_generated and is_generated(source, language):
         raise SkippedFileError("generated")
     return SourceFile(path, language, source, encoding)
+
+
+def _read_bytes(path: Path, rules: ReadingRules) -> bytes:
+    """Return the content of a file that is not too large."""
+    try:
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            data = stream.read(size) if size <= rules.max_file_bytes else b""
+    except FileNotFoundError as error:
+        raise SkippedFileError("vanished", str(error)) from error
+    except OSError as error:
+        raise SkippedFileError("unreadable", error.strerror or str(error)) from error
+    if size > rules.max_file_bytes:
+        raise SkippedFileError("too large", f"{size:,} bytes")
+    return data
 
 
 def repository_of(root: Path, path: Path) -> str:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mose.data.source.definitions import extract_units
-from mose.data.source.files import candidate_files, read_source
+from mose.data.source.files import candidate_files, iter_sources, read_source
+from mose.data.source.languages import readable_languages
 from mose.data.source.notebooks import notebook_source
 from mose.data.source.report import ReadingReport, SkippedFileError
 
@@ -173,5 +174,5 @@ def test_trees_are_read_with_their_notebooks_and_with_text_if_it_is_asked_for(tm
     with pytest.raises(SkippedFileError, match="other language"):
         read_source(tmp_path / "r.ipynb")
 
-    (path,) = candidate_files(tmp_path, ["text"])
-    assert read_source(path, languages=["text"]).language == "text"
+    assert [file.path.name for file in iter_sources(tmp_path, ["text"])] == ["README.md"]
+    assert [file.language for file in iter_sources(tmp_path, readable_languages())] == ["text", "python"]
