@@ -11,9 +11,8 @@ from mose.search import Hit, main, render
 
 
 def test_control_characters_do_not_reach_the_terminal():
-    hit = Hit(
-        0.5, "a\033[2J.py", "f\rg", "python", 1, 12, "def f():\n\tprint('\033]0;owned\a')\n" + "    x\n" * 10
-    )
+    source = "def f():\n\tprint('\033]0;owned\a')\n" + "    x\n" * 10
+    hit = Hit(0.5, "a\033[2J.py", "method", "f\rg", "C\a.f\rg", "python", 1, 12, source)
     text = render([hit])
     assert not set(text) & {"\033", "\r", "\a", "\t"}
     assert "… 6 more lines" in text
@@ -31,7 +30,7 @@ def test_index_and_query(tree, tmp_path, model_folder, capsys):
     where = ["--index", tmp_path / "index", "--model", model_folder]
     assert run("index", tree, *where, "--exit-layer", 1, "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert (report["functions"], report["embedded"], report["exit_layer"]) == (4, 4, 1)
+    assert (report["units"], report["embedded"], report["exit_layer"]) == (4, 4, 1)
 
     assert run("query", "read a file", *where, "--top-k", 3, "--hybrid", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
@@ -71,7 +70,7 @@ def test_demo_indexes_once(tree, tmp_path, model_folder, capsys):
     assert run(*arguments) == 0
     first = capsys.readouterr().out
     assert "numbers.py:1" in first and "│ def add(a, b):" in first and "\033" not in first
-    assert "4 functions of 3 files at exit 2, 4 of them embedded now" in first
+    assert "4 units of 3 files at exit 2, 4 of them embedded now" in first
     assert run(*arguments) == 0
     assert "none embedded anew" in capsys.readouterr().out
 
@@ -87,7 +86,7 @@ def test_demo_indexes_once(tree, tmp_path, model_folder, capsys):
             2,
             "must be one of 0, 1, 2",
         ),
-        (["index", "{tree}/empty", "--index", "{tmp}/i", "--model", "{model}"], 1, "no functions found"),
+        (["index", "{tree}/empty", "--index", "{tmp}/i", "--model", "{model}"], 1, "no units found"),
         (["index", "{tree}", "--index", "{tree}", "--model", "{model}"], 2, "is no index"),
         (
             ["index", "{tree}", "--index", "{tmp}/i", "--model", "{model}", "--max-length", "0"],

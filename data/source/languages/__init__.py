@@ -122,7 +122,10 @@ def grammar(language: str) -> Language:
 
 @cache
 def definition_query(language: str) -> Query:
-    """Return the query for a language's definitions: those of its entry, then those of its grammar's tags."""
+    """Return the query for a language's definitions and comments, which are read in one pass.
+
+    The definitions of its entry precede those of its grammar's tags.
+    """
     entry = PROGRAMMING_LANGUAGES[language]
     text = entry.definitions
     if entry.uses_tags:
@@ -135,13 +138,7 @@ def definition_query(language: str) -> Query:
             kinds = re.findall(r"@definition\.(\w+)", pattern)
             if kinds and set(kinds) <= set(KINDS):
                 text += "\n" + pattern
-    return Query(grammar(language), text)
-
-
-@cache
-def comment_query(language: str) -> Query:
-    """Return the query for a language's comments (`@comment`) and separate annotations (`@attribute`)."""
-    return Query(grammar(language), PROGRAMMING_LANGUAGES[language].comments)
+    return Query(grammar(language), f"{text}\n{entry.comments}")
 
 
 @cache

@@ -83,9 +83,13 @@ class HeadMasker:
         if index is None:
             return
         function, before, after = items[index], items[:index], items[index + 1 :]
-        if not defined and is_macro(function.text) and (not before or _is_variable(before)):
-            self.blank(function)
-            return
+        if not defined and is_macro(function.text):
+            if not before:
+                self._mask_arguments(function, owner)
+                return
+            if _is_variable(before):
+                self.blank(function)
+                return
 
         self._mask_names(before, self._has_no_type(function, owner))
         self._mask_parameters(function.opening)
