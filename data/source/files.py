@@ -15,7 +15,13 @@ from mose.data.source.ignoring import (
     tracked_paths,
     visible_paths,
 )
-from mose.data.source.languages import NOTEBOOK_EXTENSION, language_of, supported_languages
+from mose.data.source.languages import (
+    NOTEBOOK_EXTENSION,
+    TEXT,
+    language_of,
+    readable_languages,
+    supported_languages,
+)
 from mose.data.source.notebooks import notebook_source
 from mose.data.source.report import (
     OtherLanguageError,
@@ -48,8 +54,9 @@ class SourceFile:
 
     Attributes:
         path: where it is.
-        language: its language, by its name and content.
-        source: its text in UTF-8, without a byte order mark, with `\n` at the ends of lines.
+        language: its language, by its name and content, one of `readable_languages()`.
+        source: its text, or the code of a notebook, in UTF-8, without a byte order mark, with `\n` at the ends of
+            lines.
         encoding: Python's name of the encoding that the file is in.
     """
 
@@ -78,7 +85,7 @@ def iter_sources(
 
     Args:
         root: a folder, or one file.
-        languages: the languages to include; None for all that can be read.
+        languages: the languages to include; None for all in which definitions are read, so not "text".
         rules: which of the rules above apply.
         report: updated with what was read and left out.
 
@@ -101,8 +108,9 @@ def candidate_files(
 ) -> Iterator[Path]:
     """Yield the files that `iter_sources` reads, by their names and their `#!` lines. Arguments as there."""
     root = Path(root)
-    if unknown := set(languages or ()) - set(supported_languages()):
-        raise ValueError(f"languages must be among {', '.join(supported_languages())}, got {sorted(unknown)}.")
+    languages = supported_languages() if languages is None else languages
+    if unknown := set(languages) - set(readable_languages()):
+        raise ValueError(f"languages must be among {', '.join(readable_languages())}, got {sorted(unknown)}.")
     if not root.exists():
         raise ValueError(f"source tree {str(root)!r} does not exist")
 
@@ -134,17 +142,7 @@ def read_source(
         SkippedFileError: the file is unreadable, too large, binary, minified or generated, or not in a language
             that is included.
     """
-    try:
-        with path.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            data = stream.read(size) if size <= rules.max_file_bytes else b""
-    except FileNotFoundError as error:
-        raise SkippedFileError("vanished", str(error)) from error
-    except OSError as error:
-        raise SkippedFileError("unreadable", error.strerror or str(error)) from error
-    if size > rules.max_file_bytes:
-        raise SkippedFileError("too large", f"{size:,} bytes")
-
+    data = _read_bytes(path, rules)
     try:
         text, encoding = decode_source(data)
     except UndecodableError as error:
@@ -158,11 +156,27 @@ def read_source(
         language = language_of(path, source)
     if language is None or (languages is not None and language not in languages):
         raise OtherLanguageError(language)
-    if not rules.include_minified and is_minified(source, language, path.name):
+    # A paragraph of prose may be one long line.
+    if language != TEXT and not rules.include_minified and is_minified(source, language, path.name):
         raise SkippedFileError("minified")
     if not rules.include_generated and is_generated(source, language):
         raise SkippedFileError("generated")
     return SourceFile(path, language, source, encoding)
+
+
+def _read_bytes(path: Path, rules: ReadingRules) -> bytes:
+    """Return the content of a file that is not too large."""
+    try:
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            data = stream.read(size) if size <= rules.max_file_bytes else b""
+    except FileNotFoundError as error:
+        raise SkippedFileError("vanished", str(error)) from error
+    except OSError as error:
+        raise SkippedFileError("unreadable", error.strerror or str(error)) from error
+    if size > rules.max_file_bytes:
+        raise SkippedFileError("too large", f"{size:,} bytes")
+    return data
 
 
 def repository_of(root: Path, path: Path) -> str:

@@ -47,6 +47,54 @@ def test_index_and_query(tree, tmp_path, model_folder, capsys):
     assert "python -m mose.search index DIR" in capsys.readouterr().err
 
 
+def test_a_build_says_what_it_left_out(tree, tmp_path, model_folder, capsys):
+    for name, content in {
+        "large.py": b"a = 1\n" * 200,
+        "made.py": b"# @generated\ndef made():\n    return 1\n",
+        "vendor/theirs.py": b"def theirs():\n    return 1\n",
+        "latin.py": b"def caf\xe9():\n    return 1\n",
+        "code.zig": b"",
+        "ignored.py": b"",
+        ".gitignore": b"ignored.py\n",
+    }.items():
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_bytes(content)
+    command = ("index", tree, "--index", tmp_path / "index", "--model", model_folder, "--exit-layer", 0)
+
+    assert run(*command, "--max-file-size", "1kB") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "left out: 1 vendored folder (--include-vendored reads them)" in lines
+    assert "left out: 1 generated file (--include-generated reads them)" in lines
+    assert "left out: 1 too large file (--max-file-size SIZE reads up to SIZE)" in lines
+    assert "not a source language: 1 .zig, 1 without extension" in lines
+    assert not any("large.py" in line or "ignored" in line for line in lines)
+
+    assert run(*command, "--max-file-size", "1kB", "--verbose") == 0
+    assert f"    {tree}/large.py (1,200 bytes)" in capsys.readouterr().out.splitlines()
+    assert run(*command, "--include-vendored", "--include-generated", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    # Four functions of the fixture, and those of made.py, theirs.py and latin.py.
+    assert document["functions"] == 7
+    assert document["reading"]["left_out"] == {}
+    assert document["reading"]["not_a_source_language"] == {".zig": 1, "without extension": 1}
+    assert sum(document["reading"]["read"].values()) == document["files"]
+
+    for size in ("0", "-1", "many", "5XB"):
+        assert run(*command, "--max-file-size", size) == 2
+        assert "max_file_size must be a size of at least 1 byte" in capsys.readouterr().err
+
+
+def test_a_tree_with_nothing_to_read_says_what_was_seen(tmp_path, model_folder, capsys):
+    (tmp_path / "tree").mkdir()
+    for name in ("a.zig", "b.zig", "c.toml"):
+        (tmp_path / "tree" / name).touch()
+    command = ("index", tmp_path / "tree", "--index", tmp_path / "index", "--model", model_folder)
+    assert run(*command) == 1
+    error = capsys.readouterr().err
+    assert "Languages that are read: " in error and "Python" in error and "Java" in error
+    assert "not a source language: 2 .zig, 1 .toml" in error
+
+
 def test_one_deep_index_for_queries_at_any_exit_of_an_aligned_model(
     tree, tmp_path, tiny_model, tokenizer, capsys
 ):
