@@ -229,7 +229,7 @@ def _language_of_script(path: str) -> str | None:
 
 
 class _Place(NamedTuple):
-    """Where an entry stands, as paths below the root."""
+    """The place of an entry, as paths below the root."""
 
     scope: str  # key of `_Listing.visible`
     repository: str | None  # the nearest folder of a git repository; None outside of any
