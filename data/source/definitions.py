@@ -310,7 +310,6 @@ class SourceTree:
                     captured[node.id] = pattern, kind, captures
 
         definitions = []
-        parsed = parsed_text(self.tree) if self.dialect in WITH_MACROS else b""
         for _, kind, captures in captured.values():
             node = outer = captures[f"definition.{kind}"][0]
             name, scope = _name_of(node, kind, captures)
@@ -321,11 +320,20 @@ class SourceTree:
                 kind = "method"
             while outer.id in wrappers:
                 outer = wrappers[outer.id]
-            start = start_with_macros(self.source, parsed, outer.start_byte) if parsed else outer.start_byte
-            definitions.append((start, self._trimmed_end(outer), kind, node, name, scope))
+            definitions.append((self._start(outer), self._trimmed_end(outer), kind, node, name, scope))
 
         definitions.sort(key=lambda definition: (definition[0], -definition[1]))
         return definitions
+
+    def _start(self, node: Node) -> int:
+        """Return where a definition starts, with macros that are blank in the tree."""
+        if self.dialect not in WITH_MACROS:
+            return node.start_byte
+        return start_with_macros(self.source, self._parsed_text, node.start_byte)
+
+    @cached_property
+    def _parsed_text(self) -> bytes:
+        return parsed_text(self.tree)
 
     def _find_own_code(self, file: Definition) -> bool:
         """Set the bounds of a file to the code outside its definitions, and return True if there is any."""
