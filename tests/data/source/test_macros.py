@@ -71,7 +71,7 @@ FORMS_OF_C = [
     ("void (*f(int s, void (*g)(int)))(int) { return g; }", 1, 1),
     ("struct S *f(struct S *s) { return s; }", 1, 1),
     (
-        "#define OP(x) A(x)\nALL\n#undef OP\nstruct s a[] = {\n#define OP(x) {#x},\nALL\n#undef OP\n};\nint f(void) {}",
+        "#define OP(x)\nALL\n#undef OP\nint a[] = {\n#define OP(x) x,\nALL\n#undef OP\n};\nint f(void) {}",
         9,
         9,
     ),
