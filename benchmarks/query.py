@@ -64,7 +64,7 @@ class QueryLatency(Benchmark):
             index = Index.load(path, model, tokenizer)
 
         # Names of several words read like queries. Names of one word are the fallback for small trees.
-        names = sorted({words_of_name(name) for name in index.functions["name"]})
+        names = sorted({words_of_name(name) for name in index.units["name"]})
         queries = speed.sample([name for name in names if " " in name] or names, options.queries)
 
         # The first query pays for what the others reuse, so it is timed on its own.
@@ -89,7 +89,7 @@ class QueryLatency(Benchmark):
         return {
             "source_tree": str(tree.resolve()),
             "exit_layer": k,
-            "functions": len(index),
+            "units": len(index),
             "embedded_now": built.report.embedded if built.report else 0,
             "queries": len(queries),
             "steps_seconds": steps,

@@ -1,4 +1,4 @@
-"""Semantic code search: index the functions of a source tree, then find them by what they do.
+"""Semantic code search: index the code of a source tree, then find it by what it does.
 
 The names below are loaded on first use, so that `--help` needs no torch.
 """

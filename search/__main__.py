@@ -1,4 +1,4 @@
-"""`python -m mose.search`: index the functions of a source tree, and search them by what they do."""
+"""`python -m mose.search`: index the code of a source tree, and search it by what it does."""
 
 import sys
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     return run_subcommand(
         "mose search",
-        "Find the functions of a source tree by what they do.",
+        "Find code in a source tree by what it does.",
         COMMANDS,
         arguments,
         bad_arguments=(ValueError,),

@@ -29,9 +29,11 @@ class Hit:
 
     score: float  # cosine similarity, or with hybrid search the fused score in [0, 1]
     path: str  # relative to the indexed tree, with forward slashes
+    kind: str  # one of `mose.data.source.units.KINDS`
     name: str
+    qualified_name: str  # the names of the definitions around it and its own, joined by dots
     language: str
-    start_line: int  # 1-based; the last line is part of the function
+    start_line: int  # 1-based; the last line is part of the unit
     end_line: int
     source: str
 
@@ -44,12 +46,12 @@ class BuildReport:
     changed: int  # files that had to be parsed
     removed: int  # files of the previous index that are gone
     skipped: int  # files that could not be parsed
-    functions: int
-    embedded: int  # functions that had to be embedded
+    units: int
+    embedded: int  # units that had to be embedded
 
 
 class Index:
-    """The functions of a source tree, ready to be searched. Created by `Index.build` or `Index.load`."""
+    """The units of a source tree, ready to be searched. Created by `Index.build` or `Index.load`."""
 
     def __init__(
         self,
@@ -59,14 +61,14 @@ class Index:
         reading: ReadingReport | None = None,
     ):
         self.meta = generation.meta
-        self.functions = generation.functions  #: `datasets.Dataset` with a FAISS index on `embedding`
+        self.units = generation.units  #: `datasets.Dataset` with a FAISS index on `embedding`
         self.report = report  #: counts of the build; None for a loaded index
         self.reading = reading  #: which files the build read and left out; None for a loaded index
         (self.query_exit_layer,) = encoder.exits
         self._generation, self._query_encoder = generation, encoder
 
     def __len__(self) -> int:
-        return len(self.functions)
+        return len(self.units)
 
     @classmethod
     def load(cls, path: str | Path, model: Any, tokenizer: Any, exit_layer: int | None = None) -> "Index":
@@ -117,9 +119,9 @@ class Index:
         max_length: int = store.MAX_LENGTH,
         progress: bool = True,
     ) -> "Index":
-        """Create the index at `index_path`, or update it to the functions that `source_tree` has now.
+        """Create the index at `index_path`, or update it to the units that `source_tree` has now.
 
-        Only changed files are parsed, and only new function texts are embedded. The old index stays usable until
+        Only changed files are parsed, and only new texts of units are embedded. The old index stays usable until
         the new one is complete. The next build resumes a killed one.
 
         Args:
@@ -131,12 +133,12 @@ class Index:
             languages: subset of `mose.data.source.languages.supported_languages()`; None means all.
             exclude: patterns of paths to leave out, as in a `.gitignore` at the root of the tree.
             rules: which files to read of those that git does not ignore.
-            max_length: maximum number of tokens of a function that the model reads, prompt included.
+            max_length: maximum number of tokens of a unit that the model reads, prompt included.
             progress: show progress bars on stderr.
 
         Raises:
             ValueError: no such folder, exit or language, or `index_path` is something else than an index.
-            SearchIndexError: no functions found, another build is running, or the model returns NaN.
+            SearchIndexError: no units found, another build is running, or the model returns NaN.
         """
         tree, path = Path(source_tree), Path(index_path)
         if not tree.is_dir():
@@ -150,7 +152,7 @@ class Index:
 
             contents = read_tree(tree, previous, languages, exclude, rules, progress)
             if not contents.entries:
-                message = f"{tree}: no functions found in its {len(contents.files)} source files"
+                message = f"{tree}: no units found in its {len(contents.files)} source files"
                 raise SearchIndexError(f"{message}. {contents.report.explain_empty()}")
 
             meta = store.Meta(
@@ -159,7 +161,7 @@ class Index:
                 fingerprint=model_fingerprint(model, tokenizer, exit_layer),
                 exit_layer=exit_layer,
                 max_length=max_length,
-                functions=len(contents.entries),
+                units=len(contents.entries),
                 dim=model.config.resolve_truncate_dim(),
                 root=str(tree.resolve()),
                 files=contents.files,
@@ -180,10 +182,10 @@ class Index:
             return cls(store.read_generation(path), encoder, report, contents.report)
 
     def search(self, query: str, top_k: int = 5, hybrid: bool | None = None) -> list[Hit]:
-        """Return the functions that fit a description best, best first.
+        """Return the units that fit a description best, best first.
 
         Args:
-            query: description of what the function does.
+            query: description of what the code does.
             top_k: maximum number of hits.
             hybrid: fuse BM25 over identifiers with the cosine similarities; None means `DEFAULT_HYBRID`.
 
@@ -192,14 +194,14 @@ class Index:
             SearchIndexError: the model returns NaN, or the index names a file outside its tree.
         """
         if not query.strip():
-            raise ValueError("the query is empty. Describe what the function does.")
+            raise ValueError("the query is empty. Describe what the code does.")
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}.")
         vectors = self._generation.vectors
         vector = _encode_texts(self._query_encoder, [query], [""], is_query=True)
 
         if DEFAULT_HYBRID if hybrid is None else hybrid:
-            # The range search returns all functions, since every cosine is above -2.
+            # The range search returns all units, since every cosine is above -2.
             _, similarities, rows = vectors.range_search(vector, -2.0)
             dense = np.empty(len(self), np.float32)
             dense[rows] = similarities
@@ -213,10 +215,10 @@ class Index:
         return [self._hit(score, row) for score, row in zip(scores.tolist(), rows.tolist(), strict=True)]
 
     def _hit(self, score: float, row: int) -> Hit:
-        fields = self.functions[row]
+        fields = self.units[row]
         path = PurePosixPath(fields["path"])
         if path.is_absolute() or ".." in path.parts:
-            raise SearchIndexError(f"the index is damaged: function {row} is outside its tree, in {path}")
+            raise SearchIndexError(f"the index is damaged: unit {row} is outside its tree, in {path}")
         return Hit(score, **{name: fields[name] for name in store.Entry._fields})
 
 
@@ -248,9 +250,9 @@ def _embed(
     if previous and previous.meta.space == space:
         known.update(previous.embeddings())
 
-    # Equal functions share a key, so each text is embedded once.
+    # Equal units share a key, so each text is embedded once.
     new = list({entry.key: entry for entry in entries if entry.key not in known}.values())
-    with tqdm(total=len(new), desc="Embedding", unit=" functions", disable=not (progress and new)) as bar:
+    with tqdm(total=len(new), desc="Embedding", unit=" units", disable=not (progress and new)) as bar:
         for start in range(0, len(new), CHUNK):
             chunk = new[start : start + CHUNK]
             sources, languages = [entry.source for entry in chunk], [entry.language for entry in chunk]

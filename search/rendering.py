@@ -25,7 +25,7 @@ def render(hits: "Sequence[Hit]", colour: bool = False, width: int = 110, lines:
     rows = []
 
     for rank, hit in enumerate(hits, 1):
-        name, location = printable(hit.name), printable(f"{hit.path}:{hit.start_line}")
+        name, location = printable(hit.qualified_name), printable(f"{hit.path}:{hit.start_line}")
         rows.append(f"{rank:>3}  {green}{hit.score:.3f}{off}  {bold}{name}{off}  {location}")
 
         code = hit.source.rstrip().expandtabs(4).split("\n")
@@ -48,7 +48,7 @@ def summarize_index(index: "Index") -> str:
     """Return one line about the contents of an index and, if it has just been built, the work that took."""
     meta, report = index.meta, index.report
     unreadable = f" ({len(meta.skipped):,} unreadable)" if meta.skipped else ""
-    text = f"{len(index):,} functions of {len(meta.files):,} files{unreadable} at exit {meta.exit_layer}"
+    text = f"{len(index):,} units of {len(meta.files):,} files{unreadable} at exit {meta.exit_layer}"
 
     if report:
         text += f", {report.embedded:,} of them embedded now" if report.embedded else ", none embedded anew"

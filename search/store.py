@@ -2,7 +2,7 @@
 
     PATH/
       CURRENT              name of the generation that readers open, replaced in one step
-      generation-000002/   functions/ (a `datasets` dataset), vectors.faiss, bm25/, meta.json
+      generation-000002/   units/ (a `datasets` dataset), vectors.faiss, bm25/, meta.json
       journal/             embeddings of a build that has not finished
       lock                 held by the one build that may write
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from mose.inference.bm25 import BM25
 
-FORMAT = 1
+FORMAT = 2
 #: Default of `Meta.max_length`.
 MAX_LENGTH = 512
 _POINTER = "CURRENT"
@@ -46,12 +46,14 @@ class SearchIndexError(RuntimeError):
 
 
 class Entry(NamedTuple):
-    """One indexed function. The fields are columns of the dataset, which has `embedding` besides."""
+    """One indexed unit. The fields are columns of the dataset, which has `embedding` besides."""
 
     path: str  # relative to the indexed tree, with forward slashes
+    kind: str  # one of `mose.data.source.units.KINDS`
     name: str
+    qualified_name: str
     language: str
-    start_line: int  # 1-based; the last line is part of the function
+    start_line: int  # 1-based; the last line is part of the unit
     end_line: int
     source: str
 
@@ -69,8 +71,8 @@ class Meta:
     model: str  # folder or Hub id, for messages only; `fingerprint` identifies the weights
     fingerprint: str
     exit_layer: int
-    max_length: int  # tokens of a function that the model reads, prompt included
-    functions: int
+    max_length: int  # tokens of a unit that the model reads, prompt included
+    units: int
     dim: int
     root: str
     files: dict[str, str]  # path -> SHA-256 of its content
@@ -78,32 +80,32 @@ class Meta:
 
     @property
     def space(self) -> str:
-        """Name of the index's embedding space. Within one space, equal functions have equal embeddings."""
+        """Name of the index's embedding space. Within one space, equal units have equal embeddings."""
         parts = (FORMAT, self.fingerprint, self.exit_layer, self.max_length)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """An index read from disk. Row i of every part belongs to function i."""
+    """An index read from disk. Row i of every part belongs to unit i."""
 
     meta: Meta
-    functions: "datasets.Dataset"  # memory-mapped, with a FAISS index attached to the column `embedding`
+    units: "datasets.Dataset"  # memory-mapped, with a FAISS index attached to the column `embedding`
     bm25: "BM25"
 
     @property
     def vectors(self) -> Any:
         """The `faiss.IndexFlatIP` over the embeddings."""
-        return self.functions.get_index("embedding").faiss_index
+        return self.units.get_index("embedding").faiss_index
 
     def entries(self) -> list[Entry]:
-        """Return all functions."""
-        columns = self.functions.select_columns(list(Entry._fields))[:]
+        """Return all units."""
+        columns = self.units.select_columns(list(Entry._fields))[:]
         return [Entry(*row) for row in zip(*(columns[name] for name in Entry._fields), strict=True)]
 
     def embeddings(self) -> dict[str, np.ndarray]:
-        """Return key -> embedding (dim,) of every function."""
-        vectors = self.vectors.reconstruct_n(0, len(self.functions))
+        """Return key -> embedding (dim,) of every unit."""
+        vectors = self.vectors.reconstruct_n(0, len(self.units))
         return {entry.key: vector for entry, vector in zip(self.entries(), vectors, strict=True)}
 
 
@@ -140,15 +142,15 @@ def _read_parts(path: Path, folder: Path) -> Generation:
 
     meta = _parse_meta(path, folder)
     try:
-        functions = datasets.load_from_disk(str(folder / "functions"))
-        functions.load_faiss_index("embedding", str(folder / "vectors.faiss"))
-        generation = Generation(meta, functions, BM25.load(folder / "bm25"))
+        units = datasets.load_from_disk(str(folder / "units"))
+        units.load_faiss_index("embedding", str(folder / "vectors.faiss"))
+        generation = Generation(meta, units, BM25.load(folder / "bm25"))
         rows, dim = generation.vectors.ntotal, generation.vectors.d
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, pyarrow.ArrowException) as error:
         raise _damaged(path, str(error)) from error
 
-    if not meta.functions == len(functions) == len(generation.bm25) == rows or meta.dim != dim:
-        raise _damaged(path, f"{meta.functions} functions, {len(functions)} rows, {rows} × {dim} vectors")
+    if not meta.units == len(units) == len(generation.bm25) == rows or meta.dim != dim:
+        raise _damaged(path, f"{meta.units} units, {len(units)} rows, {rows} × {dim} vectors")
     return generation
 
 
@@ -215,7 +217,7 @@ class IndexWriter:
         self._path = path
 
     def journalled(self, space: str) -> dict[str, np.ndarray]:
-        """Return key -> embedding (dim,) of the functions that killed builds have embedded in a space."""
+        """Return key -> embedding (dim,) of the units that killed builds have embedded in a space."""
         journal = Journal(self._path / "journal", space)
         embeddings: dict[str, np.ndarray] = {}
         chunks = journal.keys()  # a damaged chunk is missing, so it is computed again
@@ -235,9 +237,9 @@ class IndexWriter:
         """Write a new generation, make it the current one, and delete the generation it replaces.
 
         Args:
-            meta: `meta.functions` and `meta.dim` are the shape of `embeddings`.
-            entries: the functions, in the order of the rows.
-            embeddings: (functions, dim) float32, rows of unit norm.
+            meta: `meta.units` and `meta.dim` are the shape of `embeddings`.
+            entries: the units, in the order of the rows.
+            embeddings: (units, dim) float32, rows of unit norm.
         """
         import datasets
         import faiss
@@ -247,15 +249,15 @@ class IndexWriter:
 
         columns = dict(zip(Entry._fields, map(list, zip(*entries, strict=True)), strict=True))
         vectors = pyarrow.FixedSizeListArray.from_arrays(embeddings.reshape(-1), embeddings.shape[1])
-        functions = datasets.Dataset(pyarrow.table({**columns, "embedding": vectors}))
+        units = datasets.Dataset(pyarrow.table({**columns, "embedding": vectors}))
 
         # A killed build may have left a later generation than the current one.
         numbers = [int(old.name.rpartition("-")[2]) for old in self._generations()]
         target = self._path / f"generation-{max(numbers, default=0) + 1:06d}"
         with atomic_folder(target) as folder:
-            functions.save_to_disk(str(folder / "functions"))
-            functions.add_faiss_index("embedding", custom_index=faiss.IndexFlatIP(embeddings.shape[1]))
-            functions.save_faiss_index("embedding", str(folder / "vectors.faiss"))
+            units.save_to_disk(str(folder / "units"))
+            units.add_faiss_index("embedding", custom_index=faiss.IndexFlatIP(embeddings.shape[1]))
+            units.save_faiss_index("embedding", str(folder / "vectors.faiss"))
             BM25([entry.source for entry in entries]).save(folder / "bm25")
             (folder / "meta.json").write_text(json.dumps(dataclasses.asdict(meta), indent=1), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Reading the functions of a source tree, with unchanged files taken from the previous index."""
+"""Reading the units of a source tree, with unchanged files taken from the previous index."""
 
 import hashlib
 from collections import defaultdict
@@ -9,11 +9,16 @@ from typing import NamedTuple
 import pathspec
 from tqdm import tqdm
 
-from mose.data.source.definitions import extract_functions
+from mose.data.source.definitions import extract_units
 from mose.data.source.files import candidate_files, path_below, read_source
+from mose.data.source.languages import TEXT
 from mose.data.source.report import ReadingReport
 from mose.data.source.rules import ReadingRules
+from mose.data.source.texts import extract_sections
 from mose.search.store import Entry, Generation
+
+#: Longer units are split. A model reads about so much code at once: 512 tokens, prompt included.
+MAX_UNIT_CHARACTERS = 2000
 
 
 class TreeContents(NamedTuple):
@@ -34,12 +39,12 @@ def read_tree(
     rules: ReadingRules,
     progress: bool,
 ) -> TreeContents:
-    """Return the functions of a source tree.
+    """Return the units of a source tree: functions, classes, and what is outside of them.
 
     Args:
         tree: root folder.
-        previous: index whose functions are reused for unchanged files; None parses everything.
-        languages: languages to read; None means all.
+        previous: index whose units are reused for unchanged files; None parses everything.
+        languages: languages to read; None means all but text.
         exclude: patterns of paths to leave out, as lines of a `.gitignore` at the root.
         rules: which files to read of those that git does not ignore.
         progress: show a bar on stderr.
@@ -69,8 +74,13 @@ def read_tree(
 
             parsed += 1
             skipped.append(path)
-            functions = extract_functions(source.source, source.language)
+            if source.language == TEXT:
+                units = extract_sections(source.text, file.name, max_characters=MAX_UNIT_CHARACTERS)
+            else:
+                units = extract_units(
+                    source.source, source.language, file_name=file.name, max_characters=MAX_UNIT_CHARACTERS
+                )
             skipped.pop()  # it has not failed
-            entries += [Entry(path, *(getattr(f, name) for name in Entry._fields[1:])) for f in functions]
+            entries += [Entry(path, *(getattr(unit, name) for name in Entry._fields[1:])) for unit in units]
 
     return TreeContents(entries, files, skipped, parsed, report)

@@ -103,6 +103,8 @@ def test_only_source_trees(finetune, source_tree, tiny_model_folder, caplog):
     status, out, err = finetune(defaults=("--model", tiny_model_folder, "--source-tree", str(source_tree)))
     assert status == 0, err
     assert "8 pairs to train on" in caplog.text and "contrastive_loss_exit_3" in out
+    assert caplog.text.count("left out: 1 binary file\n") == 2  # after reading, and at the end
+    assert "binary.py" not in caplog.text
 
 
 def test_validation_mapping_teacher_and_growth(finetune, tiny_model_folder, tiny_teacher, tmp_path):

@@ -8,7 +8,7 @@ signatures. Syntax errors cost nothing but the definitions that the parser canno
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from tree_sitter import Node
@@ -18,12 +18,12 @@ from mose.data.source.docstrings import Documentation, doc_comment, python_docst
 from mose.data.source.documentation import clean_docstring
 from mose.data.source.languages import (
     PROGRAMMING_LANGUAGES,
-    comment_query,
     definition_query,
     supported_languages,
 )
+from mose.data.source.macros import WITH_MACROS, parsed_text, start_with_macros
 from mose.data.source.parsing import parse_source
-from mose.data.source.queries import captured_nodes, query_matches
+from mose.data.source.queries import query_matches
 from mose.data.source.splitting import Edit, apply_edits, split
 from mose.data.source.units import CONTAINERS, KINDS, Unit
 
@@ -157,14 +157,11 @@ class SourceTree:
         self.entry = PROGRAMMING_LANGUAGES[self.dialect]
         self.has_errors = self.tree.root_node.has_error
 
-        node = self.tree.root_node
-        self._comments = {
-            self._trimmed_end(comment): (comment.start_byte, capture == "attribute")
-            for capture, comment in captured_nodes(comment_query(self.dialect), node)
-        }
         nothing = Documentation(0, Edit(0, 0, b""), "")
+        self.root = Definition("file", file_name, file_name, self.tree.root_node, nothing, 0, len(source))
+        #: End byte of each comment and separate annotation -> its first byte, and True for an annotation.
+        self._comments: dict[int, tuple[int, bool]] = {}
         self._scopes: set[tuple[int, int]] = set()
-        self.root = Definition("file", file_name, file_name, node, nothing, 0, len(source))
         self._add_definitions()
 
     def lists_members(self, definition: Definition) -> bool:
@@ -185,31 +182,26 @@ class SourceTree:
             edits = [Edit(m.documentation.start, m.end, self._signature(m)) for m in definition.members]
         start, end, removal = definition.documentation.start, definition.end, definition.documentation.removal
         ranges = [(start, end)]
-        if self.max_bytes is not None:
+        if self.max_bytes is not None and self._is_long(definition):
             ranges = split(self.source, self.tree.root_node, start, end, edits, self.max_bytes)
             ranges = [self._trim(*bounds) for bounds in ranges]
-            ranges = [bounds for bounds in ranges if bounds[0] < bounds[1]]
+        ranges = [bounds for bounds in ranges if self.source[slice(*bounds)].decode().strip()]
 
-        docstring = clean_docstring(definition.documentation.text, self.language)
-        code_edits = sorted([*edits, removal]) if removal.start < removal.end else edits
         header = self._header(definition) if len(ranges) > 1 else ""
-        return [
-            Unit(
-                kind=definition.kind,
-                name=definition.name,
-                qualified_name=definition.qualified_name,
-                language=self.language,
-                source=self._text(bounds, edits, header if part > 1 else ""),
-                code=self._text(bounds, code_edits, header if part > 1 else ""),
-                docstring=docstring,
-                start_line=bisect_left(self._line_ends, bounds[0]) + 1,
-                end_line=bisect_left(self._line_ends, bounds[1]) + 1,
-                constructor=self._is_constructor(definition),
-                part=part,
-                parts=len(ranges),
-            )
-            for part, bounds in enumerate(ranges, 1)
-        ]
+        text = definition.documentation.text
+        common = Unit(
+            definition.kind, definition.name, definition.qualified_name, self.language, "", "",
+            clean_docstring(text, self.language) if text else "", 0, 0, self._is_constructor(definition),
+        )  # fmt: skip
+        units = []
+        for part, bounds in enumerate(ranges, 1):
+            source = code = self._text(bounds, edits, header if part > 1 else "")
+            if removal.start < removal.end:
+                code = self._text(bounds, sorted([*edits, removal]), header if part > 1 else "")
+            start_line, end_line = (bisect_left(self._line_ends, position) + 1 for position in bounds)
+            place = {"start_line": start_line, "end_line": end_line, "part": part, "parts": len(ranges)}
+            units.append(replace(common, source=source, code=code, **place))
+        return units
 
     @cached_property
     def _line_ends(self) -> list[int]:
@@ -304,6 +296,9 @@ class SourceTree:
         wrappers: dict[int, Node] = {}
         captured: dict[int, tuple[int, str, dict[str, list[Node]]]] = {}
         for pattern, captures in query_matches(definition_query(self.dialect), self.tree.root_node):
+            if comment := captures.get("comment") or captures.get("attribute"):
+                self._comments[self._trimmed_end(comment[0])] = comment[0].start_byte, "attribute" in captures
+                continue
             if "wrapper" in captures:
                 wrappers[captures["wrapped"][0].id] = captures["wrapper"][0]
                 continue
@@ -325,10 +320,20 @@ class SourceTree:
                 kind = "method"
             while outer.id in wrappers:
                 outer = wrappers[outer.id]
-            definitions.append((outer.start_byte, self._trimmed_end(outer), kind, node, name, scope))
+            definitions.append((self._start(outer), self._trimmed_end(outer), kind, node, name, scope))
 
         definitions.sort(key=lambda definition: (definition[0], -definition[1]))
         return definitions
+
+    def _start(self, node: Node) -> int:
+        """Return where a definition starts, with macros that are blank in the tree."""
+        if self.dialect not in WITH_MACROS:
+            return node.start_byte
+        return start_with_macros(self.source, self._parsed_text, node.start_byte)
+
+    @cached_property
+    def _parsed_text(self) -> bytes:
+        return parsed_text(self.tree)
 
     def _find_own_code(self, file: Definition) -> bool:
         """Set the bounds of a file to the code outside its definitions, and return True if there is any."""

@@ -1,5 +1,6 @@
 """Find and read the source files of a folder: what git would show of it, decoded."""
 
+import codecs
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,13 @@ from mose.data.source.ignoring import (
     tracked_paths,
     visible_paths,
 )
-from mose.data.source.languages import NOTEBOOK_EXTENSION, language_of, supported_languages
+from mose.data.source.languages import (
+    NOTEBOOK_EXTENSION,
+    TEXT,
+    language_of,
+    readable_languages,
+    supported_languages,
+)
 from mose.data.source.notebooks import notebook_source
 from mose.data.source.report import (
     OtherLanguageError,
@@ -48,8 +55,9 @@ class SourceFile:
 
     Attributes:
         path: where it is.
-        language: its language, by its name and content.
-        source: its text in UTF-8, without a byte order mark, with `\n` at the ends of lines.
+        language: its language, by its name and content, one of `readable_languages()`.
+        source: its text, or the code of a notebook, in UTF-8, without a byte order mark, with `\n` at the ends of
+            lines.
         encoding: Python's name of the encoding that the file is in.
     """
 
@@ -78,7 +86,7 @@ def iter_sources(
 
     Args:
         root: a folder, or one file.
-        languages: the languages to include; None for all that can be read.
+        languages: the languages to include; None for all in which definitions are read, so not "text".
         rules: which of the rules above apply.
         report: updated with what was read and left out.
 
@@ -101,8 +109,9 @@ def candidate_files(
 ) -> Iterator[Path]:
     """Yield the files that `iter_sources` reads, by their names and their `#!` lines. Arguments as there."""
     root = Path(root)
-    if unknown := set(languages or ()) - set(supported_languages()):
-        raise ValueError(f"languages must be among {', '.join(supported_languages())}, got {sorted(unknown)}.")
+    languages = supported_languages() if languages is None else languages
+    if unknown := set(languages) - set(readable_languages()):
+        raise ValueError(f"languages must be among {', '.join(readable_languages())}, got {sorted(unknown)}.")
     if not root.exists():
         raise ValueError(f"source tree {str(root)!r} does not exist")
 
@@ -134,6 +143,32 @@ def read_source(
         SkippedFileError: the file is unreadable, too large, binary, minified or generated, or not in a language
             that is included.
     """
+    data = _read_bytes(path, rules)
+    try:
+        text, encoding = decode_source(data)
+    except UndecodableError as error:
+        raise SkippedFileError("binary", str(error)) from error
+    language: str | None
+    if path.suffix.lower() == NOTEBOOK_EXTENSION:
+        language, text = notebook_source(text)
+        source = text.encode()
+    else:
+        # Most files are what they should be already, and are not encoded again.
+        is_plain = encoding == "utf-8" and b"\r" not in data and not data.startswith(codecs.BOM_UTF8)
+        source = data if is_plain else text.encode()
+        language = language_of(path, source)
+    if language is None or (languages is not None and language not in languages):
+        raise OtherLanguageError(language)
+    # A paragraph of prose may be one long line.
+    if language != TEXT and not rules.include_minified and is_minified(source, language, path.name):
+        raise SkippedFileError("minified")
+    if not rules.include_generated and is_generated(source, language):
+        raise SkippedFileError("generated")
+    return SourceFile(path, language, source, encoding)
+
+
+def _read_bytes(path: Path, rules: ReadingRules) -> bytes:
+    """Return the content of a file that is not too large."""
     try:
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -144,25 +179,7 @@ def read_source(
         raise SkippedFileError("unreadable", error.strerror or str(error)) from error
     if size > rules.max_file_bytes:
         raise SkippedFileError("too large", f"{size:,} bytes")
-
-    try:
-        text, encoding = decode_source(data)
-    except UndecodableError as error:
-        raise SkippedFileError("binary", str(error)) from error
-    language: str | None
-    if path.suffix.lower() == NOTEBOOK_EXTENSION:
-        language, text = notebook_source(text)
-        source = text.encode()
-    else:
-        source = text.encode()
-        language = language_of(path, source)
-    if language is None or (languages is not None and language not in languages):
-        raise OtherLanguageError(language)
-    if not rules.include_minified and is_minified(source, language, path.name):
-        raise SkippedFileError("minified")
-    if not rules.include_generated and is_generated(source, language):
-        raise SkippedFileError("generated")
-    return SourceFile(path, language, source, encoding)
+    return data
 
 
 def repository_of(root: Path, path: Path) -> str:
@@ -215,7 +232,7 @@ def _language_of_script(path: str) -> str | None:
 
 
 class _Place(NamedTuple):
-    """Where an entry stands, as paths below the root."""
+    """The place of an entry, as paths below the root."""
 
     scope: str  # key of `_Listing.visible`
     repository: str | None  # the nearest folder of a git repository; None outside of any
@@ -333,7 +350,8 @@ class _Listing:
             self.report.count("symbolic link", self.root / below)
 
     def _is_visible(self, below: str, place: _Place) -> bool:
-        return below.removeprefix(f"{place.scope}/") in self.visible[place.scope]
+        path = below.removeprefix(f"{place.scope}/") if place.scope else below
+        return path in self.visible[place.scope]
 
     def _is_shown(self, below: str, place: _Place) -> bool:
         """Return whether git shows a path: no pattern matches it, or it is tracked or holds what is."""

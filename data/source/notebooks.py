@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 from mose.data.source.languages import PROGRAMMING_LANGUAGES, kernel_language
-from mose.data.source.report import SkippedFileError
+from mose.data.source.report import OtherLanguageError, SkippedFileError
 
 _CELL_MAGIC = re.compile(r"\s*%%([A-Za-z_]\w*)(.*)")
 #: A line magic or a system command. Without a space, `%` is no operator at the beginning of a line.
@@ -45,7 +45,7 @@ def notebook_source(text: str) -> tuple[str, str]:
 
     language = kernel_language(notebook)
     if language is None:
-        raise SkippedFileError("other language", "a notebook in a language that is not read")
+        raise OtherLanguageError(None)
 
     # JSON can denote half a surrogate pair, which UTF-8 cannot encode.
     source = "\n\n".join(_neutralise(cell, language) for cell in cells).encode(errors="replace").decode()

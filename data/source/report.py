@@ -1,4 +1,4 @@
-"""What was read of source trees, and what was left out for which reason."""
+"""Reports of what was read of source trees, and what was left out for which reason."""
 
 import logging
 import os
@@ -28,9 +28,16 @@ REASONS: dict[str, tuple[str, str, str]] = {
     "symbolic link": ("symbolic link", "symbolic links", "what they point to is not followed"),
     "unreadable": ("unreadable file or folder", "unreadable files or folders", ""),
     "vanished": ("file that vanished while it was read", "files that vanished while they were read", ""),
+    "syntax errors": (
+        "file with syntax errors",
+        "files with syntax errors",
+        "what the parser cannot see is missing",
+    ),
     "failed": ("file that could not be read for an error", "files that could not be read for an error", ""),
 }
 
+#: Reasons of files that were read all the same.
+_READ_IN_PART = frozenset({"syntax errors"})
 #: Reasons that nobody expects -> number of files to name even without `verbose`.
 _ALWAYS_NAMED = {"unreadable": 5, "failed": 5}
 
@@ -117,13 +124,17 @@ class ReadingReport:
         for reason in (reason for reason in order if reason in self.left_out):
             names = self.left_out[reason]
             one, several, remedy = REASONS.get(reason, (f"file: {reason}", f"files: {reason}", ""))
-            text = f"left out: {len(names):,} {one if len(names) == 1 else several}"
+            verdict = "read in part" if reason in _READ_IN_PART else "left out"
+            text = f"{verdict}: {len(names):,} {one if len(names) == 1 else several}"
             lines.append(text + (f" ({remedy})" if remedy else ""))
-            if verbose:
-                details = (detail and f" ({detail})" for detail in names.values())
-                lines += [
-                    f"    {printable_name(name + detail)}" for name, detail in zip(names, details, strict=True)
-                ]
+
+            shown = list(names.items())[: None if verbose else _ALWAYS_NAMED.get(reason, 0)]
+            details = [detail and f" ({detail})" for _, detail in shown]
+            lines += [
+                f"    {printable_name(name + detail)}" for (name, _), detail in zip(shown, details, strict=True)
+            ]
+            if 0 < len(shown) < len(names):
+                lines.append(f"    … and {len(names) - len(shown):,} more")
 
         if self.unasked:
             lines.append(f"left out: files in languages not asked for: {_counts(_by_display_name(self.unasked))}")

@@ -169,7 +169,8 @@ def is_minified(source: bytes, language: str, name: str = "") -> bool:
         return False
 
     header = _HASH_HEADER if _has_hash_comments(language) else _SLASH_HEADER
-    lines = [line.strip() for line in source.split(b"\n")]
+    match = header.match(source)
+    lines = [line.strip() for line in source[match.end() if match else 0 :].split(b"\n")]
     lines = [line for line in lines if len(line) > MINIFIED_LINE_BYTES or header.fullmatch(line) is None]
     long = [len(line) for line in lines if len(line) > MINIFIED_LINE_BYTES]
     return len(long) > len(lines) / 2 and sum(long) > len(source) / 2

@@ -30,7 +30,7 @@ _MARKUP = (
     (re.compile(r"!\[([^\[\]]*)\]\([^()]*\)"), ""),
     (re.compile(r"\[([^\[\]]*)\](?:\([^()]*\)|\[[^\[\]]*\])"), r"\1"),
     (re.compile(r"<[^<>]+>"), ""),
-    (re.compile(r"(?<!\w):[\w:]+:`([^`<]*?)(?:\s*<[^`]*>)?`"), r"\1"),
+    (re.compile(r"(?<!\w):[\w:]+:`[~!]?([^`<]*?)(?:\s*<[^`]*>)?`"), r"\1"),
     (re.compile(r"\{#[\w-]+\}\s*$"), ""),
     (re.compile(r"(\*\*|__|\*|`+)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
 )
@@ -78,7 +78,8 @@ def extract_sections(
         end = bounds[index + 1]
         has_subsection = index + 1 < len(headings) and headings[index + 1].level > heading.level
         if not has_subsection or any(line.strip() for line in lines[heading.body : end]):
-            units += _section(lines, heading.line, end, heading.title or file_name, name, max_characters)
+            names = heading.title or file_name, name or file_name
+            units += _section(lines, heading.line, end, *names, max_characters)
     return units
 
 
@@ -89,7 +90,7 @@ def _with_paths(headings: list[Heading], title: str) -> Iterator[tuple[Heading, 
         while path and path[-1].level >= heading.level:
             path.pop()
         path.append(heading)
-        yield heading, HEADING_SEPARATOR.join(part.title for part in path)
+        yield heading, HEADING_SEPARATOR.join(part.title for part in path if part.title)
 
 
 def _front_matter(lines: list[str]) -> tuple[int, str]:

@@ -48,18 +48,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of building an index."""
     parser.add_argument("--exit-layer", type=int, metavar="K", help="exit, in blocks run (default: the deepest)")
-    text = "index these only, such as python java (default: all that can be parsed)"
+    text = "index these only, such as python java text (default: all but text, which is Markdown and the like)"
     parser.add_argument("--languages", nargs="+", metavar="LANGUAGE", help=text)
     text = "further paths to leave out, as lines of .gitignore"
     parser.add_argument("--exclude", nargs="+", action="extend", default=[], metavar="PATTERN", help=text)
     add_reading_arguments(parser)
-    text = "maximum number of tokens read of a function (default: %(default)s)"
+    text = "maximum number of tokens read of a unit (default: %(default)s)"
     parser.add_argument("--max-length", type=int, default=MAX_LENGTH, metavar="TOKENS", help=text)
 
 
 def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the query and the options of searching."""
-    parser.add_argument("query", type=_query, metavar="QUERY", help="description of what the function does")
+    parser.add_argument("query", type=_query, metavar="QUERY", help="description of what the code does")
     text = "number of hits to print (default: %(default)s)"
     parser.add_argument("--top-k", type=int, default=5, metavar="N", help=text)
     text = f"fuse BM25 with the embeddings (default: {'--hybrid' if DEFAULT_HYBRID else '--no-hybrid'})"
@@ -68,7 +68,7 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _query(text: str) -> str:
     if not text.strip():
-        raise argparse.ArgumentTypeError("the query is empty. Describe what the function does.")
+        raise argparse.ArgumentTypeError("the query is empty. Describe what the code does.")
     return text
 
 

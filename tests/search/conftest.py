@@ -17,9 +17,8 @@ def parse_iso_date(text):
     return datetime.date.fromisoformat(text)
 
 
-class Calendar:
-    def next_month(self, day):
-        return day.replace(month=day.month % 12 + 1)
+def next_month(day):
+    return day.replace(month=day.month % 12 + 1)
 '''
 NUMBERS = "def add(a, b):\n    return a + b\n"
 SCRIPT = "function readFile(path) {\n  return fs.readFileSync(path);\n}\n"

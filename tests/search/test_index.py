@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mose.data.source.definitions import extract_functions
+from mose.data.source.definitions import extract_units
 from mose.inference.bm25 import BM25
 from mose.search.index import Index
 from mose.search.ranking.fusion import fuse
 from mose.search.store import Entry, SearchIndexError, index_writer
+from mose.search.tree import MAX_UNIT_CHARACTERS
 from mose.tokenization.prompts import code_prompt, text_prompt
 
 ADD = "def add(a, b):\n    return a + b\n"
@@ -25,7 +26,7 @@ ADD = "def add(a, b):\n    return a + b\n"
 
 
 def test_functions_are_stored_with_their_place_and_text(build, tree):
-    rows = {row["name"]: row for row in build().functions}
+    rows = {row["name"]: row for row in build().units}
     assert set(rows) == {"parse_iso_date", "next_month", "add", "readFile"}
     assert rows["readFile"]["path"] == "web/files.js"
     assert rows["readFile"]["language"] == "javascript"
@@ -35,10 +36,32 @@ def test_functions_are_stored_with_their_place_and_text(build, tree):
     assert "ISO 8601" in rows["parse_iso_date"]["source"]
 
 
+def test_classes_and_code_outside_definitions_are_units(build, tree):
+    (tree / "server.py").write_text(
+        "PORTS = {1: 2}\n\n\nclass Server:\n    limit = 3\n\n    def run(self):\n        return self.limit\n"
+    )
+    rows = [row for row in build().units if row["path"] == "server.py"]
+    assert [(row["kind"], row["qualified_name"]) for row in rows] == [
+        ("file", "server.py"),
+        ("class", "Server"),
+        ("method", "Server.run"),
+    ]
+    assert "return" not in rows[1]["source"] and "def run(self): ..." in rows[1]["source"]
+
+
+def test_long_units_are_stored_in_parts(build, tree):
+    body = "".join(f"    total += weight_{i} * value_{i}\n" for i in range(200))
+    (tree / "long.py").write_text(f"def long(total):\n{body}    return total\n")
+    rows = [row for row in build().units if row["path"] == "long.py"]
+    assert {row["name"] for row in rows} == {"long"} and len(rows) > 2
+    assert all(len(row["source"]) <= MAX_UNIT_CHARACTERS + 200 for row in rows)
+    assert [row["start_line"] for row in rows[1:]] == [row["end_line"] + 1 for row in rows[:-1]]
+
+
 def test_hits_equal_brute_force(build, model, embed):
     index = build()
-    stored = np.array(index.functions["embedding"])
-    texts = [code_prompt(row["language"]) + row["source"] for row in index.functions]
+    stored = np.array(index.units["embedding"])
+    texts = [code_prompt(row["language"]) + row["source"] for row in index.units]
     np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5)
     cosines = (stored * embed(model, texts, 1)).sum(axis=1)
     assert cosines.min() > 0.999  # functions are embedded in bf16 if that is fast
@@ -47,18 +70,18 @@ def test_hits_equal_brute_force(build, model, embed):
     wanted = stored @ embed(model, [text_prompt() + query], 1)[0]
     hits = index.search(query, top_k=3, hybrid=False)
     order = np.argsort(-wanted)[:3]
-    assert [hit.name for hit in hits] == [index.functions[int(row)]["name"] for row in order]
+    assert [hit.name for hit in hits] == [index.units[int(row)]["name"] for row in order]
     np.testing.assert_allclose([hit.score for hit in hits], wanted[order], atol=1e-5)
 
 
 def test_hybrid_hits_equal_fused_brute_force(build, model, embed):
     index = build()
     query = "parse an ISO date"
-    dense = np.array(index.functions["embedding"]) @ embed(model, [text_prompt() + query], 1)[0]
-    wanted = fuse(dense, BM25([row["source"] for row in index.functions]).scores(query))
+    dense = np.array(index.units["embedding"]) @ embed(model, [text_prompt() + query], 1)[0]
+    wanted = fuse(dense, BM25([row["source"] for row in index.units]).scores(query))
     hits = index.search(query, top_k=10, hybrid=True)
     assert len(hits) == len(index) == 4  # as many as there are
-    assert [hit.name for hit in hits] == [index.functions["name"][int(row)] for row in np.argsort(-wanted)]
+    assert [hit.name for hit in hits] == [index.units["name"][int(row)] for row in np.argsort(-wanted)]
     np.testing.assert_allclose([hit.score for hit in hits], np.sort(wanted)[::-1], atol=1e-5)
 
 
@@ -109,26 +132,26 @@ def test_ignored_binary_generated_and_excluded_files_are_left_out(build, tree):
 
 def test_languages_narrow_and_widen_the_index(build, tree):
     (tree / "point.h").write_text("namespace n {\nint twice(int x) {\n  return 2 * x;\n}\n}\n")  # C++ by content
-    assert set(build(languages=["c", "python"]).functions["language"]) == {"python"}
-    assert set(build().functions["language"]) == {"python", "javascript", "cpp"}
-    assert set(build(languages=["javascript"]).functions["language"]) == {"javascript"}
+    assert set(build(languages=["c", "python"]).units["language"]) == {"python"}
+    assert set(build().units["language"]) == {"python", "javascript", "cpp"}
+    assert set(build(languages=["javascript"]).units["language"]) == {"javascript"}
     with pytest.raises(ValueError, match="klingon"):
         build(languages=["klingon"])
 
 
 def test_a_file_that_fails_is_named_and_does_not_end_a_build(build, tree, monkeypatch):
-    def fail_in_broken_files(source, language):
+    def fail_in_broken_files(source, language, **options):
         if b"broken" in source:
             raise RecursionError("too deep")
-        return extract_functions(source, language)
+        return extract_units(source, language, **options)
 
     (tree / "broken.py").write_text("def broken():\n    return 1\n")
     (tree / "latin.py").write_bytes(b"def f():\n    return '\xe9'\n")
-    monkeypatch.setattr("mose.search.tree.extract_functions", fail_in_broken_files)
+    monkeypatch.setattr("mose.search.tree.extract_units", fail_in_broken_files)
     index = build()
     assert index.meta.skipped == ["broken.py"]
     assert [Path(name).name for name in index.reading.left_out["failed"]] == ["broken.py"]
-    assert any("return 'é'" in source for source in index.functions["source"])
+    assert any("return 'é'" in source for source in index.units["source"])
     assert len(index) == 5
     assert build().report.skipped == 1
 
@@ -154,9 +177,9 @@ def test_only_what_changed_is_parsed_and_embedded_again(build, tree):
     (tree / "web" / "files.js").rename(tree / "files.js")
     index = build()
     assert dataclasses.asdict(index.report) == {
-        "files": 2, "changed": 2, "removed": 2, "skipped": 0, "functions": 4, "embedded": 1,
+        "files": 2, "changed": 2, "removed": 2, "skipped": 0, "units": 4, "embedded": 1,
     }  # fmt: skip
-    assert sorted(index.functions["path"]) == ["dates.py"] * 3 + ["files.js"]
+    assert sorted(index.units["path"]) == ["dates.py"] * 3 + ["files.js"]
     names = {hit.name for hit in index.search("add two numbers", 10)}
     assert names == {"parse_iso_date", "next_month", "today", "readFile"}
 
@@ -164,8 +187,8 @@ def test_only_what_changed_is_parsed_and_embedded_again(build, tree):
 def test_an_incremental_index_equals_a_fresh_one(build, tree, tmp_path, model, tokenizer):
     build()
     (tree / "numbers.py").write_text(ADD + "\n\ndef subtract(a, b):\n    return a - b\n")
-    grown = build().functions[:]
-    fresh = Index.build(tree, model, tokenizer, tmp_path / "fresh", 1, progress=False).functions[:]
+    grown = build().units[:]
+    fresh = Index.build(tree, model, tokenizer, tmp_path / "fresh", 1, progress=False).units[:]
     np.testing.assert_allclose(grown.pop("embedding"), fresh.pop("embedding"), atol=1e-2)
     assert grown == fresh
 
@@ -182,14 +205,14 @@ def test_another_exit_or_length_embeds_again(build, tree, tmp_path, model, token
     shorter = build(max_length=100)
     assert (shorter.report.changed, shorter.report.embedded) == (0, 4)
     deeper = Index.build(tree, model, tokenizer, tmp_path / "index", 2, progress=False)
-    assert (deeper.meta.exit_layer, deeper.meta.functions) == (2, 4)
+    assert (deeper.meta.exit_layer, deeper.meta.units) == (2, 4)
     assert deeper.report and deeper.report.embedded == 4
 
 
 def test_equal_functions_are_embedded_once(build, tree):
     shutil.copy(tree / "numbers.py", tree / "copy.py")
     index = build()
-    assert (index.report.functions, index.report.embedded) == (5, 4)
+    assert (index.report.units, index.report.embedded) == (5, 4)
 
 
 # --- Refusals ----------------------------------------------------------------------------------------------
@@ -198,9 +221,9 @@ def test_equal_functions_are_embedded_once(build, tree):
 @pytest.mark.parametrize("place", ["/etc/passwd", "../secrets.py", "web/../../secrets.py"])
 def test_a_place_outside_the_tree_is_not_shown(place, build, tmp_path, model, tokenizer):
     meta = build().meta
-    entry = Entry(place, "f", "python", 1, 1, "def f(): pass")
+    entry = Entry(place, "function", "f", "f", "python", 1, 1, "def f(): pass")
     with index_writer(tmp_path / "index") as writer:
-        writer.commit(dataclasses.replace(meta, functions=1), [entry], np.eye(1, 32, dtype=np.float32))
+        writer.commit(dataclasses.replace(meta, units=1), [entry], np.eye(1, 32, dtype=np.float32))
     with pytest.raises(SearchIndexError, match="outside its tree"):
         Index.load(tmp_path / "index", model, tokenizer).search("f")
 
@@ -225,7 +248,7 @@ def test_an_aligned_model_is_queried_at_any_exit(tree, tmp_path, tiny_model, tok
         Index.load(tmp_path / "index", model, tokenizer, 2)
     assert Index.load(tmp_path / "index", model, tokenizer, 1).query_exit_layer == 1
     model.config.aligned_exits = True
-    functions = Index.load(tmp_path / "index", model, tokenizer).functions
+    functions = Index.load(tmp_path / "index", model, tokenizer).units
     documents = dict(zip(functions["name"], functions["embedding"], strict=True))
     for exit_layer in (0, 1, 2):
         index = Index.load(tmp_path / "index", model, tokenizer, exit_layer)

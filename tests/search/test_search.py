@@ -11,9 +11,8 @@ from mose.search import Hit, main, render
 
 
 def test_control_characters_do_not_reach_the_terminal():
-    hit = Hit(
-        0.5, "a\033[2J.py", "f\rg", "python", 1, 12, "def f():\n\tprint('\033]0;owned\a')\n" + "    x\n" * 10
-    )
+    source = "def f():\n\tprint('\033]0;owned\a')\n" + "    x\n" * 10
+    hit = Hit(0.5, "a\033[2J.py", "method", "f\rg", "C\a.f\rg", "python", 1, 12, source)
     text = render([hit])
     assert not set(text) & {"\033", "\r", "\a", "\t"}
     assert "… 6 more lines" in text
@@ -31,7 +30,7 @@ def test_index_and_query(tree, tmp_path, model_folder, capsys):
     where = ["--index", tmp_path / "index", "--model", model_folder]
     assert run("index", tree, *where, "--exit-layer", 1, "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert (report["functions"], report["embedded"], report["exit_layer"]) == (4, 4, 1)
+    assert (report["units"], report["embedded"], report["exit_layer"]) == (4, 4, 1)
 
     assert run("query", "read a file", *where, "--top-k", 3, "--hybrid", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
@@ -46,6 +45,54 @@ def test_index_and_query(tree, tmp_path, model_folder, capsys):
     assert run("query", " ", *where) == 2
     assert run("query", "read", "--index", tmp_path / "none", "--model", model_folder) == 1
     assert "python -m mose.search index DIR" in capsys.readouterr().err
+
+
+def test_a_build_says_what_it_left_out(tree, tmp_path, model_folder, capsys):
+    for name, content in {
+        "large.py": b"a = 1\n" * 200,
+        "made.py": b"# @generated\ndef made():\n    return 1\n",
+        "vendor/theirs.py": b"def theirs():\n    return 1\n",
+        "latin.py": b"def caf\xe9():\n    return 1\n",
+        "code.zig": b"",
+        "ignored.py": b"",
+        ".gitignore": b"ignored.py\n",
+    }.items():
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_bytes(content)
+    command = ("index", tree, "--index", tmp_path / "index", "--model", model_folder, "--exit-layer", 0)
+
+    assert run(*command, "--max-file-size", "1kB") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "left out: 1 vendored folder (--include-vendored reads them)" in lines
+    assert "left out: 1 generated file (--include-generated reads them)" in lines
+    assert "left out: 1 too large file (--max-file-size SIZE reads up to SIZE)" in lines
+    assert "not a source language: 1 .zig, 1 without extension" in lines
+    assert not any("large.py" in line or "ignored" in line for line in lines)
+
+    assert run(*command, "--max-file-size", "1kB", "--verbose") == 0
+    assert f"    {tree}/large.py (1,200 bytes)" in capsys.readouterr().out.splitlines()
+    assert run(*command, "--include-vendored", "--include-generated", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    # Four functions of the fixture, and those of made.py, theirs.py and latin.py.
+    assert document["functions"] == 7
+    assert document["reading"]["left_out"] == {}
+    assert document["reading"]["not_a_source_language"] == {".zig": 1, "without extension": 1}
+    assert sum(document["reading"]["read"].values()) == document["files"]
+
+    for size in ("0", "-1", "many", "5XB"):
+        assert run(*command, "--max-file-size", size) == 2
+        assert "max_file_size must be a size of at least 1 byte" in capsys.readouterr().err
+
+
+def test_a_tree_with_nothing_to_read_says_what_was_seen(tmp_path, model_folder, capsys):
+    (tmp_path / "tree").mkdir()
+    for name in ("a.zig", "b.zig", "c.toml"):
+        (tmp_path / "tree" / name).touch()
+    command = ("index", tmp_path / "tree", "--index", tmp_path / "index", "--model", model_folder)
+    assert run(*command) == 1
+    error = capsys.readouterr().err
+    assert "Languages that are read: " in error and "Python" in error and "Java" in error
+    assert "not a source language: 2 .zig, 1 .toml" in error
 
 
 def test_one_deep_index_for_queries_at_any_exit_of_an_aligned_model(
@@ -71,7 +118,7 @@ def test_demo_indexes_once(tree, tmp_path, model_folder, capsys):
     assert run(*arguments) == 0
     first = capsys.readouterr().out
     assert "numbers.py:1" in first and "│ def add(a, b):" in first and "\033" not in first
-    assert "4 functions of 3 files at exit 2, 4 of them embedded now" in first
+    assert "4 units of 3 files at exit 2, 4 of them embedded now" in first
     assert run(*arguments) == 0
     assert "none embedded anew" in capsys.readouterr().out
 
@@ -87,7 +134,7 @@ def test_demo_indexes_once(tree, tmp_path, model_folder, capsys):
             2,
             "must be one of 0, 1, 2",
         ),
-        (["index", "{tree}/empty", "--index", "{tmp}/i", "--model", "{model}"], 1, "no functions found"),
+        (["index", "{tree}/empty", "--index", "{tmp}/i", "--model", "{model}"], 1, "no units found"),
         (["index", "{tree}", "--index", "{tree}", "--model", "{model}"], 2, "is no index"),
         (
             ["index", "{tree}", "--index", "{tmp}/i", "--model", "{model}", "--max-length", "0"],

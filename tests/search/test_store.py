@@ -61,9 +61,9 @@ def test_a_killed_build_leaves_the_old_index_and_its_work(
     assert len(new) == 40
     assert new.report and new.report.embedded == left_to_embed
     assert len(list(path.glob("generation-*"))) == 1 and not (path / "journal").exists()
-    texts = [code_prompt("python") + source for source in new.functions["source"]]
+    texts = [code_prompt("python") + source for source in new.units["source"]]
     alone = embed(model, texts, 1)
-    assert (np.array(new.functions["embedding"]) * alone).sum(axis=1).min() > 0.999
+    assert (np.array(new.units["embedding"]) * alone).sum(axis=1).min() > 0.999
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_a_damaged_journal_is_computed_again(build, tmp_path):
 
 def commit(path, names):
     """Write an index of functions with these names."""
-    entries = [Entry("a.py", name, "python", 1, 1, f"def {name}(): pass") for name in names]
+    entries = [Entry("a.py", "function", name, name, "python", 1, 1, f"def {name}(): pass") for name in names]
     meta = Meta(FORMAT, "m", "f", 1, 512, len(entries), 4, "/", {}, [])
     with index_writer(path) as writer:
         writer.commit(meta, entries, np.eye(len(entries), 4, dtype=np.float32))
@@ -155,8 +155,8 @@ DAMAGE = {
     "meta of the future": lambda path, folder: (folder / "meta.json").write_text('{"format": 99}'),
     "vectors cut off": lambda path, folder: truncate(folder / "vectors.faiss"),
     "vectors missing": lambda path, folder: (folder / "vectors.faiss").unlink(),
-    "functions cut off": lambda path, folder: truncate(next((folder / "functions").glob("*.arrow"))),
-    "functions missing": lambda path, folder: shutil.rmtree(folder / "functions"),
+    "units cut off": lambda path, folder: truncate(next((folder / "units").glob("*.arrow"))),
+    "units missing": lambda path, folder: shutil.rmtree(folder / "units"),
     "words missing": lambda path, folder: shutil.rmtree(folder / "bm25"),
     "words cut off": lambda path, folder: truncate(folder / "bm25" / "data.csc.index.npy"),
     "words emptied": lambda path, folder: (folder / "bm25" / "data.csc.index.npy").write_bytes(b""),

@@ -1,8 +1,8 @@
 """The programming languages that definitions are read in, one module with one declarative entry for each.
 
 Text such as Markdown is known too, as the language "text": `readable_languages()` lists it,
-`supported_languages()` does not. Searching can read all of them. What needs functions, such as mining, reads the
-supported ones alone.
+`supported_languages()` does not. It is read only if it is asked for, since sections of prose push code down in a
+common ranking. What needs functions, such as mining, reads the supported languages alone.
 
 To add a language:
 
@@ -14,6 +14,7 @@ To add a language:
 """
 
 import importlib
+import json
 import pkgutil
 import re
 from functools import cache
@@ -45,13 +46,14 @@ _LANGUAGE_OF_TAG = _keys_by("fence_tags")
 _SHEBANG = re.compile(rb"#![ \t]*\S*?/?(?:env[ \t]+(?:-\S+[ \t]+)*)?([^\s/]*?)[\d.]*(?:[ \t\r\n]|$)")
 #: The language of text by headings, whose prompt is that of natural language.
 TEXT = "text"
-_TEXT_EXTENSIONS = frozenset(
-    {".md", ".markdown", ".mdown", ".mdx", ".rmd", ".qmd", ".rst", ".txt", ".text", ".adoc", ".asciidoc"}
-)
-_TEXT_FILES = frozenset({"README", "CHANGELOG", "CONTRIBUTING", "NEWS", "HACKING"})
+_TEXT_EXTENSIONS = ".md .markdown .mdown .mdx .rmd .qmd .rst .txt .text .adoc .asciidoc"
+_TEXT_FILES = "README CHANGELOG CONTRIBUTING NEWS HACKING"
 #: Files with the extension of a text that programs read.
 _NO_TEXT = re.compile(r"(?i)CMakeLists|robots|(?:.*[-_])?(?:requirements|constraints)(?:[-_].*)?")
+_LANGUAGE_OF_EXTENSION.update(dict.fromkeys(_TEXT_EXTENSIONS.split(), TEXT))
+_LANGUAGE_OF_FILE_NAME.update(dict.fromkeys(_TEXT_FILES.split(), TEXT))
 NOTEBOOK_EXTENSION = ".ipynb"
+_LANGUAGE_OF_EXTENSION[NOTEBOOK_EXTENSION] = "python"
 #: Reserved words that grammars do not list: constants, primitive types, "this object".
 _RESERVED = """
     true false True False TRUE FALSE null NULL nil None undefined NaN this self super cls void bool boolean
@@ -82,16 +84,25 @@ def language_of(path: str | Path, source: bytes | None = None) -> str | None:
     path = Path(path)
     suffix = path.suffix.lower()
     language = _LANGUAGE_OF_FILE_NAME.get(path.name) or _LANGUAGE_OF_EXTENSION.get(suffix)
-    if source is None:
-        return language
+    if language == TEXT:
+        return None if suffix and _NO_TEXT.fullmatch(path.stem) else TEXT
+    return language if source is None else _language_of_content(source, suffix, language)
 
-    if language == "c" and suffix == ".h" and is_cpp_header(source):
+
+def _language_of_content(source: bytes, suffix: str, language: str | None) -> str | None:
+    """Return the language of a file by its content; `language` is that of its name."""
+    if suffix == NOTEBOOK_EXTENSION:
+        try:
+            return kernel_language(json.loads(source))
+        except (ValueError, RecursionError):  # reading the notebook will name the error
+            return language
+
+    if suffix == ".h" and is_cpp_header(source):
         return "cpp"
-    if language is None and not path.suffix and (shebang := _SHEBANG.match(source)):
+    if not suffix and language is None and (shebang := _SHEBANG.match(source)):
         return _LANGUAGE_OF_INTERPRETER.get(shebang[1].decode(errors="replace"))
-    if language and (foreign := PROGRAMMING_LANGUAGES[language].foreign) and foreign.match(source):
-        return None
-    return language
+    foreign = PROGRAMMING_LANGUAGES[language].foreign if language else None
+    return None if foreign and foreign.match(source) else language
 
 
 def kernel_language(notebook: object) -> str | None:
@@ -122,7 +133,10 @@ def grammar(language: str) -> Language:
 
 @cache
 def definition_query(language: str) -> Query:
-    """Return the query for a language's definitions: those of its entry, then those of its grammar's tags."""
+    """Return the query for a language's definitions and comments, which are read in one pass.
+
+    The definitions of its entry precede those of its grammar's tags.
+    """
     entry = PROGRAMMING_LANGUAGES[language]
     text = entry.definitions
     if entry.uses_tags:
@@ -135,13 +149,7 @@ def definition_query(language: str) -> Query:
             kinds = re.findall(r"@definition\.(\w+)", pattern)
             if kinds and set(kinds) <= set(KINDS):
                 text += "\n" + pattern
-    return Query(grammar(language), text)
-
-
-@cache
-def comment_query(language: str) -> Query:
-    """Return the query for a language's comments (`@comment`) and separate annotations (`@attribute`)."""
-    return Query(grammar(language), PROGRAMMING_LANGUAGES[language].comments)
+    return Query(grammar(language), f"{text}\n{entry.comments}")
 
 
 @cache

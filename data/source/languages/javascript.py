@@ -3,6 +3,7 @@
 from mose.data.source.languages.base import JAVADOC, ProgrammingLanguage
 
 _FUNCTION = "[(function_expression) (arrow_function) (generator_function)]"
+_DECLARED = "[(function_expression) (arrow_function) (generator_function) (class) (call_expression)]"
 #: An object, or a call that is given one, as in `createClass({ ... })`: it qualifies the functions inside it.
 _OBJECT = "[(object) (call_expression arguments: (arguments (object)))]"
 #: What only says where a name lives: `exports.f` is `f` to its readers.
@@ -70,8 +71,8 @@ DEFINITIONS = f"""
     (export_statement declaration: (_) @wrapped) @wrapper
     (export_statement value: [(function_expression) (generator_function) (arrow_function) (class)]
         @wrapped) @wrapper
-    (lexical_declaration . (variable_declarator) @wrapped .) @wrapper
-    (variable_declaration . (variable_declarator) @wrapped .) @wrapper
+    (lexical_declaration . (variable_declarator value: {_DECLARED}) @wrapped .) @wrapper
+    (variable_declaration . (variable_declarator value: {_DECLARED}) @wrapped .) @wrapper
     (expression_statement [(assignment_expression right: [(function_expression) (arrow_function)
         (generator_function) (class)]) (augmented_assignment_expression)] @wrapped) @wrapper
 """

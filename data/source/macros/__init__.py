@@ -12,6 +12,10 @@ from mose.data.source.queries import captured_nodes
 
 #: The languages that have macros.
 WITH_MACROS = frozenset({"c", "cpp"})
+#: Longest text of macros before a definition, in bytes.
+_LONGEST_PREFIX = 400
+#: Macros that stand for a bracket, such as `BEGIN_NAMESPACE`.
+_BRACKET = re.compile(rb"(?:\w+_)?(?:BEGIN|END)(?![A-Za-z0-9])")
 _CONDITIONAL = re.compile(rb"\n[ \t]*#[ \t]*(if|el|end)")
 
 
@@ -51,6 +55,32 @@ def mask_macros(source: bytes, tree: Tree, language: str) -> bytes:
     The arguments are those of `parse_around_macros`.
     """
     return Masker(source, _ranges_with_errors(source, tree.root_node), language).mask.apply()
+
+
+def parsed_text(tree: Tree) -> bytes:
+    """Return the text that a tree was parsed from, with its positions: what was masked is blank."""
+    root = tree.root_node
+    return b" " * root.start_byte + (root.text or b"")
+
+
+def start_with_macros(source: bytes, parsed: bytes, start: int) -> int:
+    """Return where a definition starts, with the macros before it that are blank in the parsed text.
+
+    Macros on lines of their own belong to it if no blank line follows. Conditionals, labels and macros that begin
+    or end something else do not.
+    """
+    window = max(0, start - _LONGEST_PREFIX)
+    blank = window + len(parsed[window:start].rstrip())
+    *lines, indent = source[blank:start].split(b"\n")
+    begin, position = start - len(indent.lstrip()), start - len(indent)
+    # A line that is only partly blank ends something else.
+    for line in reversed(lines[1:] if blank else lines):
+        position -= len(line) + 1
+        text = line.strip()
+        if not text or text.startswith(b"#") or text.endswith((b":", b";", b"\\")) or _BRACKET.match(text):
+            break
+        begin = position + len(line) - len(line.lstrip())
+    return begin
 
 
 def _unread(bodies: list[tuple[int, int]], tree: Tree, language: str) -> list[tuple[int, int]]:

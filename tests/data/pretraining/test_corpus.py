@@ -220,7 +220,7 @@ def test_files_left_out_are_counted_and_named(plant_repositories, caplog):
     assert left_out == {
         **{"empty": ["empty.py"], "binary": ["bin.py"], "too large": ["big.py"], "generated": ["made.py"]},
     }
-    assert (report.read, report.other_files) == ({"python": 3}, {".rst": 1})
+    assert (report.read, report.unasked) == ({"python": 3}, {"text": 1})
 
 
 def test_bad_sources_are_named_before_anything_is_read(tmp_path, plant_repositories):

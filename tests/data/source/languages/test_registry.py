@@ -1,6 +1,7 @@
 """Which files are in which language, and that each grammar's own idea of a definition is covered."""
 
 import importlib
+import json
 import runpy
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def test_languages_have_a_prompt_name_of_their_own():
             ("Rakefile", "ruby"),
             ("a.jsx", "javascript"),
         ),
-        *(("a.cob", None), ("noextension", None)),
+        *(("a.md", "text"), ("a.RST", "text"), ("README", "text"), ("notes.txt", "text"), ("a.ipynb", "python")),
+        *(("requirements-dev.txt", None), ("CMakeLists.txt", None), ("a.cob", None), ("noextension", None)),
     ],
 )
 def test_a_language_is_told_by_the_name(path, language):
@@ -90,7 +92,9 @@ def test_other_files_with_the_same_extension_are_told_by_their_content(path, sou
     ],
 )
 def test_a_notebook_has_the_language_of_its_kernel(metadata, language):
-    assert kernel_language({"metadata": metadata}) == language
+    notebook = {"metadata": metadata}
+    assert kernel_language(notebook) == language
+    assert language_of("a.ipynb", json.dumps(notebook).encode()) == language
 
 
 #: What the grammars' own tags take for definitions though it holds no code: an alias, a property.
