@@ -1,6 +1,7 @@
 """BM25 over code: the lexical baseline, and the lexical half of hybrid search."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -80,3 +81,21 @@ class BM25:
         if self._index is None:
             return np.zeros(self._size, dtype=np.float32)
         return self._index.get_scores_from_ids(self._index.get_tokens_ids(bm25_tokens(query)))
+
+    def coverage(self, query: str) -> np.ndarray:
+        """Return how much of `query` each document has, (documents,) float32 in [0, 1].
+
+        It is the share of the query's distinct tokens by inverse document frequency. Other than a score, it does
+        not depend on the length of a document, and tells a query whose words are all unknown.
+        """
+        tokens = sorted(set(bm25_tokens(query)))
+        covered = np.zeros(self._size, dtype=np.float32)
+        total = 0.0
+        for token in tokens:
+            ids = self._index.get_tokens_ids([token]) if self._index is not None else []
+            holds = self._index.get_scores_from_ids(ids) > 0 if ids else np.zeros(self._size, dtype=bool)
+            frequency = int(holds.sum())
+            weight = math.log1p((self._size - frequency + 0.5) / (frequency + 0.5))
+            covered += weight * holds
+            total += weight
+        return np.minimum(covered / total, 1) if total else covered

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +16,11 @@ from mose.inference.encoders import MoSEEncoder
 from mose.inference.encoding import fast_dtype
 from mose.inference.fingerprints import model_fingerprint
 from mose.search import store
-from mose.search.ranking.fusion import DEFAULT_HYBRID, best_rows, fuse
+from mose.search.ranking.catalogue import Catalogue
+from mose.search.ranking.confidence import hit_scores, query_confidence
+from mose.search.ranking.fusion import DEFAULT_HYBRID
+from mose.search.ranking.queries import parse_query
+from mose.search.ranking.ranker import Evidence, Parts, collect_evidence, rank_by_similarity, rank_units
 from mose.search.store import SearchIndexError
 from mose.search.tree import read_tree
 
@@ -27,7 +32,8 @@ CHUNK = 512
 class Hit:
     """One search result."""
 
-    score: float  # cosine similarity, or with hybrid search the fused score in [0, 1]
+    score: float  # confidence in [0, 1] that it answers the query, which never rises from hit to hit
+    similarity: float  # cosine similarity of the embeddings
     path: str  # relative to the indexed tree, with forward slashes
     kind: str  # one of `mose.data.source.units.KINDS`
     name: str
@@ -36,6 +42,13 @@ class Hit:
     start_line: int  # 1-based; the last line is part of the unit
     end_line: int
     source: str
+    parts: Parts  # how its rank came about
+
+    def as_dict(self, explain: bool = False) -> dict[str, Any]:
+        """Return the fields, ready for JSON; the parts of the rank if asked to explain it."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        parts = fields.pop("parts")
+        return {**fields, "parts": {**parts._asdict(), "rank_score": parts.rank_score}} if explain else fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +180,7 @@ class Index:
                 files=contents.files,
                 skipped=contents.skipped,
             )
-            # Functions are embedded in bf16 if that is fast, queries always in the type of the weights.
+            # Units are embedded in bf16 if that is fast, queries always in the type of the weights.
             encoder = MoSEEncoder(model, tokenizer, [exit_layer], max_length, fast_dtype(model.device))
             embeddings, embedded = _embed(contents.entries, encoder, meta.space, previous, writer, progress)
             if previous and previous.meta == meta:
@@ -181,45 +194,81 @@ class Index:
             encoder = MoSEEncoder(model, tokenizer, [exit_layer], max_length)
             return cls(store.read_generation(path), encoder, report, contents.report)
 
-    def search(self, query: str, top_k: int = 5, hybrid: bool | None = None) -> list[Hit]:
-        """Return the units that fit a description best, best first.
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Paths and names of the units, as ranking needs them. Row i is unit i."""
+        names = ("path", "name", "qualified_name", "kind", "start_line")
+        columns = self.units.select_columns(list(names))[:]
+        return Catalogue(*(columns[name] for name in names))
 
-        Args:
-            query: description of what the code does.
-            top_k: maximum number of hits.
-            hybrid: fuse BM25 over identifiers with the cosine similarities; None means `DEFAULT_HYBRID`.
+    def evidence(self, query: str) -> Evidence:
+        """Return what speaks for each unit, of which `search` makes the order and the scores.
 
         Raises:
-            ValueError: the query is empty, or `top_k` is below 1.
-            SearchIndexError: the model returns NaN, or the index names a file outside its tree.
+            ValueError: the query is empty.
+            SearchIndexError: the model returns NaN.
         """
         if not query.strip():
             raise ValueError("the query is empty. Describe what the code does.")
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}.")
-        vectors = self._generation.vectors
         vector = _encode_texts(self._query_encoder, [query], [""], is_query=True)
 
+        # The range search returns all units, since every cosine is above -2.
+        _, cosines, rows = self._generation.vectors.range_search(vector, -2.0)
+        similarities = np.empty(len(self), np.float32)
+        similarities[rows] = cosines
+
+        parsed, bm25 = parse_query(query), self._generation.bm25
+        words = parsed.keywords
+        return collect_evidence(parsed, self.catalogue, similarities, bm25.scores(words), bm25.coverage(words))
+
+    def search(
+        self,
+        query: str,
+        top_k: int = 5,
+        hybrid: bool | None = None,
+        *,
+        files: bool = False,
+        min_score: float = 0.0,
+    ) -> list[Hit]:
+        """Return the units that fit a query best, best first.
+
+        Args:
+            query: the name of a symbol, or a description of what the code does.
+            top_k: maximum number of hits.
+            hybrid: rank by names, paths and BM25 besides the embeddings; None means `DEFAULT_HYBRID`. False means
+                by the embeddings alone.
+            files: return the best unit of each file alone.
+            min_score: leave out hits with a lower score, in [0, 1].
+
+        Raises:
+            ValueError: the query is empty, `top_k` is below 1, or `min_score` is not in [0, 1].
+            SearchIndexError: the model returns NaN, or the index names a file outside its tree.
+        """
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}.")
+        if not 0 <= min_score <= 1:
+            raise ValueError(f"min_score must be in [0, 1], got {min_score}. Pass 0 to see all hits.")
+        evidence = self.evidence(query)
+
         if DEFAULT_HYBRID if hybrid is None else hybrid:
-            # The range search returns all units, since every cosine is above -2.
-            _, similarities, rows = vectors.range_search(vector, -2.0)
-            dense = np.empty(len(self), np.float32)
-            dense[rows] = similarities
-
-            scores = fuse(dense, self._generation.bm25.scores(query))
-            rows = best_rows(scores, top_k)
-            scores = scores[rows]
+            ranking = rank_units(evidence, self.catalogue, top_k, one_per_file=files)
         else:
-            (scores,), (rows,) = vectors.search(vector, min(top_k, len(self)))
+            ranking = rank_by_similarity(evidence, self.catalogue, top_k, one_per_file=files)
+        scores = hit_scores(query_confidence(evidence), (parts.fit for parts in ranking.parts))
 
-        return [self._hit(score, row) for score, row in zip(scores.tolist(), rows.tolist(), strict=True)]
+        hits = zip(scores, ranking.rows.tolist(), ranking.parts, strict=True)
+        return [
+            self._hit(row, score=score, similarity=float(evidence.similarities[row]), parts=parts)
+            for score, row, parts in hits
+            if score >= min_score
+        ]
 
-    def _hit(self, score: float, row: int) -> Hit:
+    def _hit(self, row: int, **judgement: Any) -> Hit:
         fields = self.units[row]
         path = PurePosixPath(fields["path"])
         if path.is_absolute() or ".." in path.parts:
             raise SearchIndexError(f"the index is damaged: unit {row} is outside its tree, in {path}")
-        return Hit(score, **{name: fields[name] for name in store.Entry._fields})
+        return Hit(**judgement, **{name: fields[name] for name in store.Entry._fields})
 
 
 def _full_name(model: Any) -> str:
@@ -255,8 +304,8 @@ def _embed(
     with tqdm(total=len(new), desc="Embedding", unit=" units", disable=not (progress and new)) as bar:
         for start in range(0, len(new), CHUNK):
             chunk = new[start : start + CHUNK]
-            sources, languages = [entry.source for entry in chunk], [entry.language for entry in chunk]
-            keys, vectors = [entry.key for entry in chunk], _encode_texts(encoder, sources, languages, False)
+            texts, languages = [entry.text for entry in chunk], [entry.language for entry in chunk]
+            keys, vectors = [entry.key for entry in chunk], _encode_texts(encoder, texts, languages, False)
             writer.journal(space, keys, vectors)
             known.update(zip(keys, vectors, strict=True))
             bar.update(len(chunk))

@@ -6,11 +6,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mose.search.index import Hit, Index
+    from mose.search.ranking.ranker import Parts
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def render(hits: "Sequence[Hit]", colour: bool = False, width: int = 110, lines: int = 6) -> str:
+#: Said of hits of low confidence.
+NOTHING_FITS = "Nothing fits well."
+
+
+def render(
+    hits: "Sequence[Hit]", colour: bool = False, width: int = 110, lines: int = 6, explain: bool = False
+) -> str:
     """Return hits as text: rank, score, name, location and the first lines of each.
 
     Control characters in names and source code are replaced, so that they cannot reach the terminal.
@@ -20,6 +27,7 @@ def render(hits: "Sequence[Hit]", colour: bool = False, width: int = 110, lines:
         colour: use ANSI escape sequences.
         width: maximum line length, in characters.
         lines: number of source lines for each hit.
+        explain: add a line on how each hit's rank came about.
     """
     bold, dim, green, off = ("\033[1m", "\033[2m", "\033[32m", "\033[0m") if colour else ("",) * 4
     rows = []
@@ -27,6 +35,8 @@ def render(hits: "Sequence[Hit]", colour: bool = False, width: int = 110, lines:
     for rank, hit in enumerate(hits, 1):
         name, location = printable(hit.qualified_name), printable(f"{hit.path}:{hit.start_line}")
         rows.append(f"{rank:>3}  {green}{hit.score:.3f}{off}  {bold}{name}{off}  {location}")
+        if explain:
+            rows.append(f"     {dim}{explain_rank(hit.parts)}{off}")
 
         code = hit.source.rstrip().expandtabs(4).split("\n")
         # The note "1 more line" would take as much room as the line itself.
@@ -37,6 +47,18 @@ def render(hits: "Sequence[Hit]", colour: bool = False, width: int = 110, lines:
         rows.append("")
 
     return "\n".join(rows)
+
+
+def explain_rank(parts: "Parts") -> str:
+    """Return how a hit's rank came about, as a sum: what is 0, and factors of 1, are left out."""
+    terms = ("dense", "lexical", "definition", "name", "file_name", "path")
+    fields = parts._asdict()
+    text = " + ".join(f"{name.replace('_', ' ')} {fields[name]:.3f}" for name in terms if fields[name]) or "0"
+    text = f"({text}) × role {parts.role:g}" if parts.role != 1 else text
+
+    text += f" + agreement {parts.agreement:.3f}" if parts.agreement else ""
+    text = f"({text}) × repeat {parts.repeat:g}" if parts.repeat != 1 else text
+    return f"{parts.rank_score:.3f} = {text}"
 
 
 def printable(text: str) -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from mose.inference.bm25 import BM25
 
-FORMAT = 2
+FORMAT = 3
 #: Default of `Meta.max_length`.
 MAX_LENGTH = 512
 _POINTER = "CURRENT"
@@ -58,9 +58,14 @@ class Entry(NamedTuple):
     source: str
 
     @property
+    def text(self) -> str:
+        """What is embedded and what BM25 reads: a line that says what it is and where, and the source."""
+        return f"{self.path} {self.qualified_name}\n{self.source}"
+
+    @property
     def key(self) -> str:
-        """Hash of the text that the embedding depends on, within one embedding space."""
-        return hashlib.sha256(f"{self.language}\0{self.source}".encode()).hexdigest()
+        """Hash of what the embedding depends on, within one embedding space."""
+        return hashlib.sha256(f"{self.language}\0{self.text}".encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,7 +263,7 @@ class IndexWriter:
             units.save_to_disk(str(folder / "units"))
             units.add_faiss_index("embedding", custom_index=faiss.IndexFlatIP(embeddings.shape[1]))
             units.save_faiss_index("embedding", str(folder / "vectors.faiss"))
-            BM25([entry.source for entry in entries]).save(folder / "bm25")
+            BM25([entry.text for entry in entries]).save(folder / "bm25")
             (folder / "meta.json").write_text(json.dumps(dataclasses.asdict(meta), indent=1), encoding="utf-8")
 
         # Readers see the new generation from here on.

@@ -1,7 +1,6 @@
 """Arguments and steps that several search commands share."""
 
 import argparse
-import dataclasses
 import hashlib
 import importlib
 import json
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mose.data.source.rules import add_reading_arguments, reading_rules
+from mose.search.ranking.confidence import LOW_CONFIDENCE
 from mose.search.ranking.fusion import DEFAULT_HYBRID
-from mose.search.rendering import printable, render, summarize_index
+from mose.search.rendering import NOTHING_FITS, printable, render, summarize_index
 from mose.search.store import MAX_LENGTH
 from mose.utils.locations import cache_folder, is_local_folder, package_folder
 
@@ -62,14 +62,29 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", type=_query, metavar="QUERY", help="description of what the code does")
     text = "number of hits to print (default: %(default)s)"
     parser.add_argument("--top-k", type=int, default=5, metavar="N", help=text)
-    text = f"fuse BM25 with the embeddings (default: {'--hybrid' if DEFAULT_HYBRID else '--no-hybrid'})"
+    text = "rank by names, paths and BM25 besides the embeddings "
+    text += f"(default: {'--hybrid' if DEFAULT_HYBRID else '--no-hybrid'})"
     parser.add_argument("--hybrid", action=argparse.BooleanOptionalAction, help=text)
+    parser.add_argument("--files", action="store_true", help="print the best unit of each file alone")
+    text = "leave out hits with a lower score, in [0, 1] (default: none)"
+    parser.add_argument("--min-score", type=_share, default=0.0, metavar="SCORE", help=text)
+    parser.add_argument("--explain", action="store_true", help="show how each hit's rank came about")
 
 
 def _query(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("the query is empty. Describe what the code does.")
     return text
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be in [0, 1], got {text!r}. Pass 0.5 for even odds.")
+    return value
 
 
 def load_search_model(name: str, exit_layer: int | None, timings: Timings) -> tuple[Any, Any]:
@@ -116,7 +131,8 @@ def print_hits(options: argparse.Namespace, index: "Index", path: Path, timings:
     """Search the index for the query of the options, and print the hits as text or JSON."""
     hybrid = DEFAULT_HYBRID if options.hybrid is None else options.hybrid
     with timings.measure("query"):
-        hits = index.search(options.query, options.top_k, hybrid)
+        settings = {"files": options.files, "min_score": options.min_score}
+        hits = index.search(options.query, options.top_k, hybrid, **settings)
     meta = index.meta
 
     if options.json:
@@ -124,15 +140,18 @@ def print_hits(options: argparse.Namespace, index: "Index", path: Path, timings:
         document |= {"query_exit_layer": index.query_exit_layer, "hybrid": hybrid, "seconds": timings}
         if index.reading:
             document["reading"] = index.reading.as_dict()
-        print(json.dumps({**document, "hits": [dataclasses.asdict(hit) for hit in hits]}, indent=2))
+        print(json.dumps({**document, "hits": [hit.as_dict(options.explain) for hit in hits]}, indent=2))
         return
 
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else 110
     print(f"\n{printable(options.query)}  in  {printable(meta.root)}\n")
-    print(render(hits, terminal and "NO_COLOR" not in os.environ, width))
+    colour = terminal and "NO_COLOR" not in os.environ
+    if not hits or hits[0].score < LOW_CONFIDENCE:
+        print(f"{NOTHING_FITS} The best of what there is:\n" if hits else NOTHING_FITS)
+    print(render(hits, colour, width, explain=options.explain))
 
     query_exit = index.query_exit_layer
     queried = f", queried at exit {query_exit}" if query_exit != meta.exit_layer else ""
-    scores = "embeddings fused with BM25" if hybrid else "embeddings alone"
+    scores = "ranked by embeddings, BM25, names and paths" if hybrid else "ranked by embeddings alone"
     print(f"{summarize_index(index)}{queried}, {scores}\n{timings}")

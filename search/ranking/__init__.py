@@ -12,10 +12,10 @@ _HOMES = {
     "Parts": "ranker",
     "RankingConstants": "constants",
     "SearchQuery": "queries",
-    "best_rows": "fusion",
     "collect_evidence": "ranker",
     "fuse": "fusion",
     "parse_query": "queries",
+    "query_confidence": "confidence",
     "rank_units": "ranker",
 }
 __all__ = sorted(_HOMES)

@@ -37,8 +37,3 @@ def scale_lexical(scores: np.ndarray) -> np.ndarray:
     """Return (…, documents) BM25 scores scaled to [0, 1] for each query; 0 if no document has its words."""
     best = scores.max(axis=-1, keepdims=True)
     return scores / np.where(best > 0, best, 1)
-
-
-def best_rows(scores: np.ndarray, k: int) -> np.ndarray:
-    """Return the positions of the `k` highest of (documents,) scores, best first. Ties keep their order."""
-    return np.argsort(-scores, kind="stable")[:k]

@@ -10,11 +10,11 @@ _NAME = r"[^\W\d][\w$]*[?!]?"
 _SEPARATOR = r"::|->|[.#/\\]"
 #: `Server::run`, `pkg.Server.run()`, `$http`, `@cached`, `Vec<T>`.
 _SYMBOL = re.compile(
-    rf"[$@&*:]*((?:[$_]*{_NAME})(?:(?:{_SEPARATOR})[$_]*{_NAME})*)(?:<[^<>]*>)?(?:\(\))?[?!;]?"
+    rf"[@&*:]*((?:[$_]*{_NAME})(?:(?:{_SEPARATOR})[$_]*{_NAME})*)(?:<[^<>]*>)?(?:\(\))?[?!;]?"
 )
 #: What tells an identifier from a word of English: inner capitals, underscores, separators.
 _INNER = re.compile(r"[a-z0-9][A-Z]|[A-Z]{2,}[a-z]|\w_\w|^_+\w|^\$\w|\w(?:::|->|[.#])\w|\w\(\)$")
-_ABBREVIATION = re.compile(r"(?:[a-z]\.){2,}[a-z]?|[A-Z]{2,}s", re.IGNORECASE)
+_ABBREVIATION = re.compile(r"(?:[a-z]\.)+[a-z]?|[A-Z]{2,}s", re.IGNORECASE)
 _QUOTED = re.compile(r"`([^`\s]+)`")
 
 

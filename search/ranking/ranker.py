@@ -27,6 +27,7 @@ class Evidence:
         query: the parsed query.
         similarities: cosine similarities.
         bm25: BM25 scores.
+        coverage: share of the query's words that the unit has.
         dense: similarities, scaled to [0, 1].
         lexical: BM25 scores, scaled to [0, 1].
         definition: how well the unit defines a symbol of the query.
@@ -38,6 +39,7 @@ class Evidence:
     query: SearchQuery
     similarities: np.ndarray
     bm25: np.ndarray
+    coverage: np.ndarray
     dense: np.ndarray
     lexical: np.ndarray
     definition: np.ndarray
@@ -60,10 +62,15 @@ class Parts(NamedTuple):
     repeat: float  # factor for better hits of the same file
 
     @property
+    def fit(self) -> float:
+        """How well the unit fits, whatever stands before it."""
+        boosted = self.dense + self.lexical + self.definition + self.name + self.file_name + self.path
+        return boosted * self.role + self.agreement
+
+    @property
     def rank_score(self) -> float:
         """What hits are ordered by."""
-        fit = self.dense + self.lexical + self.definition + self.name + self.file_name + self.path
-        return (fit * self.role + self.agreement) * self.repeat
+        return self.fit * self.repeat
 
 
 class Ranking(NamedTuple):
@@ -74,7 +81,7 @@ class Ranking(NamedTuple):
 
 
 def collect_evidence(
-    query: SearchQuery, catalogue: Catalogue, similarities: np.ndarray, bm25: np.ndarray
+    query: SearchQuery, catalogue: Catalogue, similarities: np.ndarray, bm25: np.ndarray, coverage: np.ndarray
 ) -> Evidence:
     """Return what speaks for each unit.
 
@@ -83,11 +90,13 @@ def collect_evidence(
         catalogue: the units.
         similarities: (units,) cosine similarities with the query.
         bm25: (units,) BM25 scores, at least 0.
+        coverage: (units,) share of the query's words that each unit has, in [0, 1].
     """
     return Evidence(
         query=query,
         similarities=similarities,
         bm25=bm25,
+        coverage=coverage,
         dense=scale_dense(similarities),
         lexical=scale_lexical(bm25),
         definition=definition_grades(query, catalogue),
@@ -98,7 +107,11 @@ def collect_evidence(
 
 
 def rank_units(
-    evidence: Evidence, catalogue: Catalogue, top_k: int, constants: RankingConstants = DEFAULT_CONSTANTS
+    evidence: Evidence,
+    catalogue: Catalogue,
+    top_k: int,
+    constants: RankingConstants = DEFAULT_CONSTANTS,
+    one_per_file: bool = False,
 ) -> Ranking:
     """Return the best units, best first. The order of the rows changes nothing.
 
@@ -107,6 +120,7 @@ def rank_units(
         catalogue: the units.
         top_k: number of hits, fewer if there are fewer units.
         constants: weights of the ranking functions.
+        one_per_file: return the best unit of each file alone.
     """
     columns = _boosts(evidence, catalogue, constants)
     factors = {role: getattr(constants, role) for role in ROLES}
@@ -118,14 +132,30 @@ def rank_units(
     scores = scores + agreed
 
     # Within a file the order stays, so each hit's factor is known beforehand.
-    pool = best_rows_by(scores, _POOL * top_k, catalogue.position)
-    repeat = constants.repeat ** repeats(catalogue.file_of[pool])
+    pool = best_rows_by(scores, len(scores) if one_per_file else _POOL * top_k, catalogue.position)
+    before = repeats(catalogue.file_of[pool])
+    if one_per_file:
+        pool, before = pool[before == 0], before[before == 0]
+    repeat = constants.repeat**before
     kept = best_rows_by(scores[pool] * repeat, top_k, np.arange(len(pool)))
     rows = pool[kept]
 
     table = zip(*(column[rows].tolist() for column in (*columns.values(), role, agreed)), strict=True)
     parts = [Parts(*values, factor) for values, factor in zip(table, repeat[kept].tolist(), strict=True)]
     return Ranking(rows, parts)
+
+
+def rank_by_similarity(
+    evidence: Evidence, catalogue: Catalogue, top_k: int, one_per_file: bool = False
+) -> Ranking:
+    """Return the units whose embeddings are most similar to the query's, best first; arguments as `rank_units`."""
+    rows = best_rows_by(evidence.similarities, len(catalogue) if one_per_file else top_k, catalogue.position)
+    if one_per_file:
+        rows = rows[repeats(catalogue.file_of[rows]) == 0]
+    rows = rows[:top_k]
+
+    nothing = Parts(dense=0, lexical=0, definition=0, name=0, file_name=0, path=0, role=1, agreement=0, repeat=1)
+    return Ranking(rows, [nothing._replace(dense=value) for value in evidence.dense[rows].tolist()])
 
 
 def _boosts(evidence: Evidence, catalogue: Catalogue, constants: RankingConstants) -> dict[str, np.ndarray]:

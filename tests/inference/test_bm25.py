@@ -73,3 +73,17 @@ def test_a_saved_index_scores_the_same(documents, query):
         loaded = BM25.load(Path(folder) / "bm25")
         assert len(loaded) == len(documents)
         np.testing.assert_array_equal(loaded.scores(query), index.scores(query))
+
+
+@settings(deadline=None)
+@given(st.lists(words, min_size=1, max_size=8), words)
+def test_coverage_is_the_share_of_the_rare_and_common_tokens_there(documents, query):
+    tokens = set(bm25_tokens(query))
+    bags = [set(bm25_tokens(document)) for document in documents]
+    weights = {}
+    for token in tokens:
+        holding = sum(token in bag for bag in bags)
+        weights[token] = math.log(1 + (len(bags) - holding + 0.5) / (holding + 0.5))
+    total = sum(weights.values())
+    expected = [sum(weights[token] for token in tokens & bag) / total if tokens else 0 for bag in bags]
+    np.testing.assert_allclose(BM25(documents).coverage(query), expected, rtol=1e-5, atol=1e-6)

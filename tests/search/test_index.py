@@ -15,12 +15,18 @@ from hypothesis.extra.numpy import arrays
 from mose.data.source.definitions import extract_units
 from mose.inference.bm25 import BM25
 from mose.search.index import Index
+from mose.search.ranking.constants import DEFAULT_CONSTANTS
 from mose.search.ranking.fusion import fuse
 from mose.search.store import Entry, SearchIndexError, index_writer
 from mose.search.tree import MAX_UNIT_CHARACTERS
 from mose.tokenization.prompts import code_prompt, text_prompt
 
 ADD = "def add(a, b):\n    return a + b\n"
+
+def text_of(row):
+    """Return what is embedded of a unit."""
+    return f"{row['path']} {row['qualified_name']}\n{row['source']}"
+
 
 # --- Search ------------------------------------------------------------------------------------------------
 
@@ -61,7 +67,7 @@ def test_long_units_are_stored_in_parts(build, tree):
 def test_hits_equal_brute_force(build, model, embed):
     index = build()
     stored = np.array(index.units["embedding"])
-    texts = [code_prompt(row["language"]) + row["source"] for row in index.units]
+    texts = [code_prompt(row["language"]) + text_of(row) for row in index.units]
     np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5)
     cosines = (stored * embed(model, texts, 1)).sum(axis=1)
     assert cosines.min() > 0.999  # functions are embedded in bf16 if that is fast
@@ -71,18 +77,45 @@ def test_hits_equal_brute_force(build, model, embed):
     hits = index.search(query, top_k=3, hybrid=False)
     order = np.argsort(-wanted)[:3]
     assert [hit.name for hit in hits] == [index.units[int(row)]["name"] for row in order]
-    np.testing.assert_allclose([hit.score for hit in hits], wanted[order], atol=1e-5)
+    np.testing.assert_allclose([hit.similarity for hit in hits], wanted[order], atol=1e-5)
+    scaled = (wanted - wanted.min()) / (wanted.max() - wanted.min())
+    np.testing.assert_allclose([hit.parts.rank_score for hit in hits], scaled[order], atol=1e-4)
 
 
-def test_hybrid_hits_equal_fused_brute_force(build, model, embed):
+def test_hybrid_hits_start_from_the_fusion_of_brute_force(build, model, embed):
     index = build()
     query = "parse an ISO date"
     dense = np.array(index.units["embedding"]) @ embed(model, [text_prompt() + query], 1)[0]
-    wanted = fuse(dense, BM25([row["source"] for row in index.units]).scores(query))
+    # The article says nothing, so BM25 does not see it.
+    lexical = BM25([text_of(row) for row in index.units]).scores("parse ISO date")
+    wanted = dict(zip(index.units["name"], fuse(dense, lexical, DEFAULT_CONSTANTS.dense_share_of_prose), strict=True))
     hits = index.search(query, top_k=10, hybrid=True)
     assert len(hits) == len(index) == 4  # as many as there are
-    assert [hit.name for hit in hits] == [index.units["name"][int(row)] for row in np.argsort(-wanted)]
-    np.testing.assert_allclose([hit.score for hit in hits], np.sort(wanted)[::-1], atol=1e-5)
+    fused = {hit.name: hit.parts.dense + hit.parts.lexical for hit in hits}
+    assert fused == pytest.approx(wanted, abs=1e-4)
+    assert hits[0].name == "parse_iso_date"
+
+
+def test_hits_are_ordered_by_their_parts_and_scores_never_rise(build):
+    index = build()
+    for hybrid in (True, False):
+        hits = index.search("parse an ISO date", top_k=10, hybrid=hybrid)
+        ranks = [hit.parts.rank_score for hit in hits]
+        scores = [hit.score for hit in hits]
+        assert ranks == sorted(ranks, reverse=True) and scores == sorted(scores, reverse=True)
+        assert all(0 <= score <= 1 for score in scores)
+
+
+def test_files_have_one_hit_each_and_a_low_score_can_be_cut(build):
+    index = build()
+    every = index.search("parse a date of the calendar", top_k=10)
+    assert [hit.path for hit in every].count("dates.py") == 2
+    files = index.search("parse a date of the calendar", top_k=10, files=True)
+    assert sorted(hit.path for hit in files) == ["dates.py", "numbers.py", "web/files.js"]
+
+    cut = index.search("parse a date of the calendar", top_k=10, min_score=every[1].score)
+    assert [hit.name for hit in cut] == [hit.name for hit in every if hit.score >= every[1].score]
+    assert index.search("parse a date", min_score=1.0) == []
 
 
 def test_search_refuses_bad_arguments(build):
@@ -91,6 +124,8 @@ def test_search_refuses_bad_arguments(build):
         index.search(" \n")
     with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
         index.search("add", top_k=0)
+    with pytest.raises(ValueError, match=r"min_score must be in \[0, 1\], got 1.5"):
+        index.search("add", min_score=1.5)
 
 
 scores = st.integers(2, 8).flatmap(
@@ -174,10 +209,11 @@ def test_only_what_changed_is_parsed_and_embedded_again(build, tree):
     with (tree / "dates.py").open("a") as file:
         file.write("\n\ndef today():\n    return datetime.date.today()\n")
     (tree / "numbers.py").unlink()
+    # The path is embedded too, so a moved function is embedded again.
     (tree / "web" / "files.js").rename(tree / "files.js")
     index = build()
     assert dataclasses.asdict(index.report) == {
-        "files": 2, "changed": 2, "removed": 2, "skipped": 0, "units": 4, "embedded": 1,
+        "files": 2, "changed": 2, "removed": 2, "skipped": 0, "units": 4, "embedded": 2,
     }  # fmt: skip
     assert sorted(index.units["path"]) == ["dates.py"] * 3 + ["files.js"]
     names = {hit.name for hit in index.search("add two numbers", 10)}
@@ -209,10 +245,15 @@ def test_another_exit_or_length_embeds_again(build, tree, tmp_path, model, token
     assert deeper.report and deeper.report.embedded == 4
 
 
-def test_equal_functions_are_embedded_once(build, tree):
-    shutil.copy(tree / "numbers.py", tree / "copy.py")
+def test_equal_functions_of_a_file_are_embedded_once(build, tree):
+    numbers = (tree / "numbers.py").read_text()
+    (tree / "numbers.py").write_text(f"{numbers}\n\n{numbers}")
     index = build()
     assert (index.report.units, index.report.embedded) == (5, 4)
+    # The same function in another file has another path, which is embedded too.
+    shutil.copy(tree / "numbers.py", tree / "copy.py")
+    index = build()
+    assert (index.report.units, index.report.embedded) == (7, 1)
 
 
 # --- Refusals ----------------------------------------------------------------------------------------------
@@ -255,6 +296,6 @@ def test_an_aligned_model_is_queried_at_any_exit(tree, tmp_path, tiny_model, tok
         assert (index.query_exit_layer, index.meta.exit_layer) == (exit_layer, 1)
         (query,) = embed(model, [text_prompt() + "read a file"], exit_layer)
         for hit in index.search("read a file", 3, hybrid=False):
-            assert hit.score == pytest.approx(float(np.dot(query, documents[hit.name])), abs=2e-2)
+            assert hit.similarity == pytest.approx(float(np.dot(query, documents[hit.name])), abs=2e-2)
     with pytest.raises(ValueError, match="exit_layer must be one of 0, 1, 2, got 5"):
         Index.load(tmp_path / "index", model, tokenizer, 5)

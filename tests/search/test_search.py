@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from mose.search import Hit, main, render
+from mose.search.ranking.ranker import Parts
 
 
 def test_control_characters_do_not_reach_the_terminal():
     source = "def f():\n\tprint('\033]0;owned\a')\n" + "    x\n" * 10
-    hit = Hit(0.5, "a\033[2J.py", "method", "f\rg", "C\a.f\rg", "python", 1, 12, source)
-    text = render([hit])
+    parts = Parts(0.5, 0.25, 0.0, 0.1, 0.0, 0.0, 0.5, 0.2, 1.0)
+    hit = Hit(0.5, 0.4, "a\033[2J.py", "method", "f\rg", "C\a.f\rg", "python", 1, 12, source, parts)
+    text = render([hit], explain=True)
+    assert "0.625 = (dense 0.500 + lexical 0.250 + name 0.100) × role 0.5 + agreement 0.200" in text
     assert not set(text) & {"\033", "\r", "\a", "\t"}
     assert "… 6 more lines" in text
 
@@ -39,6 +42,15 @@ def test_index_and_query(tree, tmp_path, model_folder, capsys):
         lines = (tree / hit["path"]).read_text().splitlines()
         assert lines[hit["start_line"] - 1].strip() == hit["source"].splitlines()[0]
     assert answer["root"] == str(tree) and set(answer["seconds"]) == {"imports", "model", "opening", "query"}
+
+    scored = [*where, "--min-score", 0.99, "--files"]
+    assert run("query", "quantum chromodynamics", *scored) == 0
+    assert "Nothing fits well.\n" in capsys.readouterr().out
+    assert run("query", "read a file", *where, "--top-k", 2, "--files", "--explain", "--json") == 0
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert len({hit["path"] for hit in hits}) == 2 and {"dense", "repeat", "rank_score"} < hits[0]["parts"].keys()
+    assert run("query", "read a file", *where, "--min-score", 2) == 2
+    assert "must be in [0, 1], got '2'" in capsys.readouterr().err
 
     assert run("query", "read a file", *where, "--exit-layer", 2) == 2
     assert "exit_layer must be 1" in capsys.readouterr().err
