@@ -175,9 +175,11 @@ def is_named_function(name: str, line: str, language: str) -> bool:
 
     In JavaScript, anonymous functions get made-up names, and any value of a prototype is a method. In Lua, a name
     before "=" counts if "function" is anywhere after it. In a shell script, awk's functions count, which have
-    parameters.
+    parameters. In C and C++, a macro that stands alone in its line counts, and so do lambdas.
     """
-    if language == "javascript" and name.startswith("AnonymousFunction"):
+    if name.startswith(("AnonymousFunction", "__anon")):
+        return False
+    if language in ("c", "cpp") and name.isupper() and re.fullmatch(rf"\s*{name}\s*\([^{{]*", line):
         return False
     after = {
         "javascript": _JAVASCRIPT_FUNCTION,

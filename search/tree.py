@@ -11,8 +11,10 @@ from tqdm import tqdm
 
 from mose.data.source.definitions import extract_units
 from mose.data.source.files import candidate_files, path_below, read_source
+from mose.data.source.languages import TEXT
 from mose.data.source.report import ReadingReport
 from mose.data.source.rules import ReadingRules
+from mose.data.source.texts import extract_sections
 from mose.search.store import Entry, Generation
 
 #: Longer units are split. A model reads about so much code at once: 512 tokens, prompt included.
@@ -42,7 +44,7 @@ def read_tree(
     Args:
         tree: root folder.
         previous: index whose units are reused for unchanged files; None parses everything.
-        languages: languages to read; None means all.
+        languages: languages to read; None means all but text.
         exclude: patterns of paths to leave out, as lines of a `.gitignore` at the root.
         rules: which files to read of those that git does not ignore.
         progress: show a bar on stderr.
@@ -72,9 +74,12 @@ def read_tree(
 
             parsed += 1
             skipped.append(path)
-            units = extract_units(
-                source.source, source.language, file_name=file.name, max_characters=MAX_UNIT_CHARACTERS
-            )
+            if source.language == TEXT:
+                units = extract_sections(source.text, file.name, max_characters=MAX_UNIT_CHARACTERS)
+            else:
+                units = extract_units(
+                    source.source, source.language, file_name=file.name, max_characters=MAX_UNIT_CHARACTERS
+                )
             skipped.pop()  # it has not failed
             entries += [Entry(path, *(getattr(unit, name) for name in Entry._fields[1:])) for unit in units]
 

@@ -96,8 +96,8 @@ def decode_source(data: bytes) -> Decoded:
     if (text := _decode(data, "utf-8")) is not None:
         return Decoded(_with_unix_lines(text.removeprefix("\ufeff")), "utf-8")
 
-    encoding = next((name for name in _declared(data, _WEAK) if _decode(data, name) is not None), None)
-    encoding = encoding or _detected(data)
+    fitting = [name for name in _declared(data, _WEAK) if _decode(data, name) is not None]
+    encoding = fitting[0] if fitting else _detected(data)
     text = _decode(data, encoding)
     if text is None:  # the detector saw a part of the file
         encoding, text = "latin-1", data.decode("latin-1")

@@ -4,6 +4,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from tree_sitter import Node
 
@@ -175,7 +176,6 @@ class SourceTree:
     def _captured(self) -> list[_Captured]:
         """Return the captured definitions, outermost first."""
         wrappers, captured = self._run_query()
-        parsed = parsed_text(self.tree) if self.dialect in WITH_MACROS else b""
         definitions: list[_Captured] = []
 
         for kind, captures in captured:
@@ -189,11 +189,20 @@ class SourceTree:
 
             while outer.id in wrappers:
                 outer = wrappers[outer.id]
-            start = start_with_macros(self.source, parsed, outer.start_byte) if parsed else outer.start_byte
-            definitions.append((start, self._trimmed_end(outer), kind, node, name, scope))
+            definitions.append((self._start(outer), self._trimmed_end(outer), kind, node, name, scope))
 
         definitions.sort(key=lambda definition: (definition[0], -definition[1]))
         return definitions
+
+    def _start(self, node: Node) -> int:
+        """Return where a definition starts, with macros that are blank in the tree."""
+        if self.dialect not in WITH_MACROS:
+            return node.start_byte
+        return start_with_macros(self.source, self._parsed_text, node.start_byte)
+
+    @cached_property
+    def _parsed_text(self) -> bytes:
+        return parsed_text(self.tree)
 
     def _run_query(self) -> tuple[dict[int, Node], list[tuple[str, dict[str, list[Node]]]]]:
         """Return the id of each wrapped node -> its wrapper, and each definition's kind and captures.

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import rignore
@@ -78,8 +78,9 @@ def visible_paths(
     top = repository or Path(root.anchor)
     parts = root.relative_to(top).parts
     above = [top.joinpath(*parts[:depth]) for depth in range(len(parts))]
-    exclude = _exclude_file(top)
-    rules = [path for path in (*(folder / ".gitignore" for folder in above), exclude) if path.is_file()]
+    rules = [
+        path for path in (*(folder / ".gitignore" for folder in above), _exclude_file(top)) if path.is_file()
+    ]
 
     if not in_copy:
         if any(map(is_unusual, rules)):
@@ -88,14 +89,9 @@ def visible_paths(
             return set(_walk(root, overrides, parents=False, in_repository=repository is not None))
 
     with tempfile.TemporaryDirectory(prefix="mose-") as folder:
-        chain = [_copied(part) for part in parts]
-        copy = Path(folder, *chain)
-        copy.mkdir(parents=True, exist_ok=True)
-        _copy_rules(exclude, Path(folder, ".git", "info", "exclude"))
-        for depth, source in enumerate(above):
-            _copy_rules(source / ".gitignore", Path(folder, *chain[:depth], ".gitignore"))
-
-        is_ignored = bool(chain) and "/".join(chain) not in set(_walk(Path(folder), [], parents=False))
+        copy = _copy_rules_above(top, parts, Path(folder))
+        chain = copy.relative_to(folder).as_posix()
+        is_ignored = bool(parts) and chain not in set(_walk(Path(folder), [], parents=False))
         if not in_copy:
             return set(_walk(root, overrides, not is_ignored, in_repository=repository is not None))
         _copy_tree(root, copy, skipped, closed)
@@ -178,6 +174,17 @@ def _exclude_file(top: Path) -> Path:
             git = top / git.read_text(encoding="utf-8", errors="surrogateescape").partition("gitdir:")[2].strip()
             git /= (git / "commondir").read_text(encoding="utf-8", errors="surrogateescape").strip()
     return git / "info" / "exclude"
+
+
+def _copy_rules_above(top: Path, parts: Sequence[str], target: Path) -> Path:
+    """Copy the patterns that apply to the folder `top/parts` from above, and return its copy, which is empty."""
+    copy = target.joinpath(*map(_copied, parts))
+    copy.mkdir(parents=True, exist_ok=True)
+    _copy_rules(_exclude_file(top), target / ".git" / "info" / "exclude")
+    for depth in range(len(parts)):
+        names = parts[:depth]
+        _copy_rules(top.joinpath(*names, ".gitignore"), target.joinpath(*map(_copied, names), ".gitignore"))
+    return copy
 
 
 def _copy_tree(root: Path, copy: Path, skipped: Collection[str], closed: Collection[str]) -> None:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from mose.data.source.definitions import extract_functions
 from mose.data.source.documentation import first_paragraph
 from mose.data.source.files import candidate_files, path_below, read_source, repository_of
-from mose.data.source.languages import PROGRAMMING_LANGUAGES
+from mose.data.source.languages import PROGRAMMING_LANGUAGES, supported_languages
 from mose.data.source.report import ReadingReport
 from mose.data.source.rules import DEFAULT_RULES, ReadingRules
 from mose.data.source.units import Unit
@@ -85,6 +85,8 @@ def mine_rows(
     Raises:
         ValueError: a tree does not exist, or a language is unknown.
     """
+    if unknown := set(languages or ()) - set(supported_languages()):
+        raise ValueError(f"languages must be among {', '.join(supported_languages())}, got {sorted(unknown)}.")
     counts = Counter() if counts is None else counts
     report = ReadingReport() if report is None else report
     tasks = [

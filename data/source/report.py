@@ -1,4 +1,4 @@
-"""What was read of source trees, and what was left out for which reason."""
+"""Reports of what was read of source trees, and what was left out for which reason."""
 
 import logging
 import os

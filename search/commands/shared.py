@@ -48,7 +48,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of building an index."""
     parser.add_argument("--exit-layer", type=int, metavar="K", help="exit, in blocks run (default: the deepest)")
-    text = "index these only, such as python java (default: all that can be parsed)"
+    text = "index these only, such as python java text (default: all but text, which is Markdown and the like)"
     parser.add_argument("--languages", nargs="+", metavar="LANGUAGE", help=text)
     text = "further paths to leave out, as lines of .gitignore"
     parser.add_argument("--exclude", nargs="+", action="extend", default=[], metavar="PATTERN", help=text)

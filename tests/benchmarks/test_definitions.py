@@ -83,6 +83,8 @@ def test_bodies(language, after_the_name, expected):
         ("javascript", "map", "exports.map = (function() {", False),
         ("lua", "f", "local function f(a)", True),
         ("lua", "vars", "local vars = setmetatable({}, {__index = function(_, k) end})", False),
+        ("cpp", "PYBIND11_NAMESPACE_BEGIN", "PYBIND11_NAMESPACE_BEGIN(detail)", False),
+        ("cpp", "TEST", "TEST(Suite, name) {", True),
         ("bash", "mark", 'function mark(pattern, string) { sub(pattern, "x"); }', False),
         ("bash", "mark", "mark () {", True),
         ("bash", "mark", "function mark {", True),

@@ -34,7 +34,7 @@ LANGUAGE = ProgrammingLanguage(
 _CPP_CODE = re.compile(
     rb"""
       /\*[\s\S]*?(?:\*/|\Z) | //[^\n]* | "(?:[^"\\\n]|\\[\s\S])*"? | '(?:[^'\\\n]|\\[\s\S])*'? | \[\[[^\]\n]*
-    | \n[ \t]*\#[ \t]*if(?:def)?[ \t][^\n]*__cplusplus[^\#]{0,400}\#[ \t]*(?:el|endif)
+    | (?:\A|\n)[ \t]*\#[ \t]*if(?:def)?[ \t][^\n]*__cplusplus[^\#]{0,400}\#[ \t]*(?:el|endif)
     | (?P<cpp>
         (?:\A|(?<=\n))[ \t]*(?:
             (?:class|namespace|using|extern[ \t]+template|enum[ \t]+class)[ \t]+\w

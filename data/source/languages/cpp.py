@@ -9,6 +9,7 @@ LANGUAGE = ProgrammingLanguage(
     + """
     (field_declaration declarator: (function_declarator)) @definition.declaration
     (class_specifier name: (_) @name body: (_)) @definition.class
+    (concept_definition name: (_) @name) @definition.type
     (namespace_definition name: (_) @name body: (_)) @definition.scope
     (template_declaration (_) @wrapped .) @wrapper
     (linkage_specification body: (function_definition) @wrapped) @wrapper

@@ -96,11 +96,14 @@ class HeadMasker:
         if after and after[0].text == b"(":  # the parameters of `int (f)(int a)`
             self._mask_parameters(after[0].opening)
         self._mask_suffix(after, defined)
-        if defined and not any(item.kind in (NAME, OTHER) for item in before):
+        if defined and not any(item.kind in (NAME, OTHER) or self._wraps_type(item) for item in before):
             self._mask_arguments(function, owner)
 
     def _mask_suffix(self, items: Sequence[Item], defined: bool) -> None:
         """Mask the macros after a function's parameters. What follows a declaration is one if written so."""
+        if any(item.text == b";" for item in items):  # declarations of old-style parameters
+            self.mask.blank(self.tokens[items[0].first].start, self.tokens[items[-1].last].end)
+            return
         for item in items:
             if item.text in _END_OF_SIGNATURE:
                 break
@@ -154,12 +157,15 @@ class HeadMasker:
 
     def _unwrap(self, item: Item, is_type: bool) -> None:
         """Mask a macro with arguments; if it is the type, as in `PyAPI_FUNC(int)`, its arguments stay."""
-        inner = self.tokens[item.opening + 1 : item.last]
-        if is_type and inner and all(token.kind == WORD or token.text == b"*" for token in inner):
+        if is_type and self._wraps_type(item):
             self.mask.blank(self.tokens[item.first].start, self.tokens[item.opening].end)
             self.mask.blank(self.tokens[item.last].start, self.tokens[item.last].end)
         else:
             self.blank(item)
+
+    def _wraps_type(self, item: Item) -> bool:
+        inner = self.tokens[item.opening + 1 : item.last] if item.kind == CALL else []
+        return bool(inner) and all(token.kind == WORD or token.text == b"*" for token in inner)
 
     def _mask_parameters(self, opening: int) -> None:
         """Mask the macros in each parameter between parentheses."""

@@ -1,8 +1,16 @@
 """C and C++ as they are written: macros, conditionals, old forms. The names and lines are read off by hand."""
 
+import sys
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tree_sitter import Parser
 
 from mose.data.source.definitions import extract_units
+from mose.data.source.languages import grammar
+from mose.data.source.macros import mask_macros
+from mose.data.source.macros.masking import Masker
 
 
 def functions(source: str, language: str) -> list[tuple[str, int, int]]:
@@ -62,6 +70,11 @@ FORMS_OF_C = [
     ("int f(void) { FOREVER { g(); } }", 1, 1),
     ("void (*f(int s, void (*g)(int)))(int) { return g; }", 1, 1),
     ("struct S *f(struct S *s) { return s; }", 1, 1),
+    (
+        "#define OP(x)\nALL\n#undef OP\nint a[] = {\n#define OP(x) x,\nALL\n#undef OP\n};\nint f(void) {}",
+        9,
+        9,
+    ),
     ("static struct S const *ATTR f(void) { return 0; }", 1, 1),
 ]
 FORMS_OF_CPP = [
@@ -100,3 +113,138 @@ def test_forms_of_c(source, start, end, language):
 @pytest.mark.parametrize(("source", "start", "end"), FORMS_OF_CPP)
 def test_forms_of_cpp(source, start, end):
     assert functions(source, "cpp") == [("f", start, end)]
+
+
+def test_no_definitions_of_macros_and_statements():
+    source = """\
+        int f(int a) {
+            if (a) { g(); } else_if(b) { h(); }
+            while (a) { g(); } do { g(); } while (a);
+            FOR_EACH(a, b) { g(); }
+            for_each(a, b) if (c) { return 1; }
+            switch (a) { case 1: CASE(2) { g(); } default: break; }
+            int b[] = { CALL(1), 2 }, c = { 1 };
+            struct s d = (struct s) { .a = 1 };
+            LOCKED { g(); }
+        }
+        int a[] = { A(1) };
+        MAKE_TABLE(int, { 1, 2 })
+        static const struct s e = { .a = CALL(f) };
+        typedef int (*t)(int);
+    """
+    for language in ("c", "cpp"):
+        assert [name for name, _, _ in functions(source, language)] == ["f"]
+    source = "struct A { int a GUARDED_BY(b){0}; A() : a{1}, b(2), c{f([] { return 1; })} { g(); } };\nA a{1, 2};"
+    assert [name for name, _, _ in functions(source, "cpp")] == ["A"]
+
+
+def test_macros_before_a_definition_belong_to_it():
+    source = """\
+int a;
+/** Adds. */
+MY_API
+MY_ATTR(1,
+        2)
+static int f(int a) NOEXCEPT { return a; }
+
+SOME_MACRO(a)
+
+/** Subtracts. */
+#if A
+MY_API int g(int a) {
+#else
+MY_API int g(long a) {
+#endif
+    return a;
+}
+"""
+    for language in ("c", "cpp"):
+        f, g = (unit for unit in extract_units(source.encode(), language) if unit.kind == "function")
+        assert (f.start_line, f.end_line, f.docstring) == (2, 6, "Adds.")
+        assert f.code == "MY_API\nMY_ATTR(1,\n        2)\nstatic int f(int a) NOEXCEPT { return a; }"
+        assert (g.start_line, g.end_line) == (12, 17)
+
+
+def test_a_body_that_cannot_be_parsed_loses_no_other_function():
+    body = "{ x = ) ( ; @@ int y; ] }"
+    source = "\n".join(f"int f{i}(int a) {body if i == 3 else '{ return a; }'}" for i in range(6))
+    for language in ("c", "cpp"):
+        assert functions(source, language) == [(f"f{i}", i + 1, i + 1) for i in range(6)]
+
+
+PIECES = [line for form, _, _ in FORMS_OF_C + FORMS_OF_CPP for line in form.split("\n")] + [
+    *"(){}[]<>;:,#*&=\"'\\\n", "R\"(", "/*", "*/", "//", "#if A", "#else", "#endif", "#define A \\", "::",
+    "operator", "template <", "requires", "class A", "namespace", "enum", "signals:", "->", "é", "\x00",
+]  # fmt: skip
+
+
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=25),
+    st.sampled_from(["", " ", "\n"]),
+    st.sampled_from(["c", "cpp"]),
+)
+@settings(deadline=None)
+def test_masks_keep_length_and_lines(pieces, separator, language):
+    source = separator.join(pieces).encode()
+    tree = Parser(grammar(language)).parse(source)
+    masked = mask_macros(source, tree, language)
+    assert len(masked) == len(source)
+    assert [i for i, byte in enumerate(masked) if byte == 10] == [
+        i for i, byte in enumerate(source) if byte == 10
+    ]
+
+    for unit in extract_units(source, language):
+        assert 1 <= unit.start_line <= unit.end_line <= source.count(b"\n") + 1
+        assert unit.name.encode() in source.replace(b"\n", b" ") or " " in unit.name
+
+
+@pytest.mark.parametrize(("form", "start", "end"), FORMS_OF_C)
+def test_every_form_among_others(form, start, end):
+    others = [f"int {name}(int a) {{ return a; }}" for name in ("before", "after")]
+    source = "\n\n".join([others[0], form, others[1], "MY_API int last(X a) {}"])
+    names = [name for name, _, _ in functions(source, "c")]
+    assert names == ["before", "f", "after", "last"]
+
+
+#: Text that doubles with its count, and that a careless reader takes quadratic time for.
+LARGE = {
+    "functions": lambda n: "MY_API int f(int a) { FOO(a) return a; }\n" * n,
+    "one function": lambda n: "MY_API int f(int a) {\n" + "FOO(a) g(int);\n" * n + "}",
+    "lines": lambda n: "MY_API int f(int a) {" + "\n" * 10 * n + "}",
+    "nested calls": lambda n: "MY_API int f(int a) { " + "A(" * n + ")" * n + "; }",
+    "nested blocks": lambda n: "MY_API int f(int a) { " + "A(b) { " * n + "}" * n + " }",
+    "nested conditionals": lambda n: "MY_API int f(int a) {\n" + "#if A\n{\n#else\n" * n + "#endif\n" * n + "}",
+    "conditionals": lambda n: "MY_API int f(int a) {\n" + "#if A\n if (a) {\n#endif\n}\n" * n + "}",
+    "initial values": lambda n: "MY_API A::A() : " + "a{1}, " * n + "b(2) {}",
+    "old style": lambda n: "MY_API f(a) " + "int a; " * n + "{}",
+    "angles": lambda n: "MY_API int f(a " + "< a " * n + ") {}",
+    "templates": lambda n: "template <class T> " * n + "MY_API int f(int a) {}",
+    "labels": lambda n: "MY_API int f(int a) { x = " + "a ? b : " * n + "c; }",
+    "macros": lambda n: "MY_API " * n + "int f(int a) {}",
+    "open": lambda n: "MY_API int f(int a) {" * n,
+    "comments": lambda n: "MY_API int f(int a) {} /*" + "/*" * n,
+    "strings": lambda n: "MY_API int f(int a) {} " + 'R"a(' * n,
+    "directives": lambda n: "MY_API int f(int a) {}" + "\n#define a /*" * n,
+}
+
+
+@pytest.mark.parametrize("language", ["c", "cpp"])
+@pytest.mark.parametrize("shape", LARGE)
+def test_masking_time_is_linear(shape, language):
+    def cost(count: int) -> int:
+        source = LARGE[shape](count).encode()
+        events = 0
+
+        def count_event(frame, event, argument):
+            nonlocal events
+            events += 1
+
+        ranges = [(0, len(source))]
+        sys.setprofile(count_event)
+        try:
+            Masker(source, ranges, language).mask.apply()
+        finally:
+            sys.setprofile(None)
+        return events
+
+    assert cost(2000) < 2.5 * cost(1000) + 1000

@@ -1,15 +1,20 @@
 """What must hold of the units of any file: of random text, broken sources and hostile shapes."""
 
+import os
 import re
+import subprocess
 import time
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mose.data.source.definitions import extract_functions, extract_units
+from mose.data.source.files import iter_sources, read_source
 from mose.data.source.languages import supported_languages
+from mose.data.source.report import ReadingReport
 from mose.data.source.units import KINDS
 
 #: Pieces that open, close, begin or cut off something in one language or another.
@@ -246,6 +251,52 @@ def test_units_of_any_file(language, data):
         check_units(source, language, [function])
 
 
+#: Python's name of an encoding -> how a file says that it is in it.
+ENCODINGS = {
+    **dict.fromkeys(["utf-8", "utf-8-sig", "utf-16", "utf-32"], ""),
+    **{name: f"# -*- coding: {name} -*-\n" for name in ("latin-1", "cp1252", "koi8-r", "shift_jis", "gb18030")},
+}
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    data=st.data(), encoding=st.sampled_from(sorted(ENCODINGS)), line_end=st.sampled_from(["\n", "\r\n", "\r"])
+)
+def test_a_file_in_any_encoding_is_read_as_its_text(tmp_path, data, encoding, line_end):
+    """Compare with the text that was encoded; the codecs are Python's."""
+    # Python's Shift JIS decodes the two characters to other ones than it encodes.
+    alphabet = st.characters(
+        codec=encoding.removesuffix("-sig"), exclude_categories=["C", "Zl", "Zp"], exclude_characters="¥‾"
+    )
+    name = data.draw(st.text(alphabet, max_size=20))
+    text = f"{ENCODINGS[encoding]}def f():\n    return {name!r}\n"
+    path = tmp_path / "file.py"
+    path.write_bytes(text.replace("\n", line_end).encode(encoding))
+
+    file = read_source(path)
+    assert file.source.decode() == text
+    (function,) = extract_functions(file.source, file.language)
+    assert function.source == text[text.index("def") :].rstrip("\n")
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    data=st.binary(max_size=300),
+    extension=st.sampled_from(["py", "c", "h", "js", "php", "rb", "sh", "md", "ipynb"]),
+)
+def test_any_bytes_are_read_or_left_out_with_a_reason(tmp_path, data, extension):
+    path = tmp_path / f"file.{extension}"
+    path.write_bytes(data)
+    report = ReadingReport()
+    files = list(iter_sources(path, report=report))
+    left_out = [*map(report.number, report.left_out), *report.other_files.values(), *report.unasked.values()]
+    assert len(files) + sum(left_out) == 1
+    assert not report.number("failed"), report.left_out
+    for file in files:
+        units = extract_units(file.source, file.language, file_name=path.name)
+        check_units(file.source.decode(), file.language, units)
+
+
 #: What a file can hold very much of -> the language, and a file with n of them.
 MANY = {
     "functions in a file": ("python", lambda n: "def f(): pass\n" * n, 12_000),
@@ -260,7 +311,8 @@ MANY = {
     # Each level is one space deeper, so the file's size is quadratic: its square root counts.
     "nested Python functions": ("python", lambda n: _indented(int((2 * n) ** 0.5)), 600_000),
     "nested classes": ("java", lambda n: "class A {" * n + "}" * n, 25_000),
-    "namespaces": ("cpp", lambda n: "namespace a {" * n + "int f() { return 1; }" + "}" * n, 12_000),
+    # Their qualified names grow with the depth, so few of them.
+    "namespaces": ("cpp", lambda n: "namespace a {" * n + "int f() { return 1; }" + "}" * n, 3_000),
     "blank lines": ("c", lambda n: "int f(void);" + "\n" * n + "int g(void) { return 1; }\n", 20_000),
     "comments": ("c", lambda n: "// Does.\n" * n + "int f(void) { return 0; }\n", 20_000),
     "macros": ("c", lambda n: "MY_API int f(int a) { FOR_EACH(x) { g(); } }\n" * n, 6_000),
@@ -285,14 +337,36 @@ def test_time_is_linear(what):
     """Compare the times for n and 2 n; with long units split, as for an index, which does the most."""
     language, make, n = MANY[what]
 
-    def best_time(source):
-        times = []
-        for _ in range(2):
-            start = time.process_time()
-            extract_units(source, language, file_name="f", max_characters=2000)
-            times.append(time.process_time() - start)
-        return min(times)
+    def seconds(size):
+        source = make(size).encode()
+        start = time.process_time()
+        extract_units(source, language, file_name="f", max_characters=2000)
+        return time.process_time() - start
 
-    single, double = (best_time(make(size).encode()) for size in (n, 2 * n))
-    # Below some milliseconds there is nothing to compare.
-    assert double < max(3.5 * single, 0.1)
+    # The best of a few: other processes only make it slower. Below some milliseconds there is nothing to compare.
+    single = double = float("inf")
+    for _ in range(3):
+        single, double = min(single, seconds(n)), min(double, seconds(2 * n))
+        if double < max(3.5 * single, 0.1):
+            return
+    pytest.fail(f"{single:.2f} s for {n:,}, {double:.2f} s for twice as many")
+
+
+@pytest.mark.slow
+def test_many_nested_folders_are_read(tmp_path):
+    """Make and remove them one level at a time: their paths are longer than the system takes at once."""
+    depth, here = 1500, Path.cwd()
+    try:
+        os.chdir(tmp_path)
+        for _ in range(depth):
+            Path("d").mkdir()
+            os.chdir("d")
+        Path("a.py").write_text("def f(): pass\n")
+
+        files = list(iter_sources(tmp_path))
+        assert [file.source for file in files] == [b"def f(): pass\n"]
+        assert len(files[0].path.relative_to(tmp_path).parts) == depth + 1
+    finally:
+        # pytest's own clean-up is recursive.
+        os.chdir(here)
+        subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)
