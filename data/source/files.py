@@ -1,5 +1,6 @@
 """Find and read the source files of a folder: what git would show of it, decoded."""
 
+import codecs
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -152,7 +153,9 @@ def read_source(
         language, text = notebook_source(text)
         source = text.encode()
     else:
-        source = text.encode()
+        # Most files are what they should be already, and are not encoded again.
+        is_plain = encoding == "utf-8" and b"\r" not in data and not data.startswith(codecs.BOM_UTF8)
+        source = data if is_plain else text.encode()
         language = language_of(path, source)
     if language is None or (languages is not None and language not in languages):
         raise OtherLanguageError(language)
@@ -347,7 +350,8 @@ class _Listing:
             self.report.count("symbolic link", self.root / below)
 
     def _is_visible(self, below: str, place: _Place) -> bool:
-        return below.removeprefix(f"{place.scope}/") in self.visible[place.scope]
+        path = below.removeprefix(f"{place.scope}/") if place.scope else below
+        return path in self.visible[place.scope]
 
     def _is_shown(self, below: str, place: _Place) -> bool:
         """Return whether git shows a path: no pattern matches it, or it is tracked or holds what is."""

@@ -1,12 +1,15 @@
 """Parse source files by tree-sitter, in the dialect of their language that fits them best."""
 
-from functools import cache
+import re
+from functools import cache, partial
 
 from tree_sitter import Parser, Query, Tree
 
 from mose.data.source.languages import PROGRAMMING_LANGUAGES, grammar
 from mose.data.source.macros import WITH_MACROS, parse_around_macros
 from mose.data.source.queries import captured_nodes
+
+_NO_LINE_END = re.compile(rb"[^\n]")
 
 
 def parse_source(source: bytes, language: str) -> tuple[Tree, str]:
@@ -33,13 +36,19 @@ def parse_source(source: bytes, language: str) -> tuple[Tree, str]:
 
     repaired = source
     for pattern, replacement in PROGRAMMING_LANGUAGES[dialect].repairs:
-        repaired = pattern.sub(replacement, repaired)
+        repaired = pattern.sub(partial(_same_length, replacement), repaired)
     if repaired != source:
         tree = Parser(grammar(dialect)).parse(repaired)
         best = min(best, tree, key=lambda candidate: error_bytes(candidate, dialect))
     if dialect in WITH_MACROS:
         best = parse_around_macros(source, best, dialect)
     return best, dialect
+
+
+def _same_length(template: bytes, match: re.Match[bytes]) -> bytes:
+    """Return what takes the place of a match, filled up with blanks, so that positions stay the same."""
+    text = match.expand(template)
+    return text + _NO_LINE_END.sub(b" ", match[0][len(text) :])
 
 
 def error_bytes(tree: Tree, language: str) -> int:

@@ -1,8 +1,8 @@
 """The programming languages that definitions are read in, one module with one declarative entry for each.
 
 Text such as Markdown is known too, as the language "text": `readable_languages()` lists it,
-`supported_languages()` does not. Searching can read all of them. What needs functions, such as mining, reads the
-supported ones alone.
+`supported_languages()` does not. It is read only if it is asked for, since sections of prose push code down in a
+common ranking. What needs functions, such as mining, reads the supported languages alone.
 
 To add a language:
 

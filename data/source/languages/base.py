@@ -39,8 +39,9 @@ class ProgrammingLanguage:
         fence_tags: names in the info string of a Markdown code fence.
         extra_keywords: reserved words that the grammar does not list.
         foreign: pattern at the start of files that share an extension with the language, and are something else.
-        repairs: patterns of valid code that the grammar takes for an error, each with a replacement of the same
-            length. They are applied for a second look at a file that has errors. The fewest errors win.
+        repairs: patterns of valid code that the grammar takes for an error, each with a template of what takes
+            its place, which is no longer and is filled up with blanks. They are applied for a second look at a
+            file that has errors. The fewest errors win.
         dialects: languages to parse a file in if it has syntax errors in this one. The fewest errors win.
         dialect_of: the language that a dialect belongs to. A dialect is not listed as a language itself.
         grammar_module: module that holds the grammar; "" for `tree_sitter_<key>`.

@@ -24,6 +24,7 @@ _ACCESS = frozenset(b"public private protected signals Q_SIGNALS".split())
 _SIGNALS = frozenset([b"signals", b"Q_SIGNALS"])
 _BEFORE_VALUES = frozenset([b"=", b",", b"(", b"return"])
 _BEFORE_STATEMENTS = frozenset([b"else", b"do", b"try"])
+_DIRECTIVE = re.compile(rb"\n[ \t]*#")
 _OLD_STYLE = re.compile(rb"[*,;()\[\]]|[\w$]+")
 #: Longer heads are not read, so that braces inside them take no quadratic time. In tokens.
 _LONGEST_HEAD = 1000
@@ -100,9 +101,24 @@ class Masker:
             if self._is_in_head(items, position):
                 return self.closings[position] + 1, head
             self._contexts.append(self._classify(items, owner))
-            if self._contexts[-1][0] == STATEMENTS and position in self.closings:
-                self.bodies.append((self.tokens[position].start, self.tokens[self.closings[position]].end))
+            if position in self.closings:
+                self._add_body(position, self.closings[position])
         return position + 1, position + 1
+
+    def _add_body(self, opening: int, closing: int) -> None:
+        """Keep the bounds of a function's body; mask a list of values that directives or macros break up."""
+        kind, first, last = self._contexts[-1][0], self.tokens[opening], self.tokens[closing]
+        if kind == STATEMENTS:
+            self.bodies.append((first.start, last.end))
+        elif kind == VALUES:
+            inner = self.tokens[opening + 1 : closing]
+            # Values without a comma between them, as after `LIST_OF_VALUES`.
+            broken = any(
+                one.kind == WORD and is_macro(one.text) and (two.kind == WORD or two.text == b"{")
+                for one, two in zip(inner, inner[1:], strict=False)
+            )
+            if broken or _DIRECTIVE.search(self.mask.source, first.end, last.start):
+                self.mask.blank(first.end, last.start)
 
     def _inside_statement(self, position: int, head: int) -> str:
         """Return what braces inside a function hold."""
@@ -169,10 +185,10 @@ class Masker:
         if self._is_old_style(items, position):
             return True
 
-        items = after_template(self._heads.mask_prefix(items))
-        texts = {item.text for item in items}
+        head_items = after_template(self._heads.mask_prefix(items))
+        texts = {item.text for item in head_items}
         if not texts & {b"typedef", b"using", b"="}:
-            self._heads.mask_function(items, self._contexts[-1][1], defined=False)
+            self._heads.mask_function(head_items, self._contexts[-1][1], defined=False)
         return False
 
     def _is_old_style(self, items: Sequence[Item], position: int) -> bool:

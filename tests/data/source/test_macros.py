@@ -70,6 +70,11 @@ FORMS_OF_C = [
     ("int f(void) { FOREVER { g(); } }", 1, 1),
     ("void (*f(int s, void (*g)(int)))(int) { return g; }", 1, 1),
     ("struct S *f(struct S *s) { return s; }", 1, 1),
+    (
+        "#define OP(x)\nALL\n#undef OP\nint a[] = {\n#define OP(x) x,\nALL\n#undef OP\n};\nint f(void) {}",
+        9,
+        9,
+    ),
     ("static struct S const *ATTR f(void) { return 0; }", 1, 1),
 ]
 FORMS_OF_CPP = [

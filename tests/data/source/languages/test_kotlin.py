@@ -102,3 +102,12 @@ EXPECTED = [
 
 def test_every_definition_is_a_unit():
     assert list_units(SOURCE, "kotlin") == EXPECTED
+
+
+def test_what_the_grammar_misreads_costs_nothing():
+    source = "class Shelf {\n  fun copy() {\n    in1.close()\n  }\n  companion object { fun make() = 1 }\n}\n"
+    assert list_units(source, "kotlin") == [
+        ("1-6", "class", "Shelf", ""),
+        ("2-4", "method", "Shelf.copy", ""),
+        ("5-5", "method", "Shelf.make", ""),
+    ]

@@ -44,3 +44,31 @@ EXPECTED = [
 
 def test_every_definition_is_a_unit():
     assert list_units(SOURCE, "sql") == EXPECTED
+
+
+DIALECTS = """\
+\\echo Use "CREATE EXTENSION shelf" to load this file. \\quit
+CREATE FUNCTION shelf_in(cstring) RETURNS shelf
+    AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
+
+CREATE OPERATOR CLASS shelf_ops
+    DEFAULT FOR TYPE shelf USING btree AS
+    OPERATOR 1 < , OPERATOR 2 <= ;
+
+COMMENT ON FUNCTION shelf_in IS 'Reads a shelf; or not';
+
+CREATE AGGREGATE total(shelf) (SFUNC = add, STYPE = shelf);
+CREATE TABLE [dbo].[Users] ( [Id] INT NOT NULL PRIMARY KEY );
+GO
+-- All users.
+CREATE VIEW dbo.everyone AS SELECT 1 AS x;
+GRANT SELECT ON dbo.everyone TO PUBLIC;
+"""
+
+
+def test_statements_that_the_grammar_does_not_know_cost_nothing_else():
+    assert list_units(DIALECTS, "sql")[-3:] == [
+        ("2-3", "function", "shelf_in", ""),
+        ("12-12", "table", "dbo.Users", ""),
+        ("14-15", "table", "dbo.everyone", "All users."),
+    ]
