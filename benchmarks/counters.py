@@ -153,8 +153,8 @@ def _by_ctags(language: str, paths: list[Path]) -> dict[Path, list[Count]]:
 
     counts: dict[Path, set[Count]] = {path: set() for path in paths}
     texts: dict[Path, list[str]] = {}
-    for line in result.stdout.splitlines():
-        tag = json.loads(line.decode(errors="surrogateescape"))
+    for output in result.stdout.splitlines():
+        tag = json.loads(output.decode(errors="surrogateescape"))
         path = Path(tag["path"]) if "path" in tag else None
         if path is None or tag["kind"] not in kinds:
             continue

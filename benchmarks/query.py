@@ -99,9 +99,7 @@ class QueryLatency(Benchmark):
     def render(self, report: Report) -> str:
         steps = " · ".join(f"{name} {seconds:.2f} s" for name, seconds in report["steps_seconds"].items())
         columns = {f"ms {label}": (f"ms_{label}", ".1f") for label in PERCENTILES}
-        head = (
-            "{functions:,} functions of {source_tree} at exit {exit_layer}, {embedded_now:,} of them embedded now"
-        )
+        head = "{units:,} units of {source_tree} at exit {exit_layer}, {embedded_now:,} of them embedded now"
         return f"{head.format_map(report)}\n{steps}\n\n" + command.figures_table(
             "{queries} queries".format_map(report), report["latency"], columns
         )

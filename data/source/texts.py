@@ -69,7 +69,7 @@ def extract_sections(
         raise ValueError(f"max_characters must be at least 100, got {max_characters}. Pass None never to split.")
 
     lines = text.split("\n")
-    begin, title = _front_matter(lines)
+    begin, title = _skip_front_matter(lines)
     headings = list(_headings(lines, begin, file_name, text))
     bounds = [*(heading.line for heading in headings), len(lines)]
     units = _section(lines, begin, bounds[0], title or file_name, title or file_name, max_characters)
@@ -93,7 +93,7 @@ def _with_paths(headings: list[Heading], title: str) -> Iterator[tuple[Heading, 
         yield heading, HEADING_SEPARATOR.join(part.title for part in path if part.title)
 
 
-def _front_matter(lines: list[str]) -> tuple[int, str]:
+def _skip_front_matter(lines: list[str]) -> tuple[int, str]:
     """Return the index of the first line after YAML or TOML front matter, and the title in it."""
     mark = lines[0].rstrip().removeprefix("\ufeff")
     if mark not in ("---", "+++"):

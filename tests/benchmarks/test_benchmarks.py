@@ -300,7 +300,7 @@ def test_query(report_of, model_folder, tmp_path):
         1,
     )
     first, _ = report_of(query.QueryLatency(), *arguments, "--queries", 5)
-    assert (first["functions"], first["embedded_now"], first["queries"], first["exit_layer"]) == (12, 12, 5, 1)
+    assert (first["units"], first["embedded_now"], first["queries"], first["exit_layer"]) == (12, 12, 5, 1)
     assert set(first["steps_seconds"]) == {"model", "indexing", "opening", "first query"}
     for row in first["latency"].values():
         assert 0 < row["ms_p50"] <= row["ms_p95"] <= row["ms_max"]

@@ -35,18 +35,18 @@ def parse_around_macros(source: bytes, tree: Tree, language: str) -> Tree:
         return tree
 
     masker = Masker(source, _ranges_with_errors(source, tree.root_node), language)
-    best, unread = tree, _unread(masker.bodies, tree, language)
-    for _ in range(2):
-        if masker.mask.spans:
-            other = Parser(grammar(language)).parse(masker.mask.apply())
-            still_unread = _unread(masker.bodies, other, language)
-            if len(still_unread) <= len(unread):
-                best, unread = other, still_unread
-        if not unread:
-            break
-        for start, end in unread:
-            masker.mask.blank(start + 1, end - 1)
-    return best
+    masked = Parser(grammar(language)).parse(masker.mask.apply()) if masker.mask.spans else tree
+    unread = _unread(masker.bodies, masked, language)
+    if not unread:
+        return masked
+
+    for start, end in unread:
+        masker.mask.blank(start + 1, end - 1)
+    emptied = Parser(grammar(language)).parse(masker.mask.apply())
+    # The first of the best: a tree with fewer masks says more about what is inside.
+    trees = [(masked, len(unread))]
+    trees += [(other, len(_unread(masker.bodies, other, language))) for other in (emptied, tree)]
+    return min(trees, key=lambda pair: pair[1])[0]
 
 
 def mask_macros(source: bytes, tree: Tree, language: str) -> bytes:
