@@ -75,7 +75,9 @@ class RankingFit(Benchmark):
 
         confidence = report["confidence"]
         lines += ["", f"score: {confidence['constants']}"]
-        lines.append(f"AUC with each repository left out: {confidence['auc']:.4f}, {confidence['auc_by_repository']}")
+        lines.append(
+            f"AUC with each repository left out: {confidence['auc']:.4f}, {confidence['auc_by_repository']}"
+        )
         return "\n".join(lines)
 
 

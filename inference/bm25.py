@@ -92,8 +92,9 @@ class BM25:
         covered = np.zeros(self._size, dtype=np.float32)
         total = 0.0
         for token in tokens:
-            ids = self._index.get_tokens_ids([token]) if self._index is not None else []
-            holds = self._index.get_scores_from_ids(ids) > 0 if ids else np.zeros(self._size, dtype=bool)
+            holds = np.zeros(self._size, dtype=bool)
+            if self._index is not None and (ids := self._index.get_tokens_ids([token])):
+                holds = self._index.get_scores_from_ids(ids) > 0
             frequency = int(holds.sum())
             weight = math.log1p((self._size - frequency + 0.5) / (frequency + 0.5))
             covered += weight * holds

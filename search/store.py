@@ -59,7 +59,7 @@ class Entry(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What is embedded and what BM25 reads: a line that says what it is and where, and the source."""
+        """Text for the model and BM25: a line of path and qualified name, and the source."""
         return f"{self.path} {self.qualified_name}\n{self.source}"
 
     @property

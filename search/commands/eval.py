@@ -12,7 +12,9 @@ from mose.utils.locations import package_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    text = "folder of queries.jsonl (repository, query, category, relevant, secondary) and of one NAME.jsonl (path, "
+    text = (
+        "folder of queries.jsonl (repository, query, category, relevant, secondary) and of one NAME.jsonl (path, "
+    )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help=f"{text}content) for each repository")
     text = "folder or Hub id of a MoSE (default: the shipped model)"
     parser.add_argument("--model", default=str(package_folder()), help=text)
@@ -71,7 +73,10 @@ def render_evaluation(document: Mapping[str, Any]) -> str:
         ]
         if "confidence" in figures:
             row = figures["confidence"]
-            lines += ["", f"score: AUC {row['auc']:.4f} between {row['present']} queries and {row['absent']} about "]
+            lines += [
+                "",
+                f"score: AUC {row['auc']:.4f} between {row['present']} queries and {row['absent']} about ",
+            ]
             lines[-1] += f"what is not there; at least 0.5 have {row['present_at_least_half']:.1%} and "
             lines[-1] += f"{row['absent_at_least_half']:.1%}"
         lines.append("")

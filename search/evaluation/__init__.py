@@ -1,1 +1,1 @@
-"""How well search finds the right files of real repositories, on labelled queries."""
+"""Judge on labelled queries whether search finds the right files of real repositories."""

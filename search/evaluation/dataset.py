@@ -43,8 +43,8 @@ def read_labelled_repositories(folder: str | Path) -> LabelledRepositories:
     """Return the repositories and queries of a folder.
 
     Raises:
-        ValueError: a file or field is missing or malformed, a path leads out of its tree, or a gold file is not in
-            its repository.
+        ValueError: a file or field is missing or malformed, a path leads out of its tree, or a gold file is not
+            in its repository.
     """
     folder = Path(folder)
     rows = list(_rows(folder / _QUERIES, ("repository", "query", "category", "relevant")))

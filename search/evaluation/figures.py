@@ -36,7 +36,7 @@ BASELINES: dict[str, Callable[[Evidence, Catalogue, int], Ranking]] = {
 
 def ranking_figures(trials: TrialSet, constants: RankingConstants = DEFAULT_CONSTANTS) -> Figures:
     """Return the NDCG@10 of the ranking, of the best unit of each file alone, and of each baseline."""
-    rows = {
+    rows: dict[str, Callable[[Evidence, Catalogue, int], Ranking]] = {
         "ranking": partial(rank_units, constants=constants),
         "ranking, one hit a file": partial(rank_units, constants=constants, one_per_file=True),
         **BASELINES,

@@ -1,4 +1,4 @@
-"""Fitting the constants of ranking by coordinate search, and judging the fit on repositories that it did not see."""
+"""Fitting the constants of ranking by coordinate search, and judging the fit on repositories left out."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

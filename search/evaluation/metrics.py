@@ -1,4 +1,4 @@
-"""How good an order of files is."""
+"""Metrics of an order of files."""
 
 import math
 from collections.abc import Collection, Sequence

@@ -1,4 +1,4 @@
-"""What ranking knows of the indexed units besides their scores: where they are, and what they are called."""
+"""The indexed units as ranking knows them besides their scores: their places and their names."""
 
 import re
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""How sure an answer is: the score of a hit, beside the order.
+"""The score of a hit: the confidence that it answers, beside the order.
 
 The order says which unit fits best, even if none fits. Whether any does shows in two things: how similar the most
 similar unit is, and how many of the query's words occur together in one unit. A logistic regression puts them
-together. Names are asked for in one word, which is in every index or in none, so symbols have a bias of their own.
+together. A symbol is a single word, which a unit has or has not, so symbols have a bias of their own.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ class ConfidenceConstants:
     their hits does not suffer, but a score of 0.5 is not even odds.
     """
 
-    bias: float = -17.0
-    similarity: float = 22.0
-    coverage: float = 15.7
-    symbol: float = -7.6
+    bias: float = -17.6
+    similarity: float = 21.3
+    coverage: float = 17.3
+    symbol: float = -7.1
 
 
 DEFAULT_CONFIDENCE = ConfidenceConstants()
@@ -37,7 +37,10 @@ def confidence_features(evidence: Evidence) -> tuple[float, float, float]:
 
 
 def query_confidence(evidence: Evidence, constants: ConfidenceConstants = DEFAULT_CONFIDENCE) -> float:
-    """Return the probability that the index holds what a query asks for, if that were so for half of all queries."""
+    """Return the probability that the index holds what a query asks for.
+
+    It is right if the index did so for half of all queries. Nobody knows the true share.
+    """
     similarity, coverage, symbol = confidence_features(evidence)
     logit = constants.bias + constants.similarity * similarity
     logit += constants.coverage * coverage + constants.symbol * symbol

@@ -2,7 +2,6 @@
 
 import dataclasses
 from types import MappingProxyType
-from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,20 +29,20 @@ class RankingConstants:
         repeat: factor for every better hit of the same file.
     """
 
-    dense_share_of_symbols: float = 0.6
+    dense_share_of_symbols: float = 0.5
     dense_share_of_prose: float = 0.7
     definition: float = 1.0
-    mentioned_definition: float = 0.2
-    function_share: float = 0.7
-    name: float = 0.3
-    file_name: float = 0.25
-    path: float = 0.2
-    test: float = 0.3
+    mentioned_definition: float = 0.25
+    function_share: float = 0.75
+    name: float = 0.25
+    file_name: float = 0.1
+    path: float = 0.25
+    test: float = 0.5
     example: float = 0.5
     old: float = 0.5
     stub: float = 0.5
     entry: float = 0.5
-    agreement: float = 0.2
+    agreement: float = 0.25
     repeat: float = 0.5
 
     def without(self, function: str) -> "RankingConstants":
@@ -52,7 +51,6 @@ class RankingConstants:
 
 
 DEFAULT_CONSTANTS = RankingConstants()
-_EQUAL_FUSION: dict[str, Any] = {"dense_share_of_symbols": 0.5, "dense_share_of_prose": 0.5}
 #: Ranking function -> the constants that switch it off.
 RANKING_FUNCTIONS = MappingProxyType(
     {
@@ -69,7 +67,7 @@ RANKING_FUNCTIONS = MappingProxyType(
         "entry files lowered": {"entry": 1.0},
         "agreement within files": {"agreement": 0.0},
         "further hits of a file lowered": {"repeat": 1.0},
-        "fusion by kind of query": _EQUAL_FUSION,
+        "fusion by kind of query": {"dense_share_of_symbols": 0.6, "dense_share_of_prose": 0.6},
         "embeddings": {"dense_share_of_symbols": 0.0, "dense_share_of_prose": 0.0},
         "BM25": {"dense_share_of_symbols": 1.0, "dense_share_of_prose": 1.0},
     }

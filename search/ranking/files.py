@@ -1,4 +1,4 @@
-"""How units of one file bear on each other."""
+"""Ranking of units that share a file."""
 
 import numpy as np
 

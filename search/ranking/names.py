@@ -1,7 +1,7 @@
 """Boosts for what the query names: definitions, files and folders.
 
-Whoever types a name wants its definition, not the places that use it. Those are many and say the name as often, so
-that embeddings and BM25 cannot tell them apart. Names of files and folders are the shortest summary that the authors
+Whoever types a name wants its definition, not the places that use it. Those are many and say the name as often,
+so embeddings and BM25 cannot tell them apart. Names of files and folders are the shortest summary that the authors
 of the code wrote.
 """
 
@@ -33,7 +33,9 @@ def definition_grades(query: SearchQuery, catalogue: Catalogue) -> np.ndarray:
 def _scope_grade(symbol: tuple[str, ...], qualified: tuple[str, ...], grade: float) -> float:
     """Return a grade, lowered if the qualifiers of a symbol are not those of a definition."""
     scope = [fold_name(part) for part in symbol[:-1]]
-    return grade if not scope or scope == [fold_name(part) for part in qualified[-len(symbol) : -1]] else OTHER_SCOPE
+    return (
+        grade if not scope or scope == [fold_name(part) for part in qualified[-len(symbol) : -1]] else OTHER_SCOPE
+    )
 
 
 def name_matches(query: SearchQuery, catalogue: Catalogue) -> np.ndarray:

@@ -1,17 +1,15 @@
-"""What a query is: the name of a symbol, or words about code that may name symbols."""
+"""The form of a query: the name of a symbol, or words about code that may name symbols."""
 
 import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from mose.search.ranking.terms import keywords, term_lists
+from mose.search.ranking.terms import content_words, term_lists
 
 _NAME = r"[^\W\d][\w$]*[?!]?"
 _SEPARATOR = r"::|->|[.#/\\]"
 #: `Server::run`, `pkg.Server.run()`, `$http`, `@cached`, `Vec<T>`.
-_SYMBOL = re.compile(
-    rf"[@&*:]*((?:[$_]*{_NAME})(?:(?:{_SEPARATOR})[$_]*{_NAME})*)(?:<[^<>]*>)?(?:\(\))?[?!;]?"
-)
+_SYMBOL = re.compile(rf"[@&*:]*((?:[$_]*{_NAME})(?:(?:{_SEPARATOR})[$_]*{_NAME})*)(?:<[^<>]*>)?(?:\(\))?[?!;]?")
 #: What tells an identifier from a word of English: inner capitals, underscores, separators.
 _INNER = re.compile(r"[a-z0-9][A-Z]|[A-Z]{2,}[a-z]|\w_\w|^_+\w|^\$\w|\w(?:::|->|[.#])\w|\w\(\)$")
 _ABBREVIATION = re.compile(r"(?:[a-z]\.)+[a-z]?|[A-Z]{2,}s", re.IGNORECASE)
@@ -40,7 +38,7 @@ class SearchQuery:
     @cached_property
     def keywords(self) -> str:
         """Its text without words that say nothing about code."""
-        return keywords(self.text)
+        return content_words(self.text)
 
 
 def parse_query(text: str) -> SearchQuery:

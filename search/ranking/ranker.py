@@ -21,7 +21,7 @@ _POOL = 40
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What speaks for each unit, before anything is weighted. All arrays but two are (units,).
+    """All that speaks for each unit, before anything is weighted. Arrays are (units,) unless noted.
 
     Attributes:
         query: the parsed query.
@@ -49,7 +49,7 @@ class Evidence:
 
 
 class Parts(NamedTuple):
-    """How a hit's rank came about: ((the first six, added) · role + agreement) · repeat."""
+    """The sum that a hit's rank comes from: ((the first six, added) · role + agreement) · repeat."""
 
     dense: float  # share of the similarity
     lexical: float  # share of BM25
@@ -63,13 +63,13 @@ class Parts(NamedTuple):
 
     @property
     def fit(self) -> float:
-        """How well the unit fits, whatever stands before it."""
+        """Fit of the unit, whatever stands before it."""
         boosted = self.dense + self.lexical + self.definition + self.name + self.file_name + self.path
         return boosted * self.role + self.agreement
 
     @property
     def rank_score(self) -> float:
-        """What hits are ordered by."""
+        """The score that hits are ordered by."""
         return self.fit * self.repeat
 
 
@@ -140,15 +140,17 @@ def rank_units(
     kept = best_rows_by(scores[pool] * repeat, top_k, np.arange(len(pool)))
     rows = pool[kept]
 
-    table = zip(*(column[rows].tolist() for column in (*columns.values(), role, agreed)), strict=True)
-    parts = [Parts(*values, factor) for values, factor in zip(table, repeat[kept].tolist(), strict=True)]
-    return Ranking(rows, parts)
+    table = [column[rows].tolist() for column in (*columns.values(), role, agreed)]
+    return Ranking(rows, [Parts(*values) for values in zip(*table, repeat[kept].tolist(), strict=True)])
 
 
 def rank_by_similarity(
     evidence: Evidence, catalogue: Catalogue, top_k: int, one_per_file: bool = False
 ) -> Ranking:
-    """Return the units whose embeddings are most similar to the query's, best first; arguments as `rank_units`."""
+    """Return the units whose embeddings are most similar to the query's, best first.
+
+    Arguments are those of `rank_units`.
+    """
     rows = best_rows_by(evidence.similarities, len(catalogue) if one_per_file else top_k, catalogue.position)
     if one_per_file:
         rows = rows[repeats(catalogue.file_of[rows]) == 0]

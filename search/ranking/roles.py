@@ -47,8 +47,8 @@ def file_roles(paths: Sequence[str], definitions: Sequence[int]) -> dict[str, np
     """Return which files have each role, as role -> (files,) bool.
 
     Roles are `test`, `example` (with benchmarks and documentation), `old` (compatibility code, and folders of
-    versions beside newer ones), `stub` (type stubs and generated code) and `entry` (an `__init__.py` or `index.ts`
-    that defines little: it exports what others define).
+    versions beside newer ones), `stub` (type stubs and generated code) and `entry` (an `__init__.py` or
+    `index.ts` that defines little: it exports what others define).
 
     Args:
         paths: paths relative to the tree, with forward slashes.

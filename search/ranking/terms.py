@@ -9,14 +9,16 @@ from mose.utils.identifiers import split_identifiers
 
 #: Words that say nothing about code: questions have them, names do not.
 STOP_WORDS = frozenset(
-    """
-    a an and are as at be by can do does for from how i if in into is it its of on or that the their them then there
-    these this those to us via was we were what when where which who why will with without you
-    """.split()
+    word
+    for line in (
+        "a an and are as at be by can do does for from how i if in into is it its of on or that the their them",
+        "then there these this those to us via was we were what when where which who why will with without you",
+    )
+    for word in line.split()
 )
 
 
-def keywords(text: str) -> str:
+def content_words(text: str) -> str:
     """Return a query without the words that say nothing about code; the whole query if it has no others."""
     return " ".join(word for word in text.split() if word.lower().strip(".,;:?!") not in STOP_WORDS) or text
 

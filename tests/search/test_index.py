@@ -23,6 +23,7 @@ from mose.tokenization.prompts import code_prompt, text_prompt
 
 ADD = "def add(a, b):\n    return a + b\n"
 
+
 def text_of(row):
     """Return what is embedded of a unit."""
     return f"{row['path']} {row['qualified_name']}\n{row['source']}"
@@ -88,7 +89,9 @@ def test_hybrid_hits_start_from_the_fusion_of_brute_force(build, model, embed):
     dense = np.array(index.units["embedding"]) @ embed(model, [text_prompt() + query], 1)[0]
     # The article says nothing, so BM25 does not see it.
     lexical = BM25([text_of(row) for row in index.units]).scores("parse ISO date")
-    wanted = dict(zip(index.units["name"], fuse(dense, lexical, DEFAULT_CONSTANTS.dense_share_of_prose), strict=True))
+    wanted = dict(
+        zip(index.units["name"], fuse(dense, lexical, DEFAULT_CONSTANTS.dense_share_of_prose), strict=True)
+    )
     hits = index.search(query, top_k=10, hybrid=True)
     assert len(hits) == len(index) == 4  # as many as there are
     fused = {hit.name: hit.parts.dense + hit.parts.lexical for hit in hits}

@@ -22,7 +22,7 @@ from mose.search.ranking.names import (
 from mose.search.ranking.queries import parse_query
 from mose.search.ranking.ranker import best_rows_by, collect_evidence, rank_by_similarity, rank_units
 from mose.search.ranking.roles import ROLES, file_roles, role_factors, roles_asked_for
-from mose.search.ranking.terms import TermIndex, keywords, term_lists
+from mose.search.ranking.terms import TermIndex, content_words, term_lists
 
 #: path, qualified name, kind, first line.
 UNITS = [
@@ -108,8 +108,8 @@ def test_any_text_is_a_query(text):
 
 
 def test_words_of_questions_are_dropped_unless_nothing_is_left():
-    assert keywords("how does the server run?") == "server run?"
-    assert keywords("what is this") == "what is this"
+    assert content_words("how does the server run?") == "server run?"
+    assert content_words("what is this") == "what is this"
     assert term_lists(["how parseDates of HTTPServer work"]) == [["pars", "date", "http", "server", "work"]]
 
 

@@ -61,7 +61,10 @@ def test_a_killed_build_leaves_the_old_index_and_its_work(
     assert len(new) == 40
     assert new.report and new.report.embedded == left_to_embed
     assert len(list(path.glob("generation-*"))) == 1 and not (path / "journal").exists()
-    texts = [code_prompt("python") + source for source in new.units["source"]]
+    headers = [f"{row['path']} {row['qualified_name']}\n" for row in new.units]
+    texts = [
+        code_prompt("python") + header + row["source"] for header, row in zip(headers, new.units, strict=True)
+    ]
     alone = embed(model, texts, 1)
     assert (np.array(new.units["embedding"]) * alone).sum(axis=1).min() > 0.999
 
