@@ -1,8 +1,8 @@
 """Boosts for what the query names: definitions, files and folders.
 
 Whoever types a name wants its definition, not the places that use it. Those are many and say the name as often,
-so embeddings and BM25 cannot tell them apart. Names of files and folders are the shortest summary that the authors
-of the code wrote.
+so embeddings and BM25 cannot tell them apart. Names of files and folders are the shortest summary that authors of
+code write.
 """
 
 import numpy as np
