@@ -7,8 +7,10 @@ signatures. Syntax errors cost nothing but the definitions that the parser canno
 
 import re
 from bisect import bisect_left
-from dataclasses import replace
 from functools import cached_property
+from typing import Any
+
+import numpy as np
 
 from mose.data.source.definition_tree import FUNCTIONS, Definition, SourceTree
 from mose.data.source.documentation import clean_docstring
@@ -17,6 +19,7 @@ from mose.data.source.units import CONTAINERS, Unit
 
 #: Longest header line of a part, in characters.
 _MAX_HEADER = 200
+_VISIBLE_ASCII = re.compile(rb"[!-~]")
 _INDENT = re.compile(rb"[ \t]*")
 
 
@@ -94,13 +97,17 @@ class _UnitReader:
 
         text = definition.documentation.text
         ranges = self._ranges(definition, edits)
-        whole = Unit(
-            definition.kind, definition.name, definition.qualified_name, self.file.language, "", "",
-            clean_docstring(text, self.file.language) if text else "", 0, 0, self.file.is_constructor(definition),
-            parts=len(ranges),
-        )  # fmt: skip
+        common = {
+            "kind": definition.kind,
+            "name": definition.name,
+            "qualified_name": definition.qualified_name,
+            "language": self.file.language,
+            "docstring": clean_docstring(text, self.file.language) if text else "",
+            "constructor": self.file.is_constructor(definition),
+            "parts": len(ranges),
+        }
         return [
-            self._part(whole, part, bounds, edits, code_edits, self._header(definition) if part > 1 else "")
+            self._part(common, part, bounds, edits, code_edits, self._header(definition) if part > 1 else "")
             for part, bounds in enumerate(ranges, 1)
         ]
 
@@ -111,11 +118,15 @@ class _UnitReader:
         if self.max_bytes is not None and self._is_long(definition):
             ranges = split(self.source, self.file.tree.root_node, start, end, edits, self.max_bytes)
             ranges = [self._trim(*bounds) for bounds in ranges]
-        return [bounds for bounds in ranges if self.source[slice(*bounds)].decode().strip()]
+        return [bounds for bounds in ranges if not self._is_blank(*bounds)]
+
+    def _is_blank(self, start: int, end: int) -> bool:
+        # Only text without a visible ASCII character has to be decoded.
+        return not (_VISIBLE_ASCII.search(self.source, start, end) or self.source[start:end].decode().strip())
 
     def _part(
         self,
-        whole: Unit,
+        common: dict[str, Any],
         part: int,
         bounds: tuple[int, int],
         edits: list[Edit],
@@ -126,11 +137,11 @@ class _UnitReader:
         source = self._text(bounds, edits, header)
         code = source if code_edits is edits else self._text(bounds, code_edits, header)
         start_line, end_line = (bisect_left(self._line_ends, position) + 1 for position in bounds)
-        return replace(whole, source=source, code=code, start_line=start_line, end_line=end_line, part=part)
+        return Unit(**common, source=source, code=code, start_line=start_line, end_line=end_line, part=part)
 
     @cached_property
     def _line_ends(self) -> list[int]:
-        return [match.start() for match in re.finditer(b"\n", self.source)]
+        return np.flatnonzero(np.frombuffer(self.source, np.uint8) == ord("\n")).tolist()
 
     def _is_long(self, definition: Definition) -> bool:
         size = definition.end - definition.documentation.start
@@ -148,9 +159,9 @@ class _UnitReader:
         indent = _INDENT.match(self.source, line_start, start)
         prefix = indent[0].decode() if indent else ""
 
-        first, *rest = apply_edits(self.source, start, end, edits).decode().split("\n")
-        lines = [first, *(line.removeprefix(prefix) for line in rest)]
-        return "\n".join([header, *lines] if header else lines)
+        text = apply_edits(self.source, start, end, edits).decode()
+        text = text.replace("\n" + prefix, "\n") if prefix else text
+        return f"{header}\n{text}" if header else text
 
     def _signature(self, definition: Definition) -> bytes:
         """Return a definition up to its body."""

@@ -74,7 +74,7 @@ def test_a_build_says_what_it_left_out(tree, tmp_path, model_folder, capsys):
     assert run(*command, "--include-vendored", "--include-generated", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     # Four functions of the fixture, and those of made.py, theirs.py and latin.py.
-    assert document["functions"] == 7
+    assert document["units"] == 7
     assert document["reading"]["left_out"] == {}
     assert document["reading"]["not_a_source_language"] == {".zig": 1, "without extension": 1}
     assert sum(document["reading"]["read"].values()) == document["files"]
