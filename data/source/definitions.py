@@ -7,6 +7,7 @@ signatures. Syntax errors cost nothing but the definitions that the parser canno
 
 import re
 from bisect import bisect_left
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +25,12 @@ _INDENT = re.compile(rb"[ \t]*")
 
 
 def extract_units(
-    source: bytes, language: str, *, file_name: str = "", max_characters: int | None = None
+    source: bytes,
+    language: str,
+    *,
+    file_name: str = "",
+    max_characters: int | None = None,
+    on_errors: Callable[[int], None] | None = None,
 ) -> list[Unit]:
     """Return the units of a source file, in the order of the file; a container precedes its members.
 
@@ -36,6 +42,7 @@ def extract_units(
         file_name: the name of the file's unit.
         max_characters: split longer units at statements, and list the definitions in longer functions. Characters
             are counted as bytes of UTF-8. None never splits.
+        on_errors: called with the number of bytes that the parser did not understand, if there are any.
 
     Raises:
         ValueError: definitions cannot be read in `language`, `source` is not UTF-8, or `max_characters` is below
@@ -43,7 +50,10 @@ def extract_units(
     """
     if max_characters is not None and max_characters < 100:
         raise ValueError(f"max_characters must be at least 100, got {max_characters}. Pass None never to split.")
-    reader = _UnitReader(SourceTree(source, language, file_name), max_characters)
+    file = SourceTree(source, language, file_name)
+    if file.has_errors and on_errors is not None:
+        on_errors(file.error_bytes)
+    reader = _UnitReader(file, max_characters)
     units: list[Unit] = []
     # Iterative: definitions can be nested deeper than Python's stack.
     stack = [reader.file.root]
@@ -55,13 +65,17 @@ def extract_units(
     return units
 
 
-def extract_functions(source: bytes, language: str) -> list[Unit]:
+def extract_functions(
+    source: bytes, language: str, *, on_errors: Callable[[int], None] | None = None
+) -> list[Unit]:
     """Return the functions and methods of a source file that have a body, in the order of the file.
 
     A function that is mostly other functions is left out for those inside it. Arguments and errors are those of
     `extract_units`.
     """
     file = SourceTree(source, language)
+    if file.has_errors and on_errors is not None:
+        on_errors(file.error_bytes)
     reader = _UnitReader(file, None)
     units: list[Unit] = []
     stack = [file.root]
