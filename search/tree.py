@@ -78,7 +78,11 @@ def read_tree(
                 units = extract_sections(source.text, file.name, max_characters=MAX_UNIT_CHARACTERS)
             else:
                 units = extract_units(
-                    source.source, source.language, file_name=file.name, max_characters=MAX_UNIT_CHARACTERS
+                    source.source,
+                    source.language,
+                    file_name=file.name,
+                    max_characters=MAX_UNIT_CHARACTERS,
+                    on_errors=report.error_counter(file),
                 )
             skipped.pop()  # it has not failed
             entries += [Entry(path, *(getattr(unit, name) for name in Entry._fields[1:])) for unit in units]

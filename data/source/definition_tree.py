@@ -12,7 +12,7 @@ from mose.data.source.declarators import declared_name
 from mose.data.source.docstrings import Documentation, doc_comment, python_docstring
 from mose.data.source.languages import PROGRAMMING_LANGUAGES, definition_query, supported_languages
 from mose.data.source.macros import WITH_MACROS, parsed_text, start_with_macros
-from mose.data.source.parsing import parse_source
+from mose.data.source.parsing import error_bytes, parse_source
 from mose.data.source.queries import query_matches
 from mose.data.source.splitting import Edit
 from mose.data.source.units import KINDS
@@ -32,6 +32,8 @@ _VALUE_FIELDS = ("value", "right", "type", "definition")
 _BODY_TYPES = ("body", "_block", "declaration_list")
 #: Longest qualifier of a name, in characters.
 _MAX_QUALIFIER = 500
+#: Ruby's `define_method :name`.
+_SYMBOL = re.compile(r":\w")
 _LICENSE = re.compile(r"(?i)\b(?:copyright|licen[cs]ed?|spdx)\b")
 #: A definition's kind, node and name, what qualifies the name, and its first byte and end with what wraps it.
 _Captured = tuple[int, int, str, Node, str, str]
@@ -66,7 +68,8 @@ class Definition:
     @property
     def is_closure(self) -> bool:
         """True if it is mostly other definitions: a module in a closure."""
-        return 2 * sum(member.end - member.start for member in self.members) > self.end - self.start
+        inside = sum(member.end - member.documentation.start for member in self.members)
+        return 2 * inside > self.end - self.start
 
     @property
     def body(self) -> Node | None:
@@ -110,6 +113,11 @@ class SourceTree:
         self._comments: dict[int, tuple[int, bool]] = {}
         self._scopes: set[tuple[int, int]] = set()
         self._add_definitions()
+
+    @property
+    def error_bytes(self) -> int:
+        """The number of bytes that the parser did not understand."""
+        return error_bytes(self.tree, self.dialect)
 
     def is_closure(self, definition: Definition) -> bool:
         """Return True if a function only encloses others, in a language in which modules look so."""
@@ -278,7 +286,8 @@ def _name_of(node: Node, kind: str, captures: dict[str, list[Node]]) -> tuple[st
 
 
 def _text_of(node: Node | None) -> str:
-    return node.text.decode().strip("\"'`").lstrip(":") if node is not None and node.text else ""
+    text = node.text.decode().strip("\"'`") if node is not None and node.text else ""
+    return text[1:] if _SYMBOL.match(text) else text
 
 
 def _body_without_a_field(node: Node) -> Node | None:

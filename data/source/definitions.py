@@ -7,8 +7,11 @@ signatures. Syntax errors cost nothing but the definitions that the parser canno
 
 import re
 from bisect import bisect_left
-from dataclasses import replace
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any
+
+import numpy as np
 
 from mose.data.source.definition_tree import FUNCTIONS, Definition, SourceTree
 from mose.data.source.documentation import clean_docstring
@@ -17,11 +20,17 @@ from mose.data.source.units import CONTAINERS, Unit
 
 #: Longest header line of a part, in characters.
 _MAX_HEADER = 200
+_VISIBLE_ASCII = re.compile(rb"[!-~]")
 _INDENT = re.compile(rb"[ \t]*")
 
 
 def extract_units(
-    source: bytes, language: str, *, file_name: str = "", max_characters: int | None = None
+    source: bytes,
+    language: str,
+    *,
+    file_name: str = "",
+    max_characters: int | None = None,
+    on_errors: Callable[[int], None] | None = None,
 ) -> list[Unit]:
     """Return the units of a source file, in the order of the file; a container precedes its members.
 
@@ -33,6 +42,7 @@ def extract_units(
         file_name: the name of the file's unit.
         max_characters: split longer units at statements, and list the definitions in longer functions. Characters
             are counted as bytes of UTF-8. None never splits.
+        on_errors: called with the number of bytes that the parser did not understand, if there are any.
 
     Raises:
         ValueError: definitions cannot be read in `language`, `source` is not UTF-8, or `max_characters` is below
@@ -40,7 +50,10 @@ def extract_units(
     """
     if max_characters is not None and max_characters < 100:
         raise ValueError(f"max_characters must be at least 100, got {max_characters}. Pass None never to split.")
-    reader = _UnitReader(SourceTree(source, language, file_name), max_characters)
+    file = SourceTree(source, language, file_name)
+    if file.has_errors and on_errors is not None:
+        on_errors(file.error_bytes)
+    reader = _UnitReader(file, max_characters)
     units: list[Unit] = []
     # Iterative: definitions can be nested deeper than Python's stack.
     stack = [reader.file.root]
@@ -52,13 +65,17 @@ def extract_units(
     return units
 
 
-def extract_functions(source: bytes, language: str) -> list[Unit]:
+def extract_functions(
+    source: bytes, language: str, *, on_errors: Callable[[int], None] | None = None
+) -> list[Unit]:
     """Return the functions and methods of a source file that have a body, in the order of the file.
 
     A function that is mostly other functions is left out for those inside it. Arguments and errors are those of
     `extract_units`.
     """
     file = SourceTree(source, language)
+    if file.has_errors and on_errors is not None:
+        on_errors(file.error_bytes)
     reader = _UnitReader(file, None)
     units: list[Unit] = []
     stack = [file.root]
@@ -94,13 +111,17 @@ class _UnitReader:
 
         text = definition.documentation.text
         ranges = self._ranges(definition, edits)
-        whole = Unit(
-            definition.kind, definition.name, definition.qualified_name, self.file.language, "", "",
-            clean_docstring(text, self.file.language) if text else "", 0, 0, self.file.is_constructor(definition),
-            parts=len(ranges),
-        )  # fmt: skip
+        common = {
+            "kind": definition.kind,
+            "name": definition.name,
+            "qualified_name": definition.qualified_name,
+            "language": self.file.language,
+            "docstring": clean_docstring(text, self.file.language) if text else "",
+            "constructor": self.file.is_constructor(definition),
+            "parts": len(ranges),
+        }
         return [
-            self._part(whole, part, bounds, edits, code_edits, self._header(definition) if part > 1 else "")
+            self._part(common, part, bounds, edits, code_edits, self._header(definition) if part > 1 else "")
             for part, bounds in enumerate(ranges, 1)
         ]
 
@@ -111,11 +132,15 @@ class _UnitReader:
         if self.max_bytes is not None and self._is_long(definition):
             ranges = split(self.source, self.file.tree.root_node, start, end, edits, self.max_bytes)
             ranges = [self._trim(*bounds) for bounds in ranges]
-        return [bounds for bounds in ranges if self.source[slice(*bounds)].decode().strip()]
+        return [bounds for bounds in ranges if not self._is_blank(*bounds)]
+
+    def _is_blank(self, start: int, end: int) -> bool:
+        # Only text without a visible ASCII character has to be decoded.
+        return not (_VISIBLE_ASCII.search(self.source, start, end) or self.source[start:end].decode().strip())
 
     def _part(
         self,
-        whole: Unit,
+        common: dict[str, Any],
         part: int,
         bounds: tuple[int, int],
         edits: list[Edit],
@@ -126,11 +151,11 @@ class _UnitReader:
         source = self._text(bounds, edits, header)
         code = source if code_edits is edits else self._text(bounds, code_edits, header)
         start_line, end_line = (bisect_left(self._line_ends, position) + 1 for position in bounds)
-        return replace(whole, source=source, code=code, start_line=start_line, end_line=end_line, part=part)
+        return Unit(**common, source=source, code=code, start_line=start_line, end_line=end_line, part=part)
 
     @cached_property
     def _line_ends(self) -> list[int]:
-        return [match.start() for match in re.finditer(b"\n", self.source)]
+        return np.flatnonzero(np.frombuffer(self.source, np.uint8) == ord("\n")).tolist()
 
     def _is_long(self, definition: Definition) -> bool:
         size = definition.end - definition.documentation.start
@@ -148,9 +173,9 @@ class _UnitReader:
         indent = _INDENT.match(self.source, line_start, start)
         prefix = indent[0].decode() if indent else ""
 
-        first, *rest = apply_edits(self.source, start, end, edits).decode().split("\n")
-        lines = [first, *(line.removeprefix(prefix) for line in rest)]
-        return "\n".join([header, *lines] if header else lines)
+        text = apply_edits(self.source, start, end, edits).decode()
+        text = text.replace("\n" + prefix, "\n") if prefix else text
+        return f"{header}\n{text}" if header else text
 
     def _signature(self, definition: Definition) -> bytes:
         """Return a definition up to its body."""

@@ -19,7 +19,7 @@ import pyarrow
 from datasets import Dataset
 from tqdm import tqdm
 
-from mose.data.source.definitions import extract_functions
+from mose.data.source.definitions import extract_functions, extract_units
 from mose.data.source.documentation import first_paragraph
 from mose.data.source.files import candidate_files, path_below, read_source, repository_of
 from mose.data.source.languages import PROGRAMMING_LANGUAGES, supported_languages
@@ -49,6 +49,8 @@ _COMMENTS = {
     "//": re.compile(_TOKENS % r"//[^\n]*|(?s:/\*.*?\*/)"),
     "--": re.compile(_TOKENS % r"--\[\[(?s:.*?)\]\]|--[^\n]*|(?s:/\*.*?\*/)"),
 }
+#: Kinds of units that are mined: those that documentation describes as a whole.
+_MINED_KINDS = frozenset({"function", "method", "class", "struct", "interface", "trait", "enum"})
 #: Comments above a function that do not describe it.
 _NOT_PROSE = re.compile(r"(?i)\W*(?:todo|fixme|xxx|hack|copyright|licen[cs]ed?|spdx|eslint|nolint|pylint)\b")
 _LETTERS = re.compile(r"[^\W\d_]")
@@ -60,6 +62,7 @@ def mine_rows(
     *,
     max_text_repeats: int | None = None,
     counts: Counter[str] | None = None,
+    classes: bool = False,
     rules: ReadingRules = DEFAULT_RULES,
     report: ReadingReport | None = None,
     num_proc: int = 1,
@@ -73,6 +76,7 @@ def mine_rows(
         max_text_repeats: most rows with the same text; None for any number.
         counts: updated with the number of `files` read and `rows` yielded, and of functions skipped for each
             reason.
+        classes: yield documented classes, interfaces and the like too, with their members' signatures as code.
         rules: which files to read.
         report: updated with the files that were read and left out.
         num_proc: number of processes that read files. The rows do not depend on it.
@@ -94,7 +98,7 @@ def mine_rows(
         for root in map(Path, source_trees)
         for path in candidate_files(root, languages, rules, report)
     ]
-    mine_file = partial(_mine_file, languages=languages, rules=rules)
+    mine_file = partial(_mine_file, languages=languages, rules=rules, classes=classes)
     # Duplicates are found here and not in the workers, which see one file each.
     seen: set[bytes] = set()
     repeats: Counter[str] = Counter()
@@ -155,7 +159,7 @@ def _ordered_map(work: partial, tasks: list[tuple[Path, Path]], num_proc: int) -
 
 
 def _mine_file(
-    task: tuple[Path, Path], languages: Collection[str] | None, rules: ReadingRules
+    task: tuple[Path, Path], languages: Collection[str] | None, rules: ReadingRules, classes: bool
 ) -> tuple[list[tuple[bytes, dict[str, str | int]]], Counter[str], ReadingReport]:
     """Return the rows of one file, each with a digest that duplicates share, and what was skipped and read."""
     root, path = task
@@ -165,14 +169,17 @@ def _mine_file(
     with report.guard(path):
         file = read_source(path, rules, languages)
         location = {"repository": repository_of(root, path), "path": path_below(root, path)}
-        for function in extract_functions(file.source, file.language):
-            text = first_paragraph(function.docstring)
-            if reason := _function_rejection(function) or _text_rejection(text, function.code):
+        extract = extract_units if classes else extract_functions
+        for unit in extract(file.source, file.language, on_errors=report.error_counter(path)):
+            if unit.kind not in _MINED_KINDS:
+                continue
+            text = first_paragraph(unit.docstring)
+            if reason := _unit_rejection(unit) or _text_rejection(text, unit.code):
                 counts[reason] += 1
                 continue
 
-            columns = {"text": text, **vars(function), **location}
-            rows.append((_digest_of_code(function), {name: columns[name] for name in COLUMNS}))
+            columns = {"text": text, **vars(unit), **location}
+            rows.append((_digest_of_code(unit), {name: columns[name] for name in COLUMNS}))
 
         counts["files"] += 1
         report.read[file.language] += 1
@@ -180,12 +187,12 @@ def _mine_file(
     return [], Counter(), report
 
 
-def _function_rejection(function: Unit) -> str | None:
-    """Return why a function is excluded whatever its text, or None if it is not."""
-    lines = sum(1 for line in function.code.split("\n") if line.strip())
-    if function.constructor or _EXTENSION_METHODS.fullmatch(function.name):
+def _unit_rejection(unit: Unit) -> str | None:
+    """Return why a unit is excluded whatever its text, or None if it is not."""
+    lines = sum(1 for line in unit.code.split("\n") if line.strip())
+    if unit.constructor or _EXTENSION_METHODS.fullmatch(unit.name):
         return "constructor or extension method"
-    if "test" in function.name.lower():
+    if "test" in unit.name.lower():
         return "test"
     if lines < MIN_CODE_LINES:
         return "short code"
@@ -206,8 +213,8 @@ def _text_rejection(text: str, code: str) -> str | None:
     return "text in code" if text in " ".join(code.split()) else None
 
 
-def _digest_of_code(function: Unit) -> bytes:
-    """Return a digest that is equal for functions that differ only in comments and white space."""
-    pattern = _COMMENTS[PROGRAMMING_LANGUAGES[function.language].line_comment]
-    tokens = pattern.sub(lambda match: "" if match["comment"] or match["space"] else match[0], function.code)
+def _digest_of_code(unit: Unit) -> bytes:
+    """Return a digest that is equal for units that differ only in comments and white space."""
+    pattern = _COMMENTS[PROGRAMMING_LANGUAGES[unit.language].line_comment]
+    tokens = pattern.sub(lambda match: "" if match["comment"] or match["space"] else match[0], unit.code)
     return hashlib.blake2b(tokens.encode(), digest_size=16).digest()

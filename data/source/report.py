@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +89,10 @@ class ReadingReport:
         name = portable_name(path)
         logger.debug("%s: %s%s", name, reason, detail and f": {detail}")
         self.left_out.setdefault(reason, {})[name] = detail
+
+    def error_counter(self, path: str | Path) -> Callable[[int], None]:
+        """Return a function that counts a file of which the parser did not understand a number of bytes."""
+        return lambda size: self.count("syntax errors", path, f"{size:,} bytes")
 
     @contextmanager
     def guard(self, path: str | Path) -> Iterator[None]:

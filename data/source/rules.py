@@ -9,23 +9,12 @@ from mose.data.source.languages import PROGRAMMING_LANGUAGES
 
 #: Never looked into, and not reported: what tools keep about the files beside it.
 NEVER_READ = frozenset({".git", ".hg", ".svn", ".bzr", ".jj", "_darcs", "__pycache__"})
+_VENDORED = """
+    vendor vendored _vendor third_party thirdparty third-party Godeps Pods Carthage node_modules bower_components
+    jspm_packages site-packages dist-packages .eggs
+"""
 #: Folders of these names hold the code of others: they are reported, and read with `include_vendored`.
-VENDORED_FOLDERS = frozenset(
-    {
-        *(
-            "vendor",
-            "vendored",
-            "_vendor",
-            "third_party",
-            "thirdparty",
-            "third-party",
-            "Godeps",
-            "Pods",
-            "Carthage",
-        ),
-        *("node_modules", "bower_components", "jspm_packages", "site-packages", "dist-packages", ".eggs"),
-    }
-)
+VENDORED_FOLDERS = frozenset(_VENDORED.split())
 #: A folder with this file is a virtual environment, whatever its name.
 VIRTUAL_ENVIRONMENT_FILE = "pyvenv.cfg"
 DEFAULT_MAX_FILE_BYTES = 5_000_000

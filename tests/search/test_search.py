@@ -85,7 +85,7 @@ def test_a_build_says_what_it_left_out(tree, tmp_path, model_folder, capsys):
     assert f"    {tree}/large.py (1,200 bytes)" in capsys.readouterr().out.splitlines()
     assert run(*command, "--include-vendored", "--include-generated", "--json") == 0
     document = json.loads(capsys.readouterr().out)
-    # Four functions of the fixture, those of made.py, theirs.py and latin.py, and the code of large.py.
+    # Four functions of the fixture, those of made.py, theirs.py and latin.py, and the statements of large.py.
     assert document["units"] == 8
     assert document["reading"]["left_out"] == {}
     assert document["reading"]["not_a_source_language"] == {".zig": 1, "without extension": 1}

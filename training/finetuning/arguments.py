@@ -92,6 +92,10 @@ class DataArguments(shared.CodeSources, shared.ValidationColumns):
         "Share of the source trees' functions to hold out. They are searched for among all functions before and "
         "after training; MRR at every exit is written to held_out.json. Default: 0, with --lora 0.1."
     )
+    mine_classes: bool = flag(
+        "Mine documented classes beside functions: their headers, fields and signatures of members.",
+        False,
+    )
     max_query_length: int = flag("Maximum tokens of a query, instruction and <cls> included.", 128)
     max_document_length: int = flag("Maximum tokens of a document, instruction and <cls> included.", 256)
     instruction_dropout: float = flag("Share of texts whose instruction is left out or names no language.", 0.0)

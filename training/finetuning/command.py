@@ -164,7 +164,7 @@ def load_data(args: DataArguments, lora: bool = False) -> FineTuningData:
 
     parts, held_out, validation = [], None, None
     report = ReadingReport()
-    mining: dict[str, Any] = {"rules": args.rules, "report": report}
+    mining: dict[str, Any] = {"rules": args.rules, "report": report, "classes": args.mine_classes}
     if held_out_share:
         mined = load_pairs(args.source_tree, (), {} if args.dataset else args.columns, **mining)
         seen, unseen = hold_out(mined, held_out_share)

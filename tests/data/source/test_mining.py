@@ -1,5 +1,6 @@
 import os
 import sysconfig
+import textwrap
 from collections import Counter
 from pathlib import Path
 
@@ -151,3 +152,31 @@ def test_the_standard_library_in_part():
         assert [line.strip() for line in lines] == [line.strip() for line in row["source"].split("\n")]
         assert row["text"] not in " ".join(row["code"].split())
         assert len(row["text"].split()) >= 3
+
+
+def test_classes_are_mined_if_asked_for(plant):
+    source = '''
+        class Shelf:
+            """Holds all the books."""
+
+            limit = 3
+
+            def put(self, book):
+                """Put a book on it."""
+                self.books.append(book)
+                return self
+        '''
+    root = plant({"pkg/a.py": textwrap.dedent(source)})
+    table, _ = mine([root], progress=False)
+    assert table["name"] == ["put"]
+    table, _ = mine([root], classes=True, progress=False)
+    assert table["name"] == ["Shelf", "put"]
+    assert table["code"][0] == "class Shelf:\n    limit = 3\n\n    def put(self, book): ..."
+
+
+def test_files_with_syntax_errors_are_read_in_part_and_named(plant):
+    root = plant({"pkg/a.py": function() + "\n\n)))\n"})
+    report = ReadingReport()
+    table, _ = mine([root], report=report, progress=False)
+    assert table["name"] == ["run"]
+    assert [Path(name).name for name in report.left_out["syntax errors"]] == ["a.py"]
