@@ -6,14 +6,16 @@ Arguments of one command alone are in its own `arguments.py`.
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from transformers import TrainingArguments
 
 from mose.data.source.rules import MAX_FILE_SIZE_HELP, READING_FLAGS, VERBOSE_HELP, reading_rules
+from mose.training.nonfinite import ACTIONS
 
 #: Default of a field that the command line must set.
 REQUIRED = dataclasses.MISSING
@@ -159,6 +161,9 @@ class CodeSources(DatasetColumns):
 class RunArguments(TrainingArguments):
     """`TrainingArguments` of all commands. Subclasses fill in the fields that are None (`resolve_with`)."""
 
+    #: 0 where it stands for a size that depends on the data.
+    LEAST_BATCH_SIZE: ClassVar[int] = 1
+
     output_dir: str = flag(
         "Folder for checkpoints and the result. Default: runs/finetune, runs/lora, runs/classify."
     )
@@ -184,8 +189,37 @@ class RunArguments(TrainingArguments):
     )
     logging_steps: float = flag("Steps between two log lines.", 50)
     resume: bool = flag("Resume from the last complete checkpoint in the output folder.", False)
+    overwrite_output_dir: bool = flag(
+        "Begin anew in an output folder that has content: its checkpoints are deleted, other files replaced by "
+        "name. A model that the run reads is never replaced.",
+        False,
+    )
+    on_nonfinite: str = flag(
+        "What to do when a loss or gradient is infinite or NaN: stop the run, or skip the step.",
+        "stop",
+        choices=list(ACTIONS),
+    )
+    max_skipped_steps: int = flag("Steps that --on-nonfinite skip may skip in all; one more stops the run.", 20)
 
     def __post_init__(self):
+        self._check_numbers()
         # transformers refuses `bf16` on a CPU unless `use_cpu` is set.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
+
+    def _check_numbers(self) -> None:
+        """Raise ValueError for numbers with which no step can be made."""
+        check_fields(self, ("on_nonfinite",), ACTIONS.__contains__, f"one of {', '.join(ACTIONS)}")
+        check_fields(self, ("gradient_accumulation_steps",), lambda value: value >= 1, "at least 1")
+        sizes = ("per_device_train_batch_size", "per_device_eval_batch_size")
+        least = self.LEAST_BATCH_SIZE
+        check_fields(self, sizes, lambda value: value >= least, f"at least {least}")
+
+        check_fields(
+            self, ("max_skipped_steps", "dataloader_num_workers"), lambda value: value >= 0, "at least 0"
+        )
+        rates = ("learning_rate", "weight_decay", "max_grad_norm")
+        check_fields(self, rates, lambda value: 0 <= value < math.inf, "a finite number >= 0")
+        check_fields(self, ("logging_steps", "save_steps"), lambda value: value > 0, "above 0")
+        if self.resume and self.overwrite_output_dir:
+            raise ValueError("resume continues a run and overwrite_output_dir begins anew. Pass one of them.")

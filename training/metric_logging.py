@@ -31,6 +31,21 @@ class MetricAverages:
         sums, key = self._sums[training], tuple(names)
         sums[key] = sums[key] + entry if key in sums else entry
 
+    def snapshot(self) -> dict[tuple[str, ...], Tensor]:
+        """Return the sums while training, for `restore`."""
+        return dict(self._sums[True])
+
+    def restore(self, sums: dict[tuple[str, ...], Tensor]) -> None:
+        """Take back what was added while training since the `snapshot`."""
+        self._sums[True] = dict(sums)
+
+    def nonfinite(self) -> list[str]:
+        """Return the names of the metrics while training whose sums are not finite."""
+        flags = {names: (~entry.isfinite()).tolist() for names, entry in self._sums[True].items()}
+        return [
+            name for names, bad in flags.items() for name, is_bad in zip(names, bad[:-1], strict=True) if is_bad
+        ]
+
     def pop(self, training: bool, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Return the mean of every metric and start anew; `reduce` sums a tensor over all processes."""
         sums, self._sums[training] = self._sums[training], {}

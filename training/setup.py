@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from mose.configuration_mose import MoSEConfig
 from mose.data.source.report import ReadingReport
 from mose.tokenization.build import read_prompts
 from mose.tokenization.special_tokens import SPECIAL_TOKENS, check_special_tokens
+from mose.training.arguments import RunArguments, check_fields
 from mose.training.checkpoints import last_whole_checkpoint
+from mose.training.interruption import signals_raise
+from mose.training.output_folder import claim_output
 from mose.training.trainer import MoSETrainer
 
 logger = logging.getLogger("mose.train")
@@ -99,6 +102,42 @@ def check_model(name: str) -> dict:
     if model_type != expected:
         raise ValueError(f"--model {name} must have model_type {expected!r}, got {model_type!r}. Pass a MoSE.")
     return config
+
+
+@contextmanager
+def output_folder(args: RunArguments, command: str, *models: str | None) -> Iterator[None]:
+    """Hold the output folder of a run, whose `models` it reads (None: none), see `claim_output`."""
+    reads = [*models, str(Path(__file__).parents[1])]  # the shipped model lies beside the code
+    options = {"resume": args.resume, "overwrite": args.overwrite_output_dir, "models": reads}
+    with ExitStack() as stack:
+        with args.main_process_first(local=False, desc="checking the output folder"):
+            if args.process_index == 0:
+                stack.enter_context(claim_output(Path(args.output_dir), command, **options))
+        stack.enter_context(signals_raise())
+        yield
+
+
+def check_progress(checkpoint: Path | None, args: RunArguments) -> None:
+    """Raise ValueError if the run to resume has already gone further than `args` want."""
+    if checkpoint is None:
+        return
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    if 0 < args.max_steps < state["global_step"]:
+        raise ValueError(
+            f"max_steps must be at least the {state['global_step']} steps of {checkpoint}, got {args.max_steps}. "
+            "Pass more, or begin anew in another --output-dir."
+        )
+    if args.max_steps <= 0 and args.num_train_epochs < (state["epoch"] or 0) - 1e-6:
+        raise ValueError(
+            f"num_train_epochs must be at least the {state['epoch']:.2f} epochs of {checkpoint}, got "
+            f"{args.num_train_epochs}. Pass more, or begin anew in another --output-dir."
+        )
+
+
+def check_lengths(arguments: Any, names: Iterable[str], context: int) -> None:
+    """Raise ValueError for a length that is not in [1, `context`], the tokens that a model reads."""
+    requirement = f"in [1, {context}], the context of the model"
+    check_fields(arguments, names, lambda length: 1 <= length <= context, requirement, "Pass a shorter length.")
 
 
 def checkpoint_to_resume(output_dir: Path, resume: bool) -> Path | None:

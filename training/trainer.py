@@ -1,6 +1,7 @@
 """The Trainer that all training commands share."""
 
 import logging
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -8,21 +9,31 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
+from safetensors import SafetensorError
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, rotate_checkpoints
 
 from mose.hub.card import SUMMARY, write_folder_card
 from mose.hub.errors import PublishError
 from mose.hub.files import write_sentence_transformers_files
-from mose.training.checkpoints import MANIFEST, write_manifest
+from mose.training.checkpoints import MANIFEST, last_whole_checkpoint, write_manifest
 from mose.training.hub import publish_run, run_summary
+from mose.training.interruption import SaveOnSignal
 from mose.training.metric_logging import MetricAverages
+from mose.training.nonfinite import check_weights, concerned, nonfinite_step
+from mose.utils.command_line import InterruptedBySignal
 from mose.utils.files import atomic_write_json
 
 logger = logging.getLogger("mose.train")
 
 #: Classes whose folders sentence-transformers can load.
 EMBEDDING_MODELS = ("MoSEModel", "LoRAModel")
+#: Steps in a row that loss scaling of fp16 may skip while it looks for its scale.
+SCALING_STEPS = 30
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written."""
 
 
 class MoSETrainer(Trainer):
@@ -32,6 +43,9 @@ class MoSETrainer(Trainer):
       prefixed `eval_`.
     - A checkpoint gets a manifest once every process has written its part. Older checkpoints are deleted only
       then, so that a kill at any moment leaves a complete one.
+    - A loss or gradient that is not finite stops the run before it reaches the weights, or skips the step
+      (`on_nonfinite`). Older checkpoints are deleted only after a finite step from the newest.
+    - Ctrl-C and SIGTERM finish the step, save a checkpoint and raise `InterruptedBySignal`.
     - A push (`push_to_hub`) is one commit with shards cut at the exits, code, tokenizer, sentence-transformers
       files and a card made from the run. Optimizer states and other pickles stay local.
 
@@ -47,6 +61,16 @@ class MoSETrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.averages = MetricAverages()
+        #: Sum of the losses of the step so far, on the device; and the metrics before it.
+        self._step_loss: torch.Tensor | None = None
+        self._metrics_before = self.averages.snapshot()
+        self.skipped_steps = 0
+        self._scaled_steps = 0
+        self._rotation_is_due = False
+        self._signals = SaveOnSignal()
+        self.add_callback(self._signals)
+        # The filter logs a mean in place of what is not finite, and waits for the device in every batch.
+        self.args.logging_nan_inf_filter = False
 
         strategy = HubStrategy(self.args.hub_strategy)
         if self.args.push_to_hub and strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
@@ -55,12 +79,100 @@ class MoSETrainer(Trainer):
                 "no optimizer states, which are pickles."
             )
 
+    def train(self, *args, **kwargs):
+        """Train as `Trainer` does.
+
+        Raises:
+            InterruptedBySignal: SIGINT or SIGTERM came; a checkpoint was saved.
+            NonFiniteError: a loss, a gradient or a weight is not finite.
+            CheckpointError: a checkpoint could not be written.
+        """
+        with self._signals.catch():
+            output = super().train(*args, **kwargs)
+
+            if number := self._signals.signal_number:
+                checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+                saved = f"{checkpoint} is saved. Pass --resume to continue from it."
+                if not checkpoint.is_dir():
+                    saved = "interrupted before the first step. Nothing was saved."
+                raise InterruptedBySignal(number, saved)
+
+            check_weights(self.model, self.state.global_step, Path(str(self.args.output_dir)))
+            self._rotate()
+        return output
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        """Train on a batch as `Trainer` does, and note its loss; the one returned is for the log."""
+        if self._step_loss is None:
+            self._metrics_before = self.averages.snapshot()
+        loss = super().training_step(*args, **kwargs)
+        self._step_loss = loss if self._step_loss is None else self._step_loss + loss
+        return torch.nan_to_num(loss, 0.0, 0.0, 0.0)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Return the norm of the step's gradient, after checking it and the loss: the weights change next."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        step_norm = torch.as_tensor(norm, device=self.args.device)
+        loss, self._step_loss = self._step_loss, None
+        is_finite = step_norm.isfinite()
+        if loss is not None:
+            is_finite = is_finite & loss.to(is_finite.device).isfinite()
+        if self.args.world_size > 1:
+            # All processes must decide alike.
+            is_finite = self.accelerator.reduce((~is_finite).int(), "sum") == 0
+
+        # The only wait for the device in a step.
+        if bool(is_finite):
+            self._scaled_steps = 0
+            self._rotate()
+            return norm
+        self._handle_nonfinite(loss)
+        return None
+
+    def _handle_nonfinite(self, loss: torch.Tensor | None) -> None:
+        """Skip the step, or raise NonFiniteError."""
+        step, folder = self.state.global_step + 1, Path(str(self.args.output_dir))
+        where = concerned(self.averages.nonfinite())
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is not None and (loss is None or bool(loss.isfinite())) and self._scaled_steps < SCALING_STEPS:
+            # Overflow of scaled gradients is how the scale is found; the scaler skips such steps itself.
+            self._scaled_steps += 1
+            return
+
+        may_skip = getattr(self.args, "on_nonfinite", "stop") == "skip"
+        if not may_skip or self.skipped_steps >= self.args.max_skipped_steps:
+            raise nonfinite_step(step, where, folder, self.skipped_steps)
+
+        self.skipped_steps += 1
+        limit = self.args.max_skipped_steps
+        logger.warning(
+            "step %d is skipped (%d of at most %d): %s is not finite", step, self.skipped_steps, limit, where
+        )
+        self.averages.restore(self._metrics_before)
+        if scaler is None:
+            # An optimizer leaves parameters without a gradient as they are.
+            self.model.zero_grad(set_to_none=True)
+
+    def _rotate(self) -> None:
+        """Delete checkpoints over the limit, once a step from the newest was finite or the run has ended."""
+        if not self._rotation_is_due:
+            return
+        self._rotation_is_due = False
+        rotate_checkpoints(
+            output_dir=str(self.args.output_dir),
+            save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=True,
+        )
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log `logs` and, in a line with a loss, the metrics since the last such line."""
         # "loss" while training, "eval_loss" after an evaluation. "train_loss" ends a run and is neither.
         losses = [key for key in logs if key.endswith("loss") and key != "train_loss"]
         if losses:
             logs |= self.pop_metrics(prefix=losses[0].removesuffix("loss"))
+        if self.skipped_steps and "loss" in logs:
+            logs["skipped_steps"] = self.skipped_steps
         super().log(logs, start_time)
 
     def pop_metrics(self, prefix: str) -> dict[str, float]:
@@ -74,6 +186,7 @@ class MoSETrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         run_folder = Path(self._get_output_dir(trial=trial))
         checkpoint = run_folder / f"checkpoint-{self.state.global_step}"
+        check_weights(self.model, self.state.global_step, run_folder)
         if self.args.should_save:
             # A damaged checkpoint of the same step may exist: it must not look complete meanwhile.
             (checkpoint / MANIFEST).unlink(missing_ok=True)
@@ -82,23 +195,25 @@ class MoSETrainer(Trainer):
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
+            self.save_extra_state(checkpoint)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                write_manifest(checkpoint)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise _checkpoint_error(checkpoint, error) from error
         finally:
             self.args.save_total_limit = limit
 
-        self.save_extra_state(checkpoint)
-        self.accelerator.wait_for_everyone()
-
-        if self.args.should_save:
-            write_manifest(checkpoint)
-            rotate_checkpoints(
-                output_dir=str(run_folder),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+        # Until a step from this checkpoint was finite, the older ones are kept.
+        self._rotation_is_due = self.args.should_save
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        # `training_args.bin` is for everyone who gets the model.
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
         if not self.args.should_save:
             return
 
@@ -163,3 +278,16 @@ class MoSETrainer(Trainer):
         except PublishError as error:
             # A failed push must not end the run. The next save pushes again.
             logger.warning("step %d was not pushed: %s", self.state.global_step, error)
+
+
+def _checkpoint_error(checkpoint: Path, error: Exception) -> CheckpointError:
+    """Delete the unfinished checkpoint, for it may fill the disk, and return the error in one line."""
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    before = last_whole_checkpoint(checkpoint.parent)
+    left = f"{before} is intact" if before else "There is none before it"
+    free = shutil.disk_usage(checkpoint.parent).free / 1e6
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return CheckpointError(
+        f"{checkpoint} could not be written: {reason} ({free:,.0f} MB free). {left}. Make room, then pass "
+        "--resume."
+    )

@@ -1,6 +1,7 @@
 """The command-line runner that every `mose` command shares: lazy subcommands and exit codes.
 
-Exit codes: 0 on success, 2 for bad arguments, 1 for a failure named on stderr, 130 when interrupted.
+Exit codes: 0 on success, 2 for bad arguments, 1 for a failure named on stderr, 130 when interrupted
+(143 by SIGTERM, where a command handles it).
 """
 
 import argparse
@@ -45,6 +46,14 @@ class ArgumentError(ValueError):
     """An argument that is only found invalid after looking at what it names, such as a missing folder."""
 
 
+class InterruptedBySignal(KeyboardInterrupt):
+    """The process was asked to end; the text says what was saved. The exit code is 128 plus the signal."""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
 class Command(NamedTuple):
     """A subcommand: the module that implements it and its line in `--help`.
 
@@ -75,6 +84,9 @@ def exit_status(
     except bad_arguments as error:
         print(f"{program}: {error}", file=sys.stderr)
         return BAD_ARGUMENTS
+    except InterruptedBySignal as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 128 + error.signal_number
     except KeyboardInterrupt:
         print(f"{program}: {on_interrupt}", file=sys.stderr)
         return INTERRUPTED

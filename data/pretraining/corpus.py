@@ -92,7 +92,7 @@ def load_corpus(
         if not any(map(includes, trees.repositories)):
             raise ValueError(
                 f"held_out={held_out} leaves none of the {len(trees.repositories)} repositories in {trees.name} "
-                f"in the part {part!r}. Choose another share."
+                f"in the part {part!r}. Choose another share, or --held-out 0 to evaluate on none."
             )
         if near_duplicates:
             dropped = trees.drop_near_duplicates(seed, progress)

@@ -31,7 +31,17 @@ def train_classifier(
     args: ClassificationArguments,
 ) -> None:
     """Train classifiers of snippets or pairs (clone detection), at every exit or one; save to --output-dir."""
+    with setup.output_folder(args, "classify", model_args.model):
+        _run_classification(model_args, data_args, args)
+
+
+def _run_classification(
+    model_args: ClassificationModelArguments,
+    data_args: ClassificationDataArguments,
+    args: ClassificationArguments,
+) -> None:
     checkpoint = setup.checkpoint_to_resume(Path(args.output_dir), args.resume)
+    setup.check_progress(checkpoint, args)
 
     set_seed(args.seed)
     train, validation, labels = _load_data(data_args)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -140,6 +141,8 @@ class LoRAArguments:
 @dataclass
 class FineTuningArguments(LoRAArguments, shared.RunArguments):
     """`TrainingArguments` and the losses at the exits. Defaults are the paper's (section 3) without `lora`."""
+
+    LEAST_BATCH_SIZE: ClassVar[int] = 0
 
     bf16: bool = flag("Compute in bfloat16. Default: with --lora, if the device multiplies it in hardware.")
     per_device_train_batch_size: int = flag(

@@ -59,12 +59,22 @@ def finetune(
     `evaluate` scores a model on held-out functions, as `mose.eval.held_out.score_exits` does. None: they are held
     out, but not scored.
     """
+    reads = (model_args.model, args.teacher, model_args.init_embeddings_from)
+    with setup.output_folder(args, "finetune", *reads):
+        _run_finetuning(model_args, data_args, args, evaluate)
+
+
+def _run_finetuning(
+    model_args: ModelArguments, data_args: DataArguments, args: FineTuningArguments, evaluate: Any
+) -> None:
     output_dir = Path(args.output_dir)
     cache_dir = Path(args.teacher_cache or output_dir / "teacher")
     checkpoint = _checkpoint(model_args, args, output_dir)
+    setup.check_progress(checkpoint, args)
 
     set_seed(args.seed)
     model, tokenizer = load_base(model_args, cache_dir)
+    setup.check_lengths(data_args, LENGTHS, model.config.max_position_embeddings)
     data = load_data(data_args, args.lora)
     _fit_to_data(args, data)
     if args.teacher:
@@ -184,6 +194,13 @@ def _fit_to_data(args: FineTuningArguments, data: FineTuningData) -> None:
     """Choose open batch sizes, check that batches can be filled, and log the amount of data."""
     fit_batches(args, len(data.train), None if data.validation is None else len(data.validation))
 
+    for pairs in filter(None, (data.train, data.validation)):
+        if any(len(pairs.unique(side)) < 2 for side in ("query", "document")):
+            raise ValueError(
+                f"The {len(pairs)} pairs must differ in query and document, or nothing is to be told apart. Pass "
+                "other pairs."
+            )
+
     parts = {"train": (data.train, args.train_batch_size), "eval": (data.validation, args.eval_batch_size)}
     for name, (pairs, batch_size) in parts.items():
         if pairs is not None and len(pairs) < (batch_size := batch_size * args.world_size):
@@ -201,6 +218,11 @@ def fit_batches(args: FineTuningArguments, train: int, validation: int | None) -
     """Shrink batches whose size nobody chose to the number of pairs; ValueError if there is only one pair."""
     if train < 2:
         raise ValueError(f"A contrastive loss needs at least 2 pairs, got {train} pair to train on. Add pairs.")
+    if validation is not None and validation < 2:
+        raise ValueError(
+            f"A contrastive loss needs at least 2 pairs, got {validation} pair to validate on. Add pairs, or "
+            "leave out --validation-dataset."
+        )
 
     devices = args.device_count
     if args.batch_size_is_open and train < args.per_device_train_batch_size * devices:

@@ -34,9 +34,17 @@ def pretrain(
     model_args: PreTrainingModelArguments, data_args: PreTrainingDataArguments, args: PreTrainingArguments
 ) -> None:
     """Pre-train on repositories, with MLM and In-Context Classification at every exit; save to --output-dir."""
+    with setup.output_folder(args, "pretrain", model_args.model):
+        _run_pretraining(model_args, data_args, args)
+
+
+def _run_pretraining(
+    model_args: PreTrainingModelArguments, data_args: PreTrainingDataArguments, args: PreTrainingArguments
+) -> None:
     output_dir = Path(args.output_dir)
     max_length = data_args.max_length or RECIPES[str(args.recipe)]["max_length"]
     checkpoint = setup.checkpoint_to_resume(output_dir, args.resume)
+    setup.check_progress(checkpoint, args)
 
     set_seed(args.seed)
     corpus, held_out = load_parts(data_args, args.seed)
@@ -121,7 +129,7 @@ def choose_tokenizer(
     size = args.vocab_size or MoSEConfig.from_preset(str(args.preset)).vocab_size
     logger.info("training a tokenizer of %d tokens on up to %d files", size, args.tokenizer_files)
     texts = (row["text"] for row in islice(iter(corpus), args.tokenizer_files))
-    tokenizer = build_tokenizer(texts, size, max_length, show_progress=False)
+    tokenizer = build_tokenizer(texts, size, max_length)
     tokenizer.save_pretrained(cache)
     return tokenizer
 
