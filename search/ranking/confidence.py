@@ -1,9 +1,9 @@
 """The score of a hit: the confidence that it answers, beside the order.
 
-The order says which unit fits best, even if none fits. Whether any does shows in how similar the most similar unit
-is, in how many of the query's words occur in one unit, and in whether one unit has both. A logistic regression puts
-them together. A symbol is a single word, which a unit has or has not, so symbols have a bias of their own. Among
-many units some look similar by chance, so the number of units counts against all.
+The order says which unit fits best, even if none fits. Whether any does shows in how similar the most similar
+unit is, in how many of the query's words occur in one unit, and in whether one unit has both. A logistic
+regression puts them together. A symbol is a single word, which a unit has or has not, so symbols have a bias of
+their own. Among many units some look similar by chance, so the number of units counts against all.
 """
 
 import dataclasses
