@@ -214,7 +214,7 @@ class StaticEncoder:
 
 
 class StaticTokenizer:
-    """What `mose.tokenization.inputs` needs of a tokenizer, without transformers.
+    """A tokenizer without transformers, with as much as `mose.tokenization.inputs` calls.
 
     Args:
         path: a tokenizer.json.
@@ -443,7 +443,7 @@ def _locator(source: str, revision: str | None) -> Callable[[str], Path]:
 
     # A folder needs no client of the Hub, which takes longer to import than a query takes.
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     from mose.utils.locations import is_local_folder
 
@@ -452,6 +452,9 @@ def _locator(source: str, revision: str | None) -> Callable[[str], Path]:
     def on_hub(name: str) -> Path:
         try:
             return Path(hf_hub_download(source, name, revision=revision))
+        except LocalEntryNotFoundError as error:
+            message = f"{source}: {name} is not in the cache and the Hub cannot be reached"
+            raise FileNotFoundError(f"{message}. Connect, or pass a folder.") from error
         except EntryNotFoundError as error:
             raise FileNotFoundError(f"{source} has no {name}. Pass the Hub id of a MoSE.") from error
 

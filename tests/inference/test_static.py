@@ -195,6 +195,13 @@ def test_hub_id(online, save_model):
     np.testing.assert_array_equal(vectors, StaticEncoder(folder).encode(TEXTS))
 
 
+def test_hub_out_of_reach():
+    with pytest.raises(
+        FileNotFoundError, match=r"config\.json is not in the cache and the Hub cannot be reached"
+    ):
+        StaticEncoder("owner/absent")
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
 @pytest.mark.parametrize("fault", ["missing", "empty"])
 def test_damaged_folders(save_model, tmp_path, name, fault):
