@@ -91,7 +91,7 @@ def fit_confidence(sets: list[TrialSet]) -> Report:
 
     def fit(rows: np.ndarray) -> LogisticRegression:
         # Balanced: how often users ask for what is not there is unknown.
-        return LogisticRegression(C=100, class_weight="balanced").fit(features[rows], labels[rows])
+        return LogisticRegression(C=100, class_weight="balanced", max_iter=5000).fit(features[rows], labels[rows])
 
     held_out = np.empty(len(labels))
     for name in np.unique(groups):
@@ -101,10 +101,9 @@ def fit_confidence(sets: list[TrialSet]) -> Report:
         return area_under_curve(held_out[rows & (labels == 1)], held_out[rows & (labels == 0)])
 
     model = fit(np.ones(len(labels), bool))
-    similarity, coverage, symbol = model.coef_[0].tolist()
-    constants = ConfidenceConstants(float(model.intercept_[0]), similarity, coverage, symbol)
+    constants = ConfidenceConstants(float(model.intercept_[0]), *model.coef_[0].tolist())
     return {
-        "constants": {name: round(value, 1) for name, value in dataclasses.asdict(constants).items()},
+        "constants": {name: round(value, 2) for name, value in dataclasses.asdict(constants).items()},
         "auc": area(np.ones(len(labels), bool)),
         "auc_by_repository": {str(name): round(area(groups == name), 4) for name in np.unique(groups)},
         "present": len(present),

@@ -8,6 +8,7 @@ import importlib
 _HOMES = {
     "BM25": "bm25",
     "MoSEEncoder": "encoders",
+    "StaticEncoder": "static",
     "Store": "store",
     "StoreError": "store",
     "encode": "encoding",

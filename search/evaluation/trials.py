@@ -1,5 +1,6 @@
 """Queries with everything that ranking needs to know, so that it can be judged many times over."""
 
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,23 +73,25 @@ def collect_trials(
         absent: queries about what the repositories do not hold.
         progress: show progress bars on stderr.
     """
-    trials: dict[LabelledQuery, Trial] = {}
+    trials: dict[int, Trial] = {}
     nothing: dict[str, list[Evidence]] = {}
     units: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for name in data.repositories:
             # Always at the same place below the indexes, which know their tree.
             tree = (indexes or Path(temporary)) / f"{name}-tree"
+            if tree.exists():
+                shutil.rmtree(tree)  # files of an earlier run may be gone
             write_tree(data.contents[name], tree)
             folder = (indexes or Path(temporary)) / f"{name}-exit{model.config.resolve_exit_layer(exit_layer)}"
             index = Index.build(tree, model, tokenizer, folder, exit_layer, progress=progress)
 
             units[name] = len(index)
             nothing[name] = [index.evidence(text) for text in absent]
-            for query in data.queries:
+            for number, query in enumerate(data.queries):
                 if query.repository == name:
-                    trials[query] = Trial(query, index.evidence(query.text), index.catalogue)
-    return TrialSet(tuple(trials[query] for query in dict.fromkeys(data.queries)), nothing, units)
+                    trials[number] = Trial(query, index.evidence(query.text), index.catalogue)
+    return TrialSet(tuple(trials[number] for number in sorted(trials)), nothing, units)
 
 
 def score_trials(trials: Sequence[Trial], rank: Callable[[Evidence, Catalogue, int], Ranking]) -> np.ndarray:

@@ -31,7 +31,7 @@ class Catalogue:
         position: (units,) place of each unit by path and line, which decides between equal scores.
         is_type: (units,) classes, interfaces and the like.
         opens: (units,) False for the later parts of a long unit.
-        qualified: the parts of each unit's qualified name.
+        qualified_names: as given.
         rows_by_name: name -> rows of the definitions of that name.
         rows_by_folded_name: the same for `fold_name` of the name.
         name_terms, file_name_terms, path_terms: words of the names of units and files, and of the files' paths.
@@ -57,7 +57,7 @@ class Catalogue:
 
         defines = np.array([kind not in _NOT_DEFINITIONS for kind in kinds], bool)
         self.is_type = np.array([kind not in _NOT_DEFINITIONS | _FUNCTIONS for kind in kinds], bool)
-        self.qualified = [tuple(name.split(".")) for name in qualified_names]
+        self.qualified_names = qualified_names
         self.opens = np.zeros(len(paths), bool)
         self.rows_by_name: dict[str, list[int]] = {}
         self.rows_by_folded_name: dict[str, list[int]] = {}

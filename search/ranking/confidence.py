@@ -1,29 +1,45 @@
 """The score of a hit: the confidence that it answers, beside the order.
 
-The order says which unit fits best, even if none fits. Whether any does shows in two things: how similar the most
-similar unit is, and how many of the query's words occur together in one unit. A logistic regression puts them
-together. A symbol is a single word, which a unit has or has not, so symbols have a bias of their own.
+The order says which unit fits best, even if none fits. Whether any does shows in how similar the most similar
+unit is, in how many of the query's words occur in one unit, and in whether one unit has both. A logistic
+regression puts them together. A symbol is a single word, which a unit has or has not, so symbols have a bias of
+their own. Among many units some look similar by chance, so the number of units counts against all.
 """
 
 import dataclasses
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
 
 from mose.search.ranking.ranker import Evidence
 
 
+class ConfidenceFeatures(NamedTuple):
+    """The inputs of the logistic regression."""
+
+    similarity: float  # of the most similar unit
+    coverage: float  # highest share of the query's words in one unit
+    together: float  # highest product of both, of one unit
+    symbol: float  # 1 if the query is a symbol, else 0
+    log_units: float  # logarithm of the number of units
+
+
 @dataclasses.dataclass(frozen=True)
 class ConfidenceConstants:
-    """Coefficients of the logistic regression, fitted by `benchmarks/fit_ranking.py`.
+    """Coefficients of `ConfidenceFeatures`, fitted by `benchmarks/fit_ranking.py`.
 
     They hold for the shipped model at any exit. Other models spread their similarities differently: the order of
     their hits does not suffer, but a score of 0.5 is not even odds.
     """
 
-    bias: float = -17.6
-    similarity: float = 21.3
-    coverage: float = 17.3
-    symbol: float = -7.1
+    bias: float = -8.2
+    similarity: float = 17.8
+    coverage: float = 12.3
+    together: float = 15.7
+    symbol: float = -9.8
+    log_units: float = -1.15
 
 
 DEFAULT_CONFIDENCE = ConfidenceConstants()
@@ -31,9 +47,16 @@ DEFAULT_CONFIDENCE = ConfidenceConstants()
 LOW_CONFIDENCE = 0.5
 
 
-def confidence_features(evidence: Evidence) -> tuple[float, float, float]:
-    """Return the best similarity, the best coverage, and whether the query is a symbol."""
-    return float(evidence.similarities.max()), float(evidence.coverage.max()), float(evidence.query.is_symbol)
+def confidence_features(evidence: Evidence) -> ConfidenceFeatures:
+    """Return what the confidence in an answer depends on."""
+    together = np.maximum(evidence.similarities, 0) * evidence.coverage
+    return ConfidenceFeatures(
+        similarity=float(evidence.similarities.max()),
+        coverage=float(evidence.coverage.max()),
+        together=float(together.max()),
+        symbol=float(evidence.query.is_symbol),
+        log_units=math.log(len(evidence.similarities)),
+    )
 
 
 def query_confidence(evidence: Evidence, constants: ConfidenceConstants = DEFAULT_CONFIDENCE) -> float:
@@ -41,9 +64,8 @@ def query_confidence(evidence: Evidence, constants: ConfidenceConstants = DEFAUL
 
     It is right if the index did so for half of all queries. Nobody knows the true share.
     """
-    similarity, coverage, symbol = confidence_features(evidence)
-    logit = constants.bias + constants.similarity * similarity
-    logit += constants.coverage * coverage + constants.symbol * symbol
+    features = confidence_features(evidence)._asdict()
+    logit = constants.bias + sum(getattr(constants, name) * value for name, value in features.items())
     return 1 / (1 + math.exp(-max(min(logit, 500.0), -500.0)))
 
 

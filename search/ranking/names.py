@@ -22,20 +22,20 @@ def definition_grades(query: SearchQuery, catalogue: Catalogue) -> np.ndarray:
     grades = np.zeros(len(catalogue))
     for symbol in query.symbols:
         for row in catalogue.rows_by_folded_name.get(fold_name(symbol[-1]), ()):
-            grade = _scope_grade(symbol, catalogue.qualified[row], FOLDED)
+            grade = _scope_grade(symbol, catalogue.qualified_names[row], FOLDED)
             grades[row] = max(grades[row], grade)
         for row in catalogue.rows_by_name.get(symbol[-1], ()):
-            grade = _scope_grade(symbol, catalogue.qualified[row], EXACT)
+            grade = _scope_grade(symbol, catalogue.qualified_names[row], EXACT)
             grades[row] = max(grades[row], grade)
     return np.where(catalogue.opens, grades, 0.0)
 
 
-def _scope_grade(symbol: tuple[str, ...], qualified: tuple[str, ...], grade: float) -> float:
+def _scope_grade(symbol: tuple[str, ...], qualified_name: str, grade: float) -> float:
     """Return a grade, lowered if the qualifiers of a symbol are not those of a definition."""
-    scope = [fold_name(part) for part in symbol[:-1]]
-    return (
-        grade if not scope or scope == [fold_name(part) for part in qualified[-len(symbol) : -1]] else OTHER_SCOPE
-    )
+    if len(symbol) == 1:
+        return grade
+    scope = qualified_name.split(".")[-len(symbol) : -1]
+    return grade if list(map(fold_name, scope)) == list(map(fold_name, symbol[:-1])) else OTHER_SCOPE
 
 
 def name_matches(query: SearchQuery, catalogue: Catalogue) -> np.ndarray:

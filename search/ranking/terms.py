@@ -26,8 +26,14 @@ def content_words(text: str) -> str:
 def term_lists(texts: Iterable[str]) -> list[list[str]]:
     """Return the terms of each text: identifiers split, in lower case, stemmed (Porter 2), no stop words."""
     stemmer = Stemmer.Stemmer("english")  # one per call: threads must not share a stemmer
-    split = ([part for parts in split_identifiers(text) for part in parts] for text in texts)
-    return [stemmer.stemWords([word for word in words if word not in STOP_WORDS]) for words in split]
+    known: dict[str, list[str]] = {}  # names repeat
+    lists = []
+    for text in texts:
+        if text not in known:
+            words = [part for parts in split_identifiers(text) for part in parts if part not in STOP_WORDS]
+            known[text] = stemmer.stemWords(words)
+        lists.append(known[text])
+    return lists
 
 
 class TermIndex:
@@ -46,7 +52,9 @@ class TermIndex:
 
         self._size = len(texts)
         self._weights = {term: self._weight(len(places)) for term, places in rows.items()}
-        self._totals = np.array([sum(self._weights[term] for term in set(terms)) for terms in texts])
+        self._totals = np.zeros(len(texts))
+        for term, places in self._rows.items():
+            self._totals[places] += self._weights[term]
 
     def coverage(self, query: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return how much of each text the query has, and how much of the query each text has.

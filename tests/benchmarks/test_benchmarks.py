@@ -19,6 +19,7 @@ from mose.benchmarks import (
     pretraining,
     query,
     serving,
+    static,
     topk,
 )
 from mose.benchmarks.command import Timing, interleave, text_table
@@ -207,6 +208,17 @@ def test_encode(report_of, model_folder, toy_set, capsys):
 
     assert encode.EncodingSpeed().main([*map(str, small), "bm25"]) == 2
     assert "--peers must be sentence-transformers models, got bm25" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_static(report_of, model_folder, toy_set):
+    small = ("--model", model_folder, "--data", toy_set, "--rounds", 1, "--documents", 4, "--queries", 2)
+    report, text = report_of(static.StaticSpeed(), *small)
+    expected = {"tokenizer alone", "static fp32", "static fp16", "static int8", "torch"}
+    assert expected <= report["speed"].keys() <= expected | {"model2vec"}
+    assert report["static_against"]["static fp32"] == 1 and "first vector s" in text
+    cold = {name: row["first_vector_seconds"] for name, row in report["speed"].items()}
+    assert 0 < cold["static fp32"] < cold["torch"] and cold["static int8"] is None
 
 
 @pytest.mark.slow

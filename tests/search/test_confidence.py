@@ -25,11 +25,12 @@ def evidence_of(query, similarities, coverage):
 
 
 def test_confidence_is_the_logistic_function_of_the_best_units():
-    constants = ConfidenceConstants(bias=-2.0, similarity=3.0, coverage=1.0, symbol=-0.5)
+    constants = ConfidenceConstants(-2.0, similarity=3.0, coverage=1.0, together=2.0, symbol=-0.5, log_units=-0.1)
     evidence = evidence_of("two words", [0.1, 0.6], [0.5, 0.2])
-    assert query_confidence(evidence, constants) == pytest.approx(1 / (1 + np.exp(2.0 - 3 * 0.6 - 0.5)))
+    logit = -2.0 + 3 * 0.6 + 0.5 + 2 * 0.12 - 0.1 * np.log(2)
+    assert query_confidence(evidence, constants) == pytest.approx(1 / (1 + np.exp(-logit)))
     symbol = evidence_of("word", [0.1, 0.6], [0.5, 0.2])
-    assert query_confidence(symbol, constants) == pytest.approx(1 / (1 + np.exp(2.5 - 3 * 0.6 - 0.5)))
+    assert query_confidence(symbol, constants) == pytest.approx(1 / (1 + np.exp(-logit + 0.5)))
     extreme = dataclasses.replace(constants, bias=-1e9)
     assert query_confidence(evidence, extreme) == pytest.approx(0)
 
@@ -37,13 +38,17 @@ def test_confidence_is_the_logistic_function_of_the_best_units():
 shares = st.floats(0, 1)
 
 
-@given(st.lists(st.tuples(shares, shares), min_size=1, max_size=6), shares)
-def test_confidence_grows_with_similarity_and_coverage(units, more):
+@given(st.lists(st.tuples(shares, shares), min_size=1, max_size=6), shares, st.booleans(), st.data())
+def test_confidence_grows_with_similarity_and_coverage_and_falls_with_units(units, more, is_similar, data):
+    row = data.draw(st.integers(0, len(units) - 1))
     similarities, coverage = map(list, zip(*units, strict=True))
     before = query_confidence(evidence_of("two words", similarities, coverage))
     assert 0 <= before <= 1
-    assert query_confidence(evidence_of("two words", [*similarities, more], [*coverage, 0.0])) >= before
-    assert query_confidence(evidence_of("two words", [*similarities, 0.0], [*coverage, more])) >= before
+    assert query_confidence(evidence_of("two words", [*similarities, 0.0], [*coverage, 0.0])) <= before
+
+    raised = similarities if is_similar else coverage
+    raised[row] = max(raised[row], more)
+    assert query_confidence(evidence_of("two words", similarities, coverage)) >= before
 
 
 @given(shares, st.lists(st.floats(0, 5), max_size=10))

@@ -43,7 +43,7 @@ def test_index_and_query(tree, tmp_path, model_folder, capsys):
         assert lines[hit["start_line"] - 1].strip() == hit["source"].splitlines()[0]
     assert answer["root"] == str(tree) and set(answer["seconds"]) == {"imports", "model", "opening", "query"}
 
-    scored = [*where, "--min-score", 0.99, "--files"]
+    scored = [*where, "--min-score", 1.0, "--files"]
     assert run("query", "quantum chromodynamics", *scored) == 0
     assert "Nothing fits well.\n" in capsys.readouterr().out
     assert run("query", "read a file", *where, "--top-k", 2, "--files", "--explain", "--json") == 0
