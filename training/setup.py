@@ -108,11 +108,14 @@ def check_model(name: str) -> dict:
 def output_folder(args: RunArguments, command: str, *models: str | None) -> Iterator[None]:
     """Hold the output folder of a run, whose `models` it reads (None: none), see `claim_output`."""
     reads = [*models, str(Path(__file__).parents[1])]  # the shipped model lies beside the code
-    options = {"resume": args.resume, "overwrite": args.overwrite_output_dir, "models": reads}
     with ExitStack() as stack:
         with args.main_process_first(local=False, desc="checking the output folder"):
             if args.process_index == 0:
-                stack.enter_context(claim_output(Path(args.output_dir), command, **options))
+                folder = Path(args.output_dir)
+                overwrite = args.overwrite_output_dir
+                stack.enter_context(
+                    claim_output(folder, command, resume=args.resume, overwrite=overwrite, models=reads)
+                )
         stack.enter_context(signals_raise())
         yield
 

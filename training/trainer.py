@@ -139,12 +139,13 @@ class MoSETrainer(Trainer):
             self._scaled_steps += 1
             return
 
+        # A Trainer may have plain `TrainingArguments`.
         may_skip = getattr(self.args, "on_nonfinite", "stop") == "skip"
-        if not may_skip or self.skipped_steps >= self.args.max_skipped_steps:
+        limit = getattr(self.args, "max_skipped_steps", 0)
+        if not may_skip or self.skipped_steps >= limit:
             raise nonfinite_step(step, where, folder, self.skipped_steps)
 
         self.skipped_steps += 1
-        limit = self.args.max_skipped_steps
         logger.warning(
             "step %d is skipped (%d of at most %d): %s is not finite", step, self.skipped_steps, limit, where
         )
