@@ -381,7 +381,9 @@ def test_help_explains_every_flag_of_ours(capsys, monkeypatch):
             if ours is not None and ours.metadata == field.metadata and ours.default == field.default:
                 continue
             flag = f"--{field.name.replace('_', '-')}"
-            at = next(i for i, line in enumerate(lines) if re.match(rf"  (--\w+[^a-z]*, )?{flag}( |,|$)", line))
+            # The underscored spelling comes first, with a metavariable or the choices.
+            pattern = re.compile(rf"  (--\w+([^a-z]*| \{{[^}}]*\}}), )?{flag}( |,|$)")
+            at = next(i for i, line in enumerate(lines) if pattern.match(line))
             text = " ".join(" ".join(lines[at : at + 4]).split())
             assert field.metadata["help"] in text, flag
 

@@ -266,3 +266,11 @@ def test_tokenizer_of_another_model(save_model, tmp_path):
     assert json.loads((folder / "config.json").read_text())["vocab_size"] == 320
     with pytest.raises(ValueError, match="must be below the vocabulary of 320"):
         StaticEncoder(folder).encode(["return the parser's namespace"])
+
+
+def test_the_documentations_example_runs(capsys):
+    text = (package_folder() / "docs/deploy.md").read_text(encoding="utf-8")
+    (example,) = (part.split("```")[0] for part in text.split("```python\n")[1:] if "StaticEncoder" in part)
+    exec(example, {})
+    similarities = [float(number) for number in capsys.readouterr().out.strip(" []\n").split()]
+    assert similarities[0] > similarities[1]
