@@ -137,11 +137,11 @@ def rank_units(
     if one_per_file:
         pool, before = pool[before == 0], before[before == 0]
     repeat = constants.repeat**before
-    kept = best_rows_by(scores[pool] * repeat, top_k, np.arange(len(pool)))
-    rows = pool[kept]
+    chosen = best_rows_by(scores[pool] * repeat, top_k, np.arange(len(pool)))
+    rows = pool[chosen]
 
     table = [column[rows].tolist() for column in (*columns.values(), role, agreed)]
-    return Ranking(rows, [Parts(*values) for values in zip(*table, repeat[kept].tolist(), strict=True)])
+    return Ranking(rows, [Parts(*values) for values in zip(*table, repeat[chosen].tolist(), strict=True)])
 
 
 def rank_by_similarity(

@@ -96,9 +96,9 @@ class ConditionalMasker:
             if name != b"endif":
                 stack[-1].branches.append(_Branch(position))
                 return
-            kept = self._close(stack.pop(), position)
-            if stack and kept is not None and kept.first is not None and kept.last is not None:
-                stack[-1].branches[-1].add(kept.first, kept.last, kept.depth, kept.lowest)
+            remaining = self._close(stack.pop(), position)
+            if stack and remaining is not None and remaining.first is not None and remaining.last is not None:
+                stack[-1].branches[-1].add(remaining.first, remaining.last, remaining.depth, remaining.lowest)
         elif name in _NO_CONDITIONALS:
             self._mask_plain(self.tokens[position], last)
 
@@ -121,16 +121,16 @@ class ConditionalMasker:
 
         if _ABSENT.match(self.tokens[branches[0].directive].text):
             filled = [branch for branch in filled if branch is not branches[0]]
-        kept = next(iter(filled), None)
+        remaining = next(iter(filled), None)
         for branch in branches:
             directive = self.tokens[branch.directive]
-            if branch is kept:
+            if branch is remaining:
                 self.mask.blank(directive.start, directive.end)
             else:
                 self.mask.blank(directive.start, self.tokens[branch.end].start)
                 self._dropped.append((branch.directive, branch.end))
         self.mask.blank(self.tokens[end].start, self.tokens[end].end)
-        return kept
+        return remaining
 
     def _is_whole(self, conditional: _Conditional, end: int) -> bool:
         """Return True if each branch consists of whole statements, as far as brackets and last tokens tell."""

@@ -148,11 +148,11 @@ class HeadMasker:
         self._mask_all_but_type(names, has_type)
 
     def _mask_all_but_type(self, names: Sequence[Item], has_type: bool) -> None:
-        kept = None if has_type else type_among(names)
+        type_item = None if has_type else type_among(names)
         for item in names:
             if item.kind == CALL:
-                self._unwrap(item, kept is item)
-            elif item is not kept and item.plain:
+                self._unwrap(item, type_item is item)
+            elif item is not type_item and item.plain:
                 self.blank(item)
 
     def _unwrap(self, item: Item, is_type: bool) -> None:
