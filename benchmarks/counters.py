@@ -216,6 +216,7 @@ def has_body(text: str, start: int, language: str) -> bool:
     """Return whether the function whose name ends at `start` has a body: a brace or "=" before it ends."""
     signature = _blanked(text[start : start + 10_000])
     depth, before = 0, ""
+
     for match in _TOKEN.finditer(signature):
         token = match[0]
         # In TypeScript, a brace after one of these opens a type.
@@ -229,6 +230,7 @@ def has_body(text: str, start: int, language: str) -> bool:
             decision = _decision(token, language, goes_on)
             if decision is not None:
                 return decision
+
         if not token.isspace():
             before = token[-1]
     return False

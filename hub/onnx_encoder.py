@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mose.tokenization.backend import BackendTokenizer
 from mose.tokenization.inputs import input_ids
-from mose.tokenization.prompts import SEP
 
 #: Largest number of tokens in a batch, padding included.
 TOKEN_BUDGET = 4_096
@@ -39,7 +39,6 @@ class OnnxEncoder:
     def __init__(self, folder: str | Path, exit_layer: int, int8: bool = False, threads: int | None = None):
         # Of the extra [onnx].
         import onnxruntime
-        from tokenizers import Tokenizer
 
         folder = Path(folder)
         path = model_file(folder, exit_layer, int8)
@@ -54,7 +53,7 @@ class OnnxEncoder:
 
         settings = _read_json(folder / "tokenizer_config.json")
         config = _read_json(folder / "config.json")
-        self.tokenizer = _Tokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")))
+        self.tokenizer = BackendTokenizer(folder / "tokenizer.json", settings)
         self.max_length = min(settings["model_max_length"], config["max_position_embeddings"])
         self.pad_token_id = config.get("pad_token_id") or 0
         prompts = folder / "config_sentence_transformers.json"
@@ -97,30 +96,6 @@ class OnnxEncoder:
             for i, vector in zip(batch, vectors, strict=True):
                 embeddings[i] = vector
         return np.stack(embeddings)
-
-
-class _Tokenizer:
-    """A tokenizer of the library `tokenizers`, called like one of transformers."""
-
-    def __init__(self, backend: Any):
-        self.backend = backend
-        self.sep_token_id = backend.token_to_id(SEP)
-        self.sep_token = None if self.sep_token_id is None else SEP
-
-        backend.no_padding()
-        backend.no_truncation()
-        backend.encode_special_tokens = True
-
-    def __call__(
-        self, texts: str | list[str], add_special_tokens: bool = True, max_length: int | None = None, **ignored
-    ) -> dict[str, Any]:
-        """Return `input_ids` and `special_tokens_mask` of a text, or of texts, each cut to `max_length`."""
-        single = isinstance(texts, str)
-        batch = [texts] if isinstance(texts, str) else texts
-        encodings = self.backend.encode_batch(batch, add_special_tokens=add_special_tokens)
-        ids = [encoding.ids[:max_length] for encoding in encodings]
-        masks = [encoding.special_tokens_mask[:max_length] for encoding in encodings]
-        return {"input_ids": ids[0] if single else ids, "special_tokens_mask": masks[0] if single else masks}
 
 
 def _read_json(path: Path) -> Any:

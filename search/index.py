@@ -24,7 +24,7 @@ from mose.search.ranking.ranker import Evidence, Parts, collect_evidence, rank_b
 from mose.search.store import SearchIndexError
 from mose.search.tree import read_tree
 
-#: Functions that are embedded and journalled at a time. A killed build loses at most one chunk.
+#: Units that are embedded and journalled at a time. A killed build loses at most one chunk.
 CHUNK = 512
 
 
@@ -143,7 +143,7 @@ class Index:
             tokenizer: the model's tokenizer.
             index_path: the index's own folder; created if missing.
             exit_layer: exit to embed at, one of `model.exit_layers`; None means the deepest.
-            languages: subset of `mose.data.source.languages.supported_languages()`; None means all.
+            languages: subset of `mose.data.source.languages.readable_languages()`; None means all but text.
             exclude: patterns of paths to leave out, as in a `.gitignore` at the root of the tree.
             rules: which files to read of those that git does not ignore.
             max_length: maximum number of tokens of a unit that the model reads, prompt included.

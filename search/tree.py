@@ -59,7 +59,7 @@ def read_tree(
     sources = [file for file in candidates if not excluded.match_file(file.relative_to(tree))]
     entries: list[Entry] = []
     files: dict[str, str] = {}
-    skipped: list[str] = []
+    read: set[str] = set()
     parsed = 0
 
     for file in tqdm(sources, "Reading", unit=" files", disable=not progress):
@@ -70,10 +70,10 @@ def read_tree(
             report.read[source.language] += 1
             if previous and previous.meta.files.get(path) == files[path] and path not in previous.meta.skipped:
                 entries += known[path]
+                read.add(path)
                 continue
 
             parsed += 1
-            skipped.append(path)
             if source.language == TEXT:
                 units = extract_sections(source.text, file.name, max_characters=MAX_UNIT_CHARACTERS)
             else:
@@ -84,7 +84,8 @@ def read_tree(
                     max_characters=MAX_UNIT_CHARACTERS,
                     on_errors=report.error_counter(file),
                 )
-            skipped.pop()  # it has not failed
+            read.add(path)
             entries += [Entry(path, *(getattr(unit, name) for name in Entry._fields[1:])) for unit in units]
 
+    skipped = [path for path in files if path not in read]
     return TreeContents(entries, files, skipped, parsed, report)

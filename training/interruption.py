@@ -22,7 +22,9 @@ def signals_raise() -> Iterator[None]:
     """Turn SIGTERM into an exception inside the block, so that locks are released and files cleaned up."""
 
     def stop(number: int, frame: Any) -> None:
-        raise InterruptedBySignal(number, "ended by SIGTERM before the first step. Nothing was saved.")
+        raise InterruptedBySignal(
+            number, "ended by SIGTERM outside of training steps. Checkpoints saved before are complete."
+        )
 
     with _handlers({signal.SIGTERM: stop}):
         yield

@@ -94,7 +94,7 @@ class MoSETrainer(Trainer):
                 checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
                 saved = f"{checkpoint} is saved. Pass --resume to continue from it."
                 if not checkpoint.is_dir():
-                    saved = "interrupted before the first step. Nothing was saved."
+                    saved = f"interrupted after step {self.state.global_step}, which was not saved."
                 raise InterruptedBySignal(number, saved)
 
             check_weights(self.model, self.state.global_step, Path(str(self.args.output_dir)))

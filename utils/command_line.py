@@ -93,6 +93,7 @@ def exit_status(
     except Exception as error:  # model loaders, file readers and the Hub's client raise many types
         if os.environ.get("MOSE_DEBUG"):
             traceback.print_exc()
+
         # "'x'", the text of a KeyError, says nothing without the type; so does an empty text.
         is_bug = isinstance(error, _BUGS) or not str(error)
         text = f"{type(error).__name__}: {error}".removesuffix(": ") if is_bug else str(error)

@@ -15,9 +15,8 @@ from mose.data.source.macros import WITH_MACROS, parsed_text, start_with_macros
 from mose.data.source.parsing import error_bytes, parse_source
 from mose.data.source.queries import query_matches
 from mose.data.source.splitting import Edit
-from mose.data.source.units import KINDS
+from mose.data.source.units import FUNCTIONS, KINDS
 
-FUNCTIONS = frozenset({"function", "method"})
 #: Captures that qualify the names of other definitions without being units.
 _SCOPES = frozenset({"scope", "extension", "package"})
 #: Definitions in which functions are methods.
@@ -35,7 +34,7 @@ _MAX_QUALIFIER = 500
 #: Ruby's `define_method :name`.
 _SYMBOL = re.compile(r":\w")
 _LICENSE = re.compile(r"(?i)\b(?:copyright|licen[cs]ed?|spdx)\b")
-#: A definition's kind, node and name, what qualifies the name, and its first byte and end with what wraps it.
+#: A definition's first byte and end with what wraps it, its kind, node and name, and what qualifies the name.
 _Captured = tuple[int, int, str, Node, str, str]
 
 

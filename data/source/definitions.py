@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from mose.data.source.definition_tree import FUNCTIONS, Definition, SourceTree
+from mose.data.source.definition_tree import Definition, SourceTree
 from mose.data.source.documentation import clean_docstring
 from mose.data.source.splitting import Edit, apply_edits, split
-from mose.data.source.units import CONTAINERS, Unit
+from mose.data.source.units import CONTAINERS, FUNCTIONS, Unit
 
 #: Longest header line of a part, in characters.
 _MAX_HEADER = 200

@@ -148,6 +148,7 @@ def read_source(
         text, encoding = decode_source(data)
     except UndecodableError as error:
         raise SkippedFileError("binary", str(error)) from error
+
     language: str | None
     if path.suffix.lower() == NOTEBOOK_EXTENSION:
         language, text = notebook_source(text)
@@ -157,6 +158,7 @@ def read_source(
         is_plain = encoding == "utf-8" and b"\r" not in data and not data.startswith(codecs.BOM_UTF8)
         source = data if is_plain else text.encode()
         language = language_of(path, source)
+
     if language is None or (languages is not None and language not in languages):
         raise OtherLanguageError(language)
     # A paragraph of prose may be one long line.
@@ -204,17 +206,17 @@ def path_below(root: Path, path: Path) -> str:
     return portable_name(path.name if path == root else path.relative_to(root))
 
 
-def _is_included(path: str, name: str, languages: Collection[str] | None, report: ReadingReport) -> bool:
+def _is_included(path: str, name: str, languages: Collection[str], report: ReadingReport) -> bool:
     """Return whether a file is in a language that is included; count it if not."""
     extension, language = extension_of(name), language_of(name)
     if language is None and extension == "without extension":
         language = _language_of_script(path)
 
     # Some names leave the language open: a header counts as C and may turn out to be C++.
-    is_open = extension == NOTEBOOK_EXTENSION or (extension == ".h" and "cpp" in (languages or ()))
+    is_open = extension == NOTEBOOK_EXTENSION or (extension == ".h" and "cpp" in languages)
     if language is None and not is_open:
         report.other_files[extension] += 1
-    elif languages is None or language in languages or is_open:
+    elif language in languages or is_open:
         return True
     elif language is not None:
         report.unasked[language] += 1
@@ -243,12 +245,12 @@ class _Listing:
 
     Args:
         root: the folder.
-        languages: the languages to include; None for all.
+        languages: the languages to include.
         rules: which folders to read.
         in_copy: match git's patterns in a copy of the tree, which has unusual names or patterns.
     """
 
-    def __init__(self, root: Path, languages: Collection[str] | None, rules: ReadingRules, in_copy: bool):
+    def __init__(self, root: Path, languages: Collection[str], rules: ReadingRules, in_copy: bool):
         self.root, self.languages, self.in_copy = root, languages, in_copy
         self.closed = frozenset() if rules.include_vendored else VENDORED_FOLDERS
         self.include_environments = rules.include_vendored

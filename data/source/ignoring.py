@@ -153,6 +153,7 @@ def _walk(root: Path, overrides: list[str], parents: bool, in_repository: bool =
         # An override that begins with `!` leaves out what it matches.
         overrides=overrides or None,
     )
+
     start = len(str(root).rstrip(os.sep)) + 1
     while True:
         try:

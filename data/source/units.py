@@ -7,6 +7,7 @@ KINDS = (
     "function", "method", "class", "struct", "interface", "trait", "enum", "module", "type", "table", "file",
     "section",
 )  # fmt: skip
+FUNCTIONS = frozenset({"function", "method"})
 #: Kinds whose members are units of their own: their source shows only the members' signatures.
 CONTAINERS = frozenset({"class", "struct", "interface", "trait", "enum", "module", "file"})
 

@@ -6,12 +6,12 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from mose.data.source.units import FUNCTIONS
 from mose.search.ranking.roles import file_roles
 from mose.search.ranking.terms import TermIndex, term_lists
 
 #: Kinds of units that are a file or a part of a text, and define nothing.
 _NOT_DEFINITIONS = frozenset({"file", "section"})
-_FUNCTIONS = frozenset({"function", "method"})
 _ARITY = re.compile(r"`\d+")  # C# files of generic types: `List`1.cs`
 
 
@@ -56,7 +56,7 @@ class Catalogue:
         self.position[order] = np.arange(len(paths))
 
         defines = np.array([kind not in _NOT_DEFINITIONS for kind in kinds], bool)
-        self.is_type = np.array([kind not in _NOT_DEFINITIONS | _FUNCTIONS for kind in kinds], bool)
+        self.is_type = np.array([kind not in _NOT_DEFINITIONS | FUNCTIONS for kind in kinds], bool)
         self.qualified_names = qualified_names
         self.opens = np.zeros(len(paths), bool)
         self.rows_by_name: dict[str, list[int]] = {}

@@ -74,6 +74,7 @@ class Masker:
         kind, token = self._contexts[-1][0], self.tokens[position]
         text = token.text if token.kind == MARK else b""
         ends = text in (b"}", b";")
+
         if text == b"(" and kind == STATEMENTS:
             # Arguments can hold functions without a name, so the walk goes on inside.
             self._statements.mask_arguments(position)

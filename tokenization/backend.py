@@ -1,0 +1,50 @@
+"""A tokenizer of the library `tokenizers`, for encoders that run without transformers."""
+
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+
+class BackendTokenizer:
+    """A tokenizer without transformers, with as much as `mose.tokenization.inputs` calls.
+
+    Args:
+        path: a tokenizer.json.
+        settings: the contents of the tokenizer_config.json beside it.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises no narrower type
+            raise ValueError(f"{path} is no tokenizer: {error}. Download it again.") from error
+
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        # Special tokens that a text spells are text.
+        self._tokenizer.encode_special_tokens = True
+
+        separator = settings.get("sep_token")
+        self.sep_token: str | None = separator.get("content") if isinstance(separator, dict) else separator
+        self.sep_token_id = self._tokenizer.token_to_id(self.sep_token) if self.sep_token else None
+        self.max_length: int | None = settings.get("model_max_length")
+        self._from_left = settings.get("truncation_side") == "left"
+        self.special_tokens = self._tokenizer.num_special_tokens_to_add(False)
+        if not self.special_tokens:
+            raise ValueError(f"{path} must write special tokens around a text. Pass a MoSE's tokenizer.")
+
+    def __call__(
+        self, texts: str | list[str], max_length: int | None = None, **options: Any
+    ) -> dict[str, list[Any]]:
+        """Return the ids of texts without special tokens, or of one text with them and their mask."""
+        if isinstance(texts, str):
+            encoding = self._tokenizer.encode(texts)
+            return {"input_ids": encoding.ids, "special_tokens_mask": encoding.special_tokens_mask}
+
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        if max_length is None:
+            return {"input_ids": [encoding.ids for encoding in encodings]}
+
+        cut = slice(-max_length, None) if self._from_left else slice(max_length)
+        return {"input_ids": [encoding.ids[cut] for encoding in encodings]}
