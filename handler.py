@@ -171,7 +171,7 @@ class EndpointHandler:
         return [(opening + content)[:space] + closing for content in contents]
 
     def _text_ids(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _embed(self, ids: list[list[int]], exit_layer: int) -> torch.Tensor:
         """Return the embeddings of token ids, (texts, embedding size), float32 on the CPU."""
