@@ -120,10 +120,13 @@ def rotary_embedding(position_ids: Tensor, head_size: int, base: float) -> tuple
     return angles.cos(), angles.sin()
 
 
-def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply rotary positions to queries or keys (batch, heads, tokens, head_size), pairing halves as in Llama."""
+def rotate(states: Tensor, cos: Tensor, sin: Tensor, fused: bool = False) -> Tensor:
+    """Apply rotary positions to queries or keys (batch, heads, tokens, head_size), pairing halves as in Llama.
+
+    `fused` needs fewer passes over memory, and has no gradient.
+    """
     first, second = states.chunk(2, dim=-1)
-    if not is_cpu_inference(states):
+    if not fused:
         return states * cos + torch.cat((-second, first), dim=-1) * sin
 
     # In place and into a contiguous tensor, as the products that follow need it.
@@ -158,9 +161,12 @@ def eager_attention_forward(
 # --- Inference on a CPU: fewer passes over memory, the same results ----------------------------------------
 
 
-def is_cpu_inference(states: Tensor) -> bool:
-    """Return whether nothing but inference on a CPU is going on: no autograd, no tracing, no compiling."""
-    if states.device.type != "cpu" or torch.is_grad_enabled():
+def is_cpu_inference(module: nn.Module, states: Tensor) -> bool:
+    """Return whether nothing but inference on a CPU is going on: no training, no autograd, no tracing.
+
+    Training has passes without autograd, too, which must round as those with it.
+    """
+    if module.training or states.device.type != "cpu" or torch.is_grad_enabled():
         return False
     return not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
@@ -170,13 +176,19 @@ def fused_dtype(layer: nn.Module, states: Tensor) -> torch.dtype | None:
     # An adapter or a quantised layer is another class.
     if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
         return None
-    if not is_cpu_inference(states) or layer.weight.device.type != "cpu" or not torch.backends.mkldnn.enabled:
+    if (
+        not is_cpu_inference(layer, states)
+        or layer.weight.device.type != "cpu"
+        or not torch.backends.mkldnn.enabled
+    ):
         return None
 
     stored = layer.weight.dtype
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
     # Weights are cast at each call, where autocast keeps them: worth it for more than a query.
     if dtype != stored and states.shape[:-1].numel() < FUSED_TOKENS:
+        return None
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return None
     supported = dtype == torch.float32 or dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return dtype if supported else None
@@ -247,7 +259,7 @@ class MoSEAttention(nn.Module):
         )
 
         cos, sin = (angle.to(query.dtype) for angle in position_embeddings)
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        query, key = (rotate(states, cos, sin, fused=folded) for states in (query, key))
 
         if folded:
             mixed = folded_attention(query, key, value, attention_mask, self.scaling)
@@ -693,8 +705,8 @@ class MoSEModel(MoSEPreTrainedModel):
         base = cast(dict, config.rope_parameters)["rope_theta"]
         positions = rotary_embedding(position_ids, head_size, base)
 
-        short = states.shape[1] <= FOLDED_TOKENS and config._attn_implementation == "sdpa" and not self.training
-        if short and is_cpu_inference(states):
+        short = states.shape[1] <= FOLDED_TOKENS and config._attn_implementation == "sdpa"
+        if short and is_cpu_inference(self, states):
             # Added to scores. No softmax sees a difference to infinity, and float16 can hold it.
             bias = None if mask.all() else torch.zeros(mask.shape).masked_fill(mask == 0, -3e4)[:, None]
             return {"attention_mask": bias, "position_embeddings": positions, "folded": True}

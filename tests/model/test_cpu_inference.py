@@ -64,14 +64,15 @@ def test_bf16_is_as_close_to_fp32_as_autocast_alone(tiny_model, every_size_fused
 
 
 def test_only_plain_layers_in_inference_are_fused():
-    layer, states = nn.Linear(4, 4), torch.randn(2, 3, 4)
+    layer, states = nn.Linear(4, 4).eval(), torch.randn(2, 3, 4)
     assert fused_dtype(layer, states) is None  # autograd
     with torch.no_grad():
         assert fused_dtype(layer, states) == torch.float32
         assert fused_dtype(layer, states.double()) is None
+        assert fused_dtype(nn.Linear(4, 4).train(), states) is None  # as in GradCache, whose passes must agree
         # Casting the weights of a query costs more than fusing saves.
         assert fused_dtype(layer, states.bfloat16()) is None
-        assert fused_dtype(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), states) is None
+        assert fused_dtype(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)).eval(), states) is None
 
         calls = []
         layer.register_forward_hook(lambda *_: calls.append(1))
