@@ -119,13 +119,13 @@ class AdaptiveDepth(Benchmark):
 def embed_set(
     model: Any, tokenizer: Any, data: RetrievalSet, query: bool, options: argparse.Namespace
 ) -> dict[int, np.ndarray]:
-    """Return exit -> (texts, dim) of the documents or the queries of a set, at all exits of the model."""
+    """Return exit -> (texts, dim) of the documents or the queries of a set, at the measured exits."""
     texts = data.queries if query else data.documents
     languages = data.query_languages if query else data.document_languages
     prompts = [prompt_for(language, query) for language in languages]
 
     limits: dict[str, Any] = {"max_length": options.max_length, "dtype": command.DTYPES[options.dtype]}
-    return encode(model, tokenizer, texts, None, prompts, **limits)
+    return encode(model, tokenizer, texts, options.exit_layers, prompts, **limits)
 
 
 def depth_trials(
