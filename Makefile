@@ -16,7 +16,7 @@ python := "$(VENV)/bin/python"
 install := $(python) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 pytest := OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --dist loadfile
 
-.PHONY: search test test-fast check lint types clean
+.PHONY: search test test-fast soak check lint types clean
 
 search: $(venv)/.installed
 	@$(python) -m mose.search demo "$$Q" $(if $(DIR),--source-tree "$(DIR)") $(if $(EXIT),--exit-layer $(EXIT))
@@ -27,6 +27,10 @@ test: $(venv)/.installed-dev $(venv)/.transformers-tests
 # Everything but the tests marked slow, and those that import mteb: under a minute on two cores.
 test-fast: $(venv)/.installed-dev
 	$(pytest) -m "not slow" --ignore tests/eval/test_mteb.py
+
+# Attacks that take minutes: kills, full disks, damage, malformed input. Prints what was tried and how it ended.
+soak: $(venv)/.installed-dev
+	$(pytest) -m soak tests/hostile
 
 check: lint types
 
