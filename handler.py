@@ -168,15 +168,17 @@ class EndpointHandler:
 
     def _read_dim(self, parameters: dict[str, Any]) -> int:
         size = self.model.config.embedding_size
-        given = {name: parameters.get(name) for name in ("truncate_dim", "dimensions")}
-        given = {name: dim for name, dim in given.items() if dim is not None}
-        for name, dim in given.items():
-            if type(dim) is not int or not 1 <= dim <= size:
+        dims: set[int] = set()
+        for name in ("truncate_dim", "dimensions"):
+            dim = parameters.get(name)
+            if dim is not None and (type(dim) is not int or not 1 <= dim <= size):
                 raise RequestError(f"{name} must be an integer in [1, {size}], got {_shorten(dim)}")
+            if dim is not None:
+                dims.add(dim)
 
-        if len(set(given.values())) == 2:
+        if len(dims) > 1:
             raise RequestError("truncate_dim and dimensions mean the same, but differ; pass one of them")
-        return next(iter(given.values()), size)
+        return dims.pop() if dims else size
 
     def _read_prompt(self, name: Any) -> str:
         if name is None:

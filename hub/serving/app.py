@@ -1,6 +1,7 @@
 """The routes: huggingface's toolkit, OpenAI's embeddings and TEI, over one `EmbeddingService`."""
 
 import base64
+import importlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from mose import __version__
 from mose.handler import RequestError
 from mose.hub.serving.batching import QueueFullError
 from mose.hub.serving.errors import error_response
@@ -30,6 +30,8 @@ from mose.hub.serving.service import TOKENIZER_THREADS, ClientGoneError, Embeddi
 
 logger = logging.getLogger("mose.hub")
 JSON = "application/json"
+#: Of the package, which imports nothing itself.
+VERSION: str = importlib.import_module("mose").__version__
 #: Header that says which exit made an answer.
 EXIT_HEADER = "x-mose-exit-layer"
 
@@ -45,7 +47,7 @@ def build_app(service: EmbeddingService, metrics: ServerMetrics, name: str, max_
     """
     app = FastAPI(
         title="MoSE embeddings",
-        version=__version__,
+        version=VERSION,
         description=f"Embeddings of code and text by {name}, at exits {_join(service.engine.exit_layers)}.",
     )
     _add_toolkit(app, service)
@@ -73,7 +75,7 @@ def _add_toolkit(app: FastAPI, service: EmbeddingService) -> None:
         return Response("Ok", media_type="text/plain")
 
     async def predict(body: ToolkitRequest, request: Request) -> Response:
-        answer = await _embed(service, body.model_dump(exclude_unset=True), request)
+        answer = await _answer(service, body.model_dump(exclude_unset=True), request)
         return _json_response(answer.vectors[0] if answer.is_single else answer.vectors, answer.exit_layer)
 
     shape: dict[int | str, Any] = {200: {"model": Vector | list[Vector]}}
@@ -85,7 +87,7 @@ def _add_toolkit(app: FastAPI, service: EmbeddingService) -> None:
         app.api_route(path, methods=["HEAD"], include_in_schema=False)(health)
 
 
-async def _embed(service: EmbeddingService, data: dict[str, Any], request: Request) -> Embeddings:
+async def _answer(service: EmbeddingService, data: dict[str, Any], request: Request) -> Embeddings:
     """Embed a request whose exit may be chosen by `latency_budget_ms`, beside the texts or in `parameters`."""
     nested = data.get("parameters") or {}
     budgets = [part.pop("latency_budget_ms", None) for part in (data, nested)]
@@ -138,7 +140,7 @@ def _add_openai(app: FastAPI, service: EmbeddingService, name: str) -> None:
                     f"model names exit {by_name}, but exit_layer is {exit_layer}; pass one of them"
                 )
             exit_layer = by_name
-        _check_texts(body.input)
+        _check_no_token_ids(body.input)
         budget = body.latency_budget_ms
         _check_one_choice([] if budget is None else [budget], [] if exit_layer is None else [exit_layer])
 
@@ -148,7 +150,7 @@ def _add_openai(app: FastAPI, service: EmbeddingService, name: str) -> None:
         return _openai_response(answer, name, body.encoding_format == "base64")
 
 
-def _check_texts(texts: Any) -> None:
+def _check_no_token_ids(texts: Any) -> None:
     if isinstance(texts, list) and texts and isinstance(texts[0], int | list):
         message = (
             "input must be a text or a list of texts, got token ids, which mean something else to each tokenizer"
@@ -196,14 +198,14 @@ def _add_tei(app: FastAPI, service: EmbeddingService, metrics: ServerMetrics, ma
         max_client_batch_size=handler.max_texts,
         auto_truncate=True,
         tokenization_workers=TOKENIZER_THREADS,
-        version=__version__,
+        version=VERSION,
         exit_layers=list(engine.exit_layers),
         dim=config.embedding_size,
     )
 
     @app.post("/embed", tags=["TEI"], summary="Embed texts", responses={200: {"model": list[Vector]}})
     async def embed(body: TeiRequest, request: Request) -> Response:
-        answer = await _embed(service, body.model_dump(exclude_unset=True), request)
+        answer = await _answer(service, body.model_dump(exclude_unset=True), request)
         return _json_response(answer.vectors, answer.exit_layer)
 
     @app.get("/info", tags=["TEI"], summary="Describe the server", response_model=TeiInfo)

@@ -40,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         text = f"largest number of {text} (default: %(default)s)"
         limits.add_argument(flag, type=positive_int, default=default, metavar="N", help=text)
-    for flag, default, text in (
+    for flag, seconds, text in (
         ("--header-timeout", 10.0, "for a client to send its headers"),
         ("--body-timeout", 30.0, "for a client to send its body"),
         ("--response-timeout", 60.0, "for a client to read its answer"),
         ("--shutdown-timeout", 10.0, "from SIGTERM to the end, whatever clients do"),
     ):
         text = f"seconds {text} (default: %(default)g)"
-        limits.add_argument(flag, type=_seconds, default=default, metavar="S", help=text)
+        limits.add_argument(flag, type=_positive_seconds, default=seconds, metavar="S", help=text)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -60,7 +60,11 @@ def run(options: argparse.Namespace) -> None:
         raise ArgumentError(str(error)) from None
 
     # Of the extra [serve], and slow to import.
+    from transformers.utils import logging as transformers_logging
+
     from mose.hub.serving.engine import Engine
+
+    transformers_logging.disable_progress_bar()
 
     sizes = (options.max_texts, options.max_characters)
     try:
@@ -168,7 +172,7 @@ def _port(word: str) -> int:
     return int(word)
 
 
-def _seconds(word: str) -> float:
+def _positive_seconds(word: str) -> float:
     """Return a number of seconds above 0; an argparse type."""
     try:
         value = float(word)

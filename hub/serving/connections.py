@@ -91,7 +91,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     @property
     def is_answering(self) -> bool:
-        """Whether a response is not complete."""
+        """True while a response is not complete."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def waiting_seconds(self) -> float:

@@ -1,6 +1,7 @@
 """Prometheus metrics of a server, in a registry of its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -22,28 +23,28 @@ class ServerMetrics:
     def __init__(self, batchers: Mapping[str, Batcher], count_connections: Callable[[], int]):
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        options = {"registry": registry}
 
-        labels = ("route", "status")
-        self.requests = Counter("mose_requests", "Answered requests.", labels, **options)
-        labels = ("route", "exit_layer")
+        def histogram(name: str, text: str, labels: Sequence[str], buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, text, labels, buckets=buckets, registry=registry)
+
+        text = "Answered requests."
+        self.requests = Counter("mose_requests", text, ("route", "status"), registry=registry)
         text = "Seconds from the headers of a request to its answer."
-        self.request_seconds = Histogram("mose_request_seconds", text, labels, buckets=SECONDS, **options)
+        self.request_seconds = histogram("mose_request_seconds", text, ("route", "exit_layer"), SECONDS)
 
-        text = "Seconds of one round of the model."
-        self.round_seconds = Histogram("mose_round_seconds", text, ("exit_layer",), buckets=SECONDS, **options)
-        text = "Texts that one round embeds together."
-        self.round_texts = Histogram("mose_round_texts", text, ("exit_layer",), buckets=TEXTS, **options)
-        text = "Tokens that one round embeds together."
-        self.round_tokens = Histogram("mose_round_tokens", text, ("exit_layer",), buckets=TOKENS, **options)
+        exits = ("exit_layer",)
+        self.round_seconds = histogram("mose_round_seconds", "Seconds of one round of the model.", exits, SECONDS)
+        self.round_texts = histogram("mose_round_texts", "Texts embedded in one round.", exits, TEXTS)
+        self.round_tokens = histogram("mose_round_tokens", "Tokens embedded in one round.", exits, TOKENS)
 
-        gauge = Gauge("mose_connections", "Open connections.", **options)
-        gauge.set_function(count_connections)
-        waiting = Gauge("mose_queue_requests", "Requests that wait for the model.", ("queue",), **options)
-        tokens = Gauge("mose_queue_tokens", "Tokens that wait for the model.", ("queue",), **options)
+        Gauge("mose_connections", "Open connections.", registry=registry).set_function(count_connections)
+        text = "Requests that wait for the model."
+        waiting = Gauge("mose_queue_requests", text, ("queue",), registry=registry)
+        text = "Tokens that wait for the model."
+        tokens = Gauge("mose_queue_tokens", text, ("queue",), registry=registry)
         for name, batcher in batchers.items():
-            waiting.labels(name).set_function(lambda batcher=batcher: batcher.waiting_requests)
-            tokens.labels(name).set_function(lambda batcher=batcher: batcher.waiting_tokens)
+            waiting.labels(name).set_function(partial(getattr, batcher, "waiting_requests"))
+            tokens.labels(name).set_function(partial(getattr, batcher, "waiting_tokens"))
 
     def observe_round(self, exit_layer: int, texts: int, tokens: int, seconds: float) -> None:
         """Count one round of a batcher."""

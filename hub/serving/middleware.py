@@ -1,4 +1,4 @@
-"""What every request passes before its route: metrics, the key, and the size of its body."""
+"""The layers around the routes: metrics, the key, and the size of bodies."""
 
 import hmac
 import time
