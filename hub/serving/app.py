@@ -47,6 +47,7 @@ def build_app(service: EmbeddingService, metrics: ServerMetrics, name: str, max_
     """
     app = FastAPI(
         title="MoSE embeddings",
+        redirect_slashes=False,
         version=VERSION,
         description=f"Embeddings of code and text by {name}, at exits {_join(service.engine.exit_layers)}.",
     )

@@ -149,10 +149,12 @@ class Batcher:
             # The thread must outlive whatever a batch does to the model.
             except Exception as error:
                 self._fail({job for job, _ in rows}, error)
+                self._round_size = 0
                 continue
 
             tokens, seconds = self._round_size, time.perf_counter() - start
             self._deliver(rows, vectors)
+            self._round_size = 0
             weight = math.exp(-seconds / SPEED_MEMORY)
             self._speed = (self._speed[0] * weight + tokens, self._speed[1] * weight + seconds)
             self.observe(exit_layer, len(rows), tokens, seconds)
