@@ -57,7 +57,8 @@ class Batcher:
     Args:
         embed: token ids and an exit -> embeddings, (texts, dim) float32. Called in the thread only.
         round_tokens: tokens that the thread embeds between two looks at the queue.
-        max_tokens: most tokens in the queue. A request that is longer than that waits for an empty queue.
+        max_tokens: most tokens in the queue. Half of them are for requests that fit into one round, so that
+            longer ones never shut those out. A request that is longer than its half waits until that is empty.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Batcher:
         #: Called after a round with its exit, texts, tokens and seconds.
         self.observe: Callable[[int, int, int, float], None] = lambda *figures: None
         self.round_tokens, self.max_tokens = round_tokens, max_tokens
-        self.waiting_tokens = self._round_size = 0
+        self._round_size = 0
+        #: Tokens in the queue: of requests that fit into one round, and of longer ones.
+        self._waiting = {True: 0, False: 0}
         self._jobs: deque[EmbeddingJob] = deque()
         self._change = threading.Condition(threading.RLock())
         self._closed = False
@@ -83,6 +86,11 @@ class Batcher:
     def waiting_requests(self) -> int:
         """Number of requests in the queue."""
         return len(self._jobs)
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Number of tokens in the queue."""
+        return sum(self._waiting.values())
 
     def seconds_to_wait(self, tokens: int | None = None) -> float:
         """Return the seconds until a request of so many tokens has its turn, or until the queue is empty (None).
@@ -97,16 +105,15 @@ class Batcher:
         return ahead * seconds / done if done else 0.0
 
     def check_space(self, tokens: int) -> None:
-        """Check that the queue has space for a request of so many tokens.
+        """Check that the queue has space for a request of at least so many tokens.
 
         Raises:
             QueueFullError: it has none.
         """
-        # What fits into one round may use the last quarter of the queue, so that long requests never shut it out.
-        limit = self.max_tokens if tokens <= self.round_tokens else self.max_tokens * 3 // 4
-        if self.waiting_tokens and self.waiting_tokens + tokens > limit:
+        waiting, limit = self._waiting[self._is_short(tokens)], self.max_tokens // 2
+        if waiting and waiting + tokens > limit:
             seconds = min(max(1, math.ceil(self.seconds_to_wait())), MAX_RETRY_SECONDS)
-            message = f"{self.waiting_tokens} tokens wait already, and at most {limit} may"
+            message = f"{waiting} tokens of requests like this one wait already, and at most {limit} may"
             raise QueueFullError(f"the server is busy: {message}. Try again in {seconds} s.", seconds)
 
     def submit(self, ids: Sequence[list[int]], exit_layer: int) -> EmbeddingJob:
@@ -121,7 +128,7 @@ class Batcher:
                 raise QueueFullError("the server is ending. Try again.", 1)
             self.check_space(job.tokens)
             self._jobs.append(job)
-            self.waiting_tokens += job.tokens
+            self._waiting[self._is_short(job.tokens)] += job.tokens
             self._change.notify()
         return job
 
@@ -138,6 +145,9 @@ class Batcher:
             self._change.notify()
         self._thread.join(timeout)
 
+    def _is_short(self, tokens: int) -> bool:
+        return tokens <= self.round_tokens
+
     def _run(self) -> None:
         while (rows := self._take()) is not None:
             start = time.perf_counter()
@@ -145,7 +155,7 @@ class Batcher:
             ids = [job.ids[row] for job, row in rows]
 
             try:
-                vectors = self._embed(ids, exit_layer)
+                self._deliver(rows, self._embed(ids, exit_layer))
             # The thread must outlive whatever a batch does to the model.
             except Exception as error:
                 self._fail({job for job, _ in rows}, error)
@@ -153,7 +163,6 @@ class Batcher:
                 continue
 
             tokens, seconds = self._round_size, time.perf_counter() - start
-            self._deliver(rows, vectors)
             self._round_size = 0
             weight = math.exp(-seconds / SPEED_MEMORY)
             self._speed = (self._speed[0] * weight + tokens, self._speed[1] * weight + seconds)
@@ -192,7 +201,7 @@ class Batcher:
             for (job, row), vector in zip(rows, vectors, strict=True):
                 if job.is_over:  # cancelled while the model ran
                     continue
-                self.waiting_tokens -= len(job.ids[row])
+                self._waiting[self._is_short(job.tokens)] -= len(job.ids[row])
                 job.store(row, vector)
                 if job.finished_rows == len(job.ids):
                     self._end(job, job.vectors)
@@ -207,7 +216,7 @@ class Batcher:
         if job.is_over:
             return
         job.is_over = True
-        self.waiting_tokens -= job.waiting_tokens
+        self._waiting[self._is_short(job.tokens)] -= job.waiting_tokens
         if job in self._jobs:
             self._jobs.remove(job)
 

@@ -1,5 +1,6 @@
 """The layers around the routes: metrics, the key, and the size of bodies."""
 
+import asyncio
 import hmac
 import time
 from collections.abc import Sequence
@@ -40,6 +41,11 @@ class RequestMetrics:
 
         try:
             await self.app(scope, receive, send_counted)
+        except asyncio.CancelledError:
+            # The time to end is over. Requests that are left should be sent again, to another server.
+            if status == 499:
+                message, headers = "the server is ending", {"retry-after": RETRY_SECONDS, "connection": "close"}
+                await error_response(scope["path"], 503, message, headers)(scope, receive, send_counted)
         finally:
             # Any path may be sent: only the server's own become labels.
             route = scope["path"] if scope["path"] in self.routes else "other"

@@ -8,7 +8,7 @@ import anyio
 import numpy as np
 import torch
 
-from mose.handler import RequestError
+from mose.handler import EmbeddingRequest, RequestError
 from mose.hub.serving.batching import Batcher, EmbeddingJob, QueueFullError
 from mose.hub.serving.engine import Engine, ExitCost
 
@@ -16,8 +16,10 @@ from mose.hub.serving.engine import Engine, ExitCost
 TOKENIZER_THREADS = 2
 #: Requests with fewer characters are tokenized at once: that takes less time than to hand them to a thread.
 FEW_CHARACTERS = 4_000
-#: Rounds of the model hold this many batches: enough to sort their texts by length.
-BATCHES_PER_ROUND = 2
+#: Tokens have fewer characters than this, spaces and comments aside.
+MANY_CHARACTERS = 8
+#: Rounds of the model hold this many batches. More sort their texts better by length, but take longer.
+BATCHES_PER_ROUND = 1
 
 
 class ClientGoneError(ConnectionError):
@@ -75,30 +77,36 @@ class EmbeddingService:
             ClientGoneError: the client did not wait.
             FloatingPointError: the model's weights are broken.
         """
-        handler = self.engine.handler
-        request = handler.read_request(data, field)
-        if latency_budget_ms is None:
-            # Before the work of tokenizing: a text has one token at least.
-            self.batcher(request.exit_layer).check_space(len(request.texts))
-
-        if sum(map(len, request.texts)) <= FEW_CHARACTERS:
-            ids = handler.tokenize(request)
-        else:
-            self._threads = self._threads or anyio.CapacityLimiter(TOKENIZER_THREADS)
-            ids = await anyio.to_thread.run_sync(handler.tokenize, request, limiter=self._threads)
+        request = self.engine.handler.read_request(data, field)
+        batcher = None if latency_budget_ms is not None else self.batcher(request.exit_layer)
+        ids = await self._tokenize(request, batcher)
         tokens = sum(map(len, ids))
 
         if latency_budget_ms is not None:
             request = request._replace(exit_layer=self._choose_exit(tokens, latency_budget_ms))
         job = self.batcher(request.exit_layer).submit(ids, request.exit_layer)
         embeddings = await self._wait(job, receive)
-        vectors = handler.finish(torch.from_numpy(embeddings), request).numpy()
+        vectors = self.engine.handler.finish(torch.from_numpy(embeddings), request).numpy()
         return Embeddings(np.ascontiguousarray(vectors), request.exit_layer, tokens, request.is_single)
 
     def close(self, timeout: float | None = None) -> None:
         """End the threads after their current round."""
         for batcher in self.batchers.values():
             batcher.close(timeout)
+
+    async def _tokenize(self, request: EmbeddingRequest, batcher: Batcher | None) -> list[list[int]]:
+        """Return the ids of a request's texts, unless the queue has no space for them."""
+        tokenize = self.engine.handler.tokenize
+        if sum(map(len, request.texts)) <= FEW_CHARACTERS:
+            return tokenize(request)
+
+        self._threads = self._threads or anyio.CapacityLimiter(TOKENIZER_THREADS)
+        async with self._threads:
+            # The queue may have become full while this request waited for its turn.
+            if batcher is not None:
+                longest = self.engine.handler.longest
+                batcher.check_space(sum(1 + min(len(text) // MANY_CHARACTERS, longest) for text in request.texts))
+            return await anyio.to_thread.run_sync(tokenize, request)
 
     def _choose_exit(self, tokens: int, budget_ms: float) -> int:
         """Return the deepest exit that answers in a time, waiting included."""

@@ -78,16 +78,21 @@ def test_a_short_request_does_not_wait_for_a_long_one(gated):
     assert [2] * 3 in gate.rounds[1][0] and [1] * 3 in gate.rounds[1][0]
 
 
-def test_the_queue_is_bounded_and_keeps_space_for_short_requests(gated):
+def test_each_half_of_the_queue_is_bounded(gated):
     batcher, _, _ = gated
-    batcher.submit([[1] * 10, [1] * 10], 1)
-    with pytest.raises(QueueFullError, match="at most 30 may") as full:
-        batcher.submit([[1] * 12], 1)
+    long, short = [[1] * 6] * 2, [[1] * 9]
+    batcher.submit(long, 1)
+    with pytest.raises(
+        QueueFullError, match="12 tokens of requests like this one wait already, and at most 20"
+    ) as full:
+        batcher.submit(long, 1)
     assert full.value.retry_after >= 1
-    batcher.submit([[1] * 9], 1)  # what fits into one round may use the rest
-    batcher.submit([[1] * 10], 1)
-    with pytest.raises(QueueFullError, match="at most 40 may"):
-        batcher.submit([[1]], 1)
+    # The first round's token waits until it is embedded.
+    batcher.submit(short, 1)
+    batcher.submit(short, 1)
+    with pytest.raises(QueueFullError, match="19 tokens of requests like this one"):
+        batcher.submit(short, 1)
+    assert batcher.waiting_tokens == 31
 
 
 def test_a_request_longer_than_the_queue_waits_for_an_empty_one():

@@ -159,7 +159,7 @@ def test_a_full_queue_answers_503_and_short_requests_still_fit(start_server, eng
             time.sleep(0.005)
         refused = [reply for reply in results if reply.status == 503]
         assert len(refused) == len(results) and all(int(reply.headers["retry-after"]) >= 1 for reply in refused)
-        assert "tokens wait already" in refused[0].json()["error"]["message"]
+        assert "tokens of requests like this one wait" in refused[0].json()["error"]["message"]
 
         short = threading.Thread(target=send, args=(["x"],))
         short.start()
@@ -197,6 +197,24 @@ def test_work_for_clients_that_have_gone_is_dropped(start_server, engine, monkey
         is_open.set()
         assert server.post("/embed", {"inputs": "x"}).status == 200
         assert sum(rounds[1:]) == 1  # neither of the other two was embedded
+
+
+def test_requests_that_are_not_answered_in_time_get_503(start_server, engine, monkeypatch, caplog):
+    is_open = threading.Event()
+    embed = engine.embed
+    monkeypatch.setattr(engine, "embed", lambda ids, exit_layer: (is_open.wait(10), embed(ids, exit_layer))[1])
+    monkeypatch.setattr(engine, "measure_costs", dict)
+    with start_server("--shutdown-timeout", "0.3") as server:
+        replies = []
+        client = threading.Thread(target=lambda: replies.append(server.post("/embed", {"inputs": "x"})))
+        client.start()
+        while not server.service.batchers["model"].waiting_tokens:
+            time.sleep(0.005)
+        server.server.should_exit = True
+        client.join(5)
+        is_open.set()
+    assert replies[0].status == 503 and replies[0].json()["error"] == "the server is ending"
+    assert "Traceback" not in caplog.text
 
 
 def test_large_bodies_share_a_bound_and_small_ones_are_free():
