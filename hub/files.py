@@ -19,7 +19,7 @@ PUBLISHED = (
     *("config.json", "generation_config.json", "adapter_config.json", "adapter_model.safetensors"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "chat_template.jinja"),
-    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json"),
     *("README.md", "LICENSE", "CITATION.cff", "training_summary.json", *CODE),
     *("onnx/*.onnx", "onnx/*.onnx_data", "onnx/*.json"),
 )
@@ -98,13 +98,15 @@ def stored_prompts(folder: Path) -> dict[str, str]:
 
 
 def sentence_transformers_files(
-    prompts: Mapping[str, str] | None = None, normalize: bool = True
+    embedding_size: int, prompts: Mapping[str, str] | None = None, normalize: bool = True
 ) -> dict[str, dict[str, Any] | list[Any]]:
-    """Return the files that sentence-transformers needs: file name -> content as JSON.
+    """Return the files that sentence-transformers needs: path in the folder -> content as JSON.
 
-    The forward pass pools already: sentence-transformers takes `pooler_output`.
+    The model pools, and returns the embedding as the state of the last token. From there sentence-transformers'
+    own pooling takes it, so that its token embeddings and its losses over layers work, too.
 
     Args:
+        embedding_size: dimensions of an embedding.
         prompts: by name; None means `default_prompts()`.
         normalize: add a module that scales embeddings to unit norm.
     """
@@ -112,16 +114,19 @@ def sentence_transformers_files(
     modules: list[dict[str, Any]] = [
         # `encode` passes `exit_layer` on.
         {"idx": 0, "name": "0", "path": "", "type": f"{classes}.Transformer", "kwargs": ["exit_layer"]},
-        {"idx": 1, "name": "1", "path": "1_Normalize", "type": f"{classes}.Normalize"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{classes}.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Normalize", "type": f"{classes}.Normalize"},
     ]
+    forward = {"method": "token_and_text_embeddings", "method_output_name": "token_embeddings"}
 
     return {
-        "modules.json": modules if normalize else modules[:1],
+        "modules.json": modules if normalize else modules[:2],
         "sentence_bert_config.json": {
             "transformer_task": "feature-extraction",
-            "modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}},
-            "module_output_name": "sentence_embedding",
+            "modality_config": {"text": forward},
+            "module_output_name": "token_embeddings",
         },
+        "1_Pooling/config.json": {"embedding_dimension": embedding_size, "pooling_mode": "lasttoken"},
         PROMPTS_FILE: {
             "model_type": "SentenceTransformer",
             "prompts": dict(prompts or default_prompts()),
@@ -131,7 +136,18 @@ def sentence_transformers_files(
     }
 
 
-def write_sentence_transformers_files(folder: Path, **options: Any) -> None:
-    """Write `sentence_transformers_files(**options)` into a model's folder."""
-    for name, content in sentence_transformers_files(**options).items():
+def write_sentence_transformers_files(folder: Path, embedding_size: int | None = None, **options: Any) -> None:
+    """Write `sentence_transformers_files` into a model's folder.
+
+    Args:
+        folder: of the model.
+        embedding_size: dimensions of an embedding; None means those of the folder's configuration.
+        options: other arguments of `sentence_transformers_files`.
+    """
+    if embedding_size is None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        embedding_size = config.get("truncate_dim") or config["hidden_size"]
+
+    for name, content in sentence_transformers_files(embedding_size, **options).items():
+        (folder / name).parent.mkdir(exist_ok=True)
         atomic_write_json(folder / name, content, ensure_ascii=False)

@@ -131,13 +131,14 @@ def stage(
 
     # A complete model folder is needed to generate the card.
     for name, path in files.items():
-        if "/" not in name and not (staging / name).exists():
+        if not (staging / name).exists():
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).symlink_to(path.resolve())
     if config is not None:
         add_missing_files(staging, sentence_transformers=model_class(config).__name__ == "MoSEModel")
     _stage_card(folder, staging, repo_id, report)
 
-    staged = {path.name: path for path in sorted(staging.iterdir())}
+    staged = {path.relative_to(staging).as_posix(): path for path in staging.rglob("*") if path.is_file()}
     return dict(sorted((files | staged).items()))
 
 

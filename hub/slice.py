@@ -86,6 +86,7 @@ def slice_repository(
         write_shards(staging, tensors, smaller.built_exit_layers)
         for name, path in published_files(folder).items():
             if not name.startswith(NOT_COPIED):
+                (staging / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, staging / name)
         add_missing_files(staging, sentence_transformers=(folder / "modules.json").exists())
 

@@ -23,6 +23,7 @@ NOT_PACKAGED = ("tests", "benchmarks", "recipes")
 
 #: What the wheel holds beside Python modules.
 DATA_FILES = {
+    "mose/1_Pooling/config.json",
     "mose/LICENSE",
     "mose/py.typed",
     "mose/config.json",

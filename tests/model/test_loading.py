@@ -165,7 +165,7 @@ def test_a_checkpoint_in_shards_loads_up_to_an_exit(saved, tiny_batch, tensors_r
 def test_half_precision_survives_saving_and_loading(saved, tiny_batch, tmp_path):
     model = MoSEModel.from_pretrained(saved["MoSEModel"][1], dtype=torch.bfloat16)
     model.save_pretrained(tmp_path)
-    loaded = MoSEModel.from_pretrained(tmp_path)
+    loaded = MoSEModel.from_pretrained(tmp_path, dtype="auto")
     assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
     assert torch.equal(result(loaded, tiny_batch), result(model, tiny_batch))
     widened = MoSEModel.from_pretrained(tmp_path, dtype=torch.float32)
