@@ -5,8 +5,10 @@ task heads. The Hub serves this file as remote code: it imports only torch, tran
 """
 
 import copy
+import json
 from collections import OrderedDict
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Unpack, cast
@@ -467,6 +469,33 @@ def loads_on_cpu(device_map: Any = None, **kwargs) -> bool:
     return all(str(d) == "cpu" or not torch.accelerator.is_available() for d in devices)
 
 
+@contextmanager
+def without_bare_names(quantizer: Any) -> Iterator[None]:
+    """Leave tensors whose names have no dot out of torchao's list while a model is saved.
+
+    torchao splits the names of its list at their last dots when it loads, and stumbles over `similarity_scale`.
+    Tensors that are not quantized load without the list.
+    """
+    if quantizer is None:
+        yield
+        return
+
+    flatten = quantizer.get_state_dict_and_metadata
+
+    def flatten_dotted(model: Any) -> tuple[Any, dict[str, str]]:
+        state_dict, metadata = flatten(model)
+        if "tensor_names" in metadata:
+            names = [name for name in json.loads(metadata["tensor_names"]) if "." in name]
+            metadata["tensor_names"] = json.dumps(names)
+        return state_dict, metadata
+
+    quantizer.get_state_dict_and_metadata = flatten_dotted
+    try:
+        yield
+    finally:
+        del quantizer.get_state_dict_and_metadata
+
+
 class MoSEPreTrainedModel(PreTrainedModel):
     """Base class of MoSE models: loading up to an exit, initialisation, capabilities."""
 
@@ -558,7 +587,8 @@ class MoSEPreTrainedModel(PreTrainedModel):
                 "matryoshka_dims: training that keeps them calls `describe_space`."
             )
             self.describe_space()
-        super().save_pretrained(*args, **kwargs)
+        with without_bare_names(getattr(self, "hf_quantizer", None)):
+            super().save_pretrained(*args, **kwargs)
 
     def describe_space(self, aligned_exits: bool = False, matryoshka_dims: list[int] | None = None) -> None:
         """Record in the configuration what these weights were trained for, or checked to have."""
@@ -652,7 +682,7 @@ class MoSEModel(MoSEPreTrainedModel):
         # An adapter, a parametrization or a quantised layer is another class.
         modules = (self.embed_tokens, *((head.gate.taps, head.gate.place) if head.gate is not None else ()))
         hooks = self.embed_tokens._forward_hooks
-        if hooks or tuple(map(type, modules)) != (nn.Embedding, nn.Linear, nn.Linear):
+        if hooks or tuple(map(type, modules)) != (nn.Embedding, nn.Linear, MoSEPlace):
             return None
         parameters = StaticTables.parameters(cast(nn.Embedding, self.embed_tokens), head)
         if any(parameter.device.type != "cpu" or parameter.is_inference() for parameter in parameters):
@@ -688,8 +718,12 @@ class MoSEModel(MoSEPreTrainedModel):
         """Warn once of padding without a mask, and of training that reads one exit of several."""
         if torch.compiler.is_compiling():
             return
-        if input_ids is not None:
-            self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
+        # `warn_if_padding_and_no_attention_mask` of transformers needs a BOS token.
+        pad = self.config.pad_token_id
+        if input_ids is not None and attention_mask is None and pad is not None and pad in input_ids[:, [0, -1]]:
+            logger.warning_once(
+                "input_ids have padding, which counts as text without an attention_mask. Pass both."
+            )
         if not reads_others and self.training and torch.is_grad_enabled() and len(self.exit_layers) > 1:
             logger.warning_once(
                 f"Training at exit {exit_layer} alone: the heads of the other exits learn nothing. "
@@ -713,7 +747,7 @@ class MoSEModel(MoSEPreTrainedModel):
 
         Args:
             input_ids: (batch, tokens), token ids.
-            attention_mask: (batch, tokens), 1 for real tokens. None: all are real, and `input_ids` hold no padding.
+            attention_mask: (batch, tokens), 1 for real tokens. None: all are, and `input_ids` hold no padding.
                 A row without real tokens changes no other row; its own embedding is finite and means nothing.
             position_ids: (batch, tokens). None: real tokens are counted from 0, so padding moves no position.
             inputs_embeds: (batch, tokens, hidden), instead of `input_ids`.

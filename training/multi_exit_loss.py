@@ -317,24 +317,24 @@ class SumOverExits:
     def __call__(self, reps: list[list[Tensor]], *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss; with gradients enabled, leave those of `reps` in them, as the wrapped one does."""
         positions, total = self.exits.positions(), torch.zeros((), device=reps[0][0].device)
-        gradients: list[list[Any]] = [[None] * len(column) for column in reps]
-
         for (first, others), weight in self.terms().items():
             chosen = [positions[others if number else first] for number in range(len(reps))]
-            parts = [[rep[:, at].detach() for rep in column] for column, at in zip(reps, chosen, strict=True)]
-            if torch.is_grad_enabled():
-                parts = [[part.requires_grad_() for part in column] for column in parts]
+            parts = [
+                [rep[:, place].detach().requires_grad_(torch.is_grad_enabled()) for rep in column]
+                for column, place in zip(reps, chosen, strict=True)
+            ]
             total = total + weight * self.calculate(parts, *args, **kwargs).detach()
 
-            for number, column in enumerate(parts):
-                for chunk, part in enumerate(column):
-                    if part.grad is None:  # the loss ignores this column, and says so itself
-                        continue
-                    if gradients[number][chunk] is None:
-                        gradients[number][chunk] = torch.zeros_like(reps[number][chunk])
-                    gradients[number][chunk][:, chosen[number]] += weight * part.grad
-
-        for column, column_gradients in zip(reps, gradients, strict=True):
-            for rep, gradient in zip(column, column_gradients, strict=True):
-                rep.grad = gradient
+            for column, place, column_parts in zip(reps, chosen, parts, strict=True):
+                for rep, part in zip(column, column_parts, strict=True):
+                    _add_gradient(rep, place, part, weight)
         return total
+
+
+def _add_gradient(rep: Tensor, place: int, part: Tensor, weight: float) -> None:
+    """Add the gradient at one exit to that of the stack; a column without one is ignored by the loss."""
+    if part.grad is None:
+        return
+    if rep.grad is None:
+        rep.grad = torch.zeros_like(rep)
+    rep.grad[:, place] += weight * part.grad
