@@ -18,15 +18,14 @@ from typing import Any, NamedTuple
 #: Extra of `setup.cfg` -> the third-party modules that it adds to the core.
 EXTRAS = {
     "search": (
-        "bm25s",
         "charset_normalizer",
-        "datasets",
-        "faiss",
+        "lance",
         "pathspec",
         "pyarrow",
         "rignore",
         "Stemmer",
         "tree_sitter",
+        "watchfiles",
     ),
     "eval": (
         *("bm25s", "datasets", "evaluate", "matplotlib", "pyarrow", "pytrec_eval", "scipy"),
