@@ -25,7 +25,10 @@ CLONE_LABELS = ("1", "true", "clone", "label_1")
 
 
 def load_pair_classifier(
-    source: str, exit_layers: Sequence[int] | None = None, device: str | None = None
+    source: str,
+    exit_layers: Sequence[int] | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[Any, Any, tuple[int, ...]]:
     """Load a MoSE with classification heads in float32, only as deep as the requested exits need.
 
@@ -38,9 +41,13 @@ def load_pair_classifier(
     # Slow to import.
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    exits = resolve_exit_layers(load_mose_config(source), exit_layers)
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        source, trust_remote_code=True, exit_layer=exits[-1], dtype=torch.float32, output_loading_info=True
+    from mose.modeling_mose import MoSEForSequenceClassification
+
+    exits = resolve_exit_layers(load_mose_config(source, trust_remote_code), exit_layers)
+    model_class: Any = AutoModelForSequenceClassification if trust_remote_code else MoSEForSequenceClassification
+    trust = {"trust_remote_code": True} if trust_remote_code else {}
+    model, info = model_class.from_pretrained(
+        source, exit_layer=exits[-1], dtype=torch.float32, output_loading_info=True, **trust
     )
 
     missing = info["missing_keys"]
@@ -50,7 +57,7 @@ def load_pair_classifier(
         raise ValueError(f"{message}. Train one with `train_hf.py classify`.")
     # Refuse a classifier of something else before hours of work.
     clone_class(model.config)
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     return model.to(device or default_device()).eval(), tokenizer, exits
 
 

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,27 @@ WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetenso
 PROMPTS_FILE = "config_sentence_transformers.json"
 
 
+#: Suffixes of compressed files, which are judged by the name without them.
+COMPRESSED = re.compile(r"(\.(gz|bz2|xz|zst|lz4|zip|7z|tar|tgz))+$")
+
+
 def forbidden_pattern(path: str) -> str | None:
-    """Return the pattern of `FORBIDDEN` that any part of a path in a repository matches; None for none."""
-    return next((pattern for pattern in FORBIDDEN for part in path.split("/") if fnmatch(part, pattern)), None)
+    """Return the pattern of `FORBIDDEN` that any part of a path matches, whatever its case; None for none."""
+    parts = [COMPRESSED.sub("", part.casefold().rstrip(". ")) for part in path.split("/")]
+    return next((pattern for pattern in FORBIDDEN for part in parts if fnmatchcase(part, pattern)), None)
+
+
+def refuse_link(folder: Path, path: Path) -> None:
+    """Raise ValueError if a file of a folder is reached by a symbolic link, which could lead to any other file.
+
+    The Hub's own cache is made of such links; those to its blobs are allowed.
+    """
+    blobs = folder.resolve().parent.parent / "blobs"
+    for part in (path, *path.parents):
+        if part == folder:
+            return
+        if part.is_symlink() and part.resolve().parent != blobs:
+            raise ValueError(f"{part} is a symbolic link, which is never followed. Put the file itself there.")
 
 
 def published_files(folder: Path, include: Iterable[str] = ()) -> dict[str, Path]:
@@ -45,7 +63,7 @@ def published_files(folder: Path, include: Iterable[str] = ()) -> dict[str, Path
     `include` has patterns of further files, relative to the folder.
 
     Raises:
-        ValueError: a pattern leads out of the folder or matches no file.
+        ValueError: a pattern leads out of the folder or matches no file, or a file is a symbolic link.
     """
     files = {}
     # A glob such as onnx/*.json also matches hidden files.
@@ -62,6 +80,9 @@ def published_files(folder: Path, include: Iterable[str] = ()) -> dict[str, Path
         if not matching:
             raise ValueError(f"--include {pattern} matches no file in {folder}")
         files |= matching
+
+    for path in files.values():
+        refuse_link(folder, path)
     return files
 
 

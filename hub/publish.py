@@ -121,6 +121,7 @@ def stage(
     # These import torch.
     from mose.hub.checkpoints import model_class, read_checkpoint, read_config
     from mose.hub.checks import check_folder
+    from mose.hub.contents import check_copy, check_onnx, check_tokenizer, probe_embeddings
     from mose.hub.shards import write_shards
 
     files = published_files(folder, include)
@@ -136,6 +137,10 @@ def stage(
             (staging / name).symlink_to(path.resolve())
     if config is not None:
         add_missing_files(staging, sentence_transformers=model_class(config).__name__ == "MoSEModel")
+        tokenizer = check_tokenizer(folder, config)
+        expected = probe_embeddings(folder, config, tokenizer)
+        check_copy(expected, probe_embeddings(staging, config, tokenizer), f"the copy of {folder}")
+        check_onnx(files, tokenizer, expected)
     _stage_card(folder, staging, repo_id, report)
 
     staged = {path.relative_to(staging).as_posix(): path for path in staging.rglob("*") if path.is_file()}

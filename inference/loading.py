@@ -16,7 +16,7 @@ def load_model(
     source: str,
     exit_layers: Sequence[int] | None = None,
     device: str | None = None,
-    trust_remote_code: bool = True,
+    trust_remote_code: bool = False,
 ) -> tuple[Any, Any, tuple[int, ...]]:
     """Return a MoSE in float32 and evaluation mode, its tokenizer, and the requested exits.
 
@@ -38,11 +38,12 @@ def load_model(
     model_class: Any = AutoModel if trust_remote_code else MoSEModel
     options = {"trust_remote_code": True} if trust_remote_code else {}
     model = model_class.from_pretrained(source, exit_layer=exits[-1], dtype=torch.float32, **options)
-    tokenizer = AutoTokenizer.from_pretrained(source, config=config, **options)
+    # Not None, with which transformers asks on stdin.
+    tokenizer = AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=trust_remote_code)
     return model.to(device or default_device()).eval(), tokenizer, exits
 
 
-def load_mose_config(source: str, trust_remote_code: bool = True) -> Any:
+def load_mose_config(source: str, trust_remote_code: bool = False) -> Any:
     """Return the configuration of the MoSE at `source`, a folder or Hub id.
 
     Raises:
