@@ -27,6 +27,7 @@ COMPLETE = {
     "config.json",
     "configuration_mose.py",
     "modeling_mose.py",
+    "1_Pooling/config.json",
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
@@ -207,8 +208,11 @@ def test_further_files_go_where_they_are_asked_for(online, model_folder):
 
 
 @pytest.mark.parametrize("model_class", [MoSEForPreTraining, MoSEForSequenceClassification])
-def test_other_heads_are_published_as_what_they_are(online, build_model, tiny_config, tmp_path, model_class):
+def test_other_heads_are_published_as_what_they_are(
+    online, build_model, tiny_config, tiny_tokenizer, tmp_path, model_class
+):
     build_model(model_class, tiny_config(num_labels=3)).save_pretrained(tmp_path / "head")
+    tiny_tokenizer.save_pretrained(tmp_path / "head")
     files = send(online, tmp_path / "head").files
     assert set(files) >= WEIGHTS and "modules.json" not in files
     tag = {MoSEForPreTraining: "feature-extraction"}.get(model_class, "text-classification")
