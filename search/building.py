@@ -1,0 +1,374 @@
+"""Creating an index and bringing it up to date: what has changed is read, embedded and written."""
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from mose.data.source.report import ReadingReport
+from mose.data.source.rules import ReadingRules
+from mose.search.encoders import UnitEncoder
+from mose.search.lexical import TermCounter
+from mose.search.records import BuildReport, Entry, FileRecord, Meta, Tree
+from mose.search.snapshot import Snapshot, read_snapshot, salvaged_meta
+from mose.search.store import DamagedIndexError, Location, SearchIndexError
+from mose.search.tree import TreeChanges, read_tree
+from mose.search.writing import IndexWriter, NewRows, index_writer
+
+#: Units that are embedded at a time. A long build stages them: killed, it loses at most one chunk.
+CHUNK = 4096
+
+
+class BuildSettings(NamedTuple):
+    """The tree to index and how.
+
+    Attributes:
+        root: the folder.
+        languages: languages to read; None means all but text.
+        exclude: patterns of paths to leave out.
+        rules: which files to read.
+        max_length: maximum number of tokens of a unit that the model reads.
+    """
+
+    root: Path
+    languages: Sequence[str] | None
+    exclude: Iterable[str]
+    rules: ReadingRules
+    max_length: int
+
+
+def build_index(
+    location: Location, settings: BuildSettings, encoder: UnitEncoder, progress: bool
+) -> tuple[Snapshot, BuildReport, ReadingReport]:
+    """Create an index, or bring one tree of it up to date, which is added if it is not there.
+
+    Raises:
+        ValueError: the tree is inside of another one of the index, or there is something else than an index.
+        SearchIndexError: no units found, another build is running, or the model returns NaN.
+    """
+    with index_writer(location) as writer:
+        previous, trees, rebuilt = _previous(location, settings.root)
+        tree = _tree(settings, trees)
+        known = _records(previous, tree.id) if previous else {}
+        if (
+            previous and tree not in previous.meta.trees
+        ):  # the settings have changed: each file is looked at again
+            known = {path: record for path, record in known.items() if record.digest}
+
+        changes = {tree.id: read_tree(tree, known, progress=progress)}
+        if not changes[tree.id].entries and not known:
+            reason = changes[tree.id].report.explain_empty()
+            count = changes[tree.id].read
+            raise SearchIndexError(f"{settings.root}: no units found in its {count} source files. {reason}")
+
+        others = [other for other in trees if other.id != tree.id]
+        if previous is None:  # trees of a damaged index
+            for other in others:
+                if Path(other.root).is_dir():
+                    changes[other.id] = read_tree(other, {}, progress=progress)
+            others = [other for other in others if other.id in changes]
+
+        meta = Meta(
+            model=encoder.name,
+            fingerprint=encoder.fingerprint(encoder.exit_layer),
+            lookup_fingerprint=encoder.fingerprint(0) if encoder.aligned else "",
+            exit_layer=encoder.exit_layer,
+            max_length=settings.max_length,
+            dim=encoder.dim,
+            trees=tuple(sorted([*others, tree], key=lambda one: one.id)),
+        )
+        committed, embedded = _commit(
+            writer, previous, meta, changes, lambda: encoder, progress, damaged=bool(rebuilt)
+        )
+        snapshot = previous if previous and not committed else read_snapshot(location)
+        return snapshot, _report(changes, len(snapshot), embedded, rebuilt), changes[tree.id].report
+
+
+def refresh_index(
+    snapshot: Snapshot, open_encoder: Callable[[], UnitEncoder], progress: bool = False, wait: float = 5.0
+) -> tuple[Snapshot, BuildReport | None]:
+    """Bring all trees of an index up to date. Nothing is locked or written if nothing has changed.
+
+    Args:
+        snapshot: the newest version.
+        open_encoder: returns what embeds units at the exit of the index; called if there are new ones.
+        progress: show progress bars on stderr.
+        wait: seconds to wait for another writer.
+
+    Returns:
+        The newest version, and counts of what has changed; None if nothing has.
+
+    Raises:
+        SearchIndexError: another build is running, or the model is not that of the index.
+        OSError: the index cannot be written.
+    """
+    changes = _read_trees(snapshot)
+    if not any(_differs(snapshot, tree, change) for tree, change in changes.items()):
+        return snapshot, None
+
+    with index_writer(snapshot.location, wait) as writer:
+        newest = snapshot.newer()
+        if newest:
+            snapshot, changes = newest, _read_trees(newest)
+        committed, embedded = _commit(
+            writer, snapshot, snapshot.meta, changes, open_encoder, progress, with_stamps=True
+        )
+        if committed:
+            snapshot = read_snapshot(snapshot.location)
+        return snapshot, _report(changes, len(snapshot), embedded)
+
+
+def remove_tree(location: Location, root: Path) -> Snapshot:
+    """Remove a tree from an index that has others.
+
+    Raises:
+        ValueError: the index does not have the tree, or no other.
+        SearchIndexError: there is no index, it is damaged, or another build is running.
+    """
+    with index_writer(location) as writer:
+        previous = read_snapshot(location)
+        trees = tuple(tree for tree in previous.meta.trees if tree.root != str(root.resolve()))
+        if len(trees) == len(previous.meta.trees):
+            raise ValueError(f"{root} is not in {location.name}. It has: {previous.meta.roots}.")
+        if not trees:
+            raise ValueError(f"{root} is the only tree of {location.name}. Delete that folder.")
+
+        kept = {tree.id for tree in trees}
+        owners = [*previous.units.column("tree"), *(tree for tree, _ in previous.records)]
+        removed = np.flatnonzero([owner not in kept for owner in owners])
+        rows = NewRows([], [], np.zeros((0, previous.meta.dim), np.float32), [], {})
+        writer.update(previous, dataclasses.replace(previous.meta, trees=trees), removed, rows)
+        return read_snapshot(location)
+
+
+def _previous(location: Location, root: Path) -> tuple[Snapshot | None, tuple[Tree, ...], str]:
+    """Return the index that is there, its trees, and why it cannot be used if it cannot."""
+    try:
+        previous = read_snapshot(location)
+        return previous, previous.meta.trees, ""
+    except DamagedIndexError as error:
+        meta = salvaged_meta(location)
+        return None, meta.trees if meta else (), str(error)
+    except SearchIndexError as error:  # there is none, or one of another format
+        old_root = location.old_root()
+        if old_root and old_root != str(root.resolve()):
+            message = f"{location.name} is an index of {old_root} by an older version of MoSE"
+            raise ValueError(f"{message}. Name another folder, or index {old_root} again first.") from None
+        return None, (), str(error) if location.exists() else ""
+
+
+def _tree(settings: BuildSettings, trees: Sequence[Tree]) -> Tree:
+    """Return the tree of the settings, with the number that it has in the index or gets now."""
+    root = settings.root.resolve()
+    for other in trees:
+        if str(root) != other.root and (root.is_relative_to(other.root) or Path(other.root).is_relative_to(root)):
+            message = f"{root} and {other.root}, which this index has, have files in common"
+            raise ValueError(f"{message}. Index it in another folder, or remove the other tree (index --remove).")
+
+    same = [tree for tree in trees if tree.root == str(root)]
+    labels, label, number = {tree.label for tree in trees}, root.name, 2
+    while label in labels:
+        label, number = f"{root.name}-{number}", number + 1
+    return Tree(
+        id=same[0].id if same else max((tree.id for tree in trees), default=-1) + 1,
+        root=str(root),
+        label=same[0].label if same else label,
+        languages=None if settings.languages is None else tuple(settings.languages),
+        exclude=tuple(settings.exclude),
+        rules=dataclasses.asdict(settings.rules),
+    )
+
+
+def _records(snapshot: Snapshot, tree: int) -> dict[str, FileRecord]:
+    return {path: record for (owner, path), record in snapshot.records.items() if owner == tree}
+
+
+def _read_trees(snapshot: Snapshot) -> dict[int, TreeChanges]:
+    """Return the changes of the trees whose folders are there: another disk may not be mounted."""
+    trees = [tree for tree in snapshot.meta.trees if Path(tree.root).is_dir()]
+    return {tree.id: read_tree(tree, _records(snapshot, tree.id), trust_stamps=True) for tree in trees}
+
+
+def _differs(snapshot: Snapshot, tree: int, changes: TreeChanges) -> bool:
+    known = _records(snapshot, tree)
+    return bool(changes.entries or changes.removed) or changes.records != known
+
+
+class _Plan(NamedTuple):
+    """What a commit does."""
+
+    removed: np.ndarray  # rows that go, as positions in `Snapshot.addresses`
+    units: list[tuple[int, Entry]]  # units that come, with the id of their tree
+    records: dict[tuple[int, str], FileRecord]  # records that come
+
+
+def _plan_update(previous: Snapshot, changes: Mapping[int, TreeChanges], with_stamps: bool) -> _Plan:
+    """Return the difference between a version and its trees. Units that have not changed stay as they are.
+
+    Args:
+        previous: the version.
+        changes: of each tree, by its id.
+        with_stamps: whether files of which nothing but the times has changed count by themselves.
+    """
+    coming = {(tree, path): units for tree, change in changes.items() for path, units in change.entries.items()}
+    going = {(tree, path) for tree, change in changes.items() for path in change.removed}
+    new = Counter(_identity(tree, unit) for (tree, _), units in coming.items() for unit in units)
+
+    names = ("tree", "path", "key", "kind", "name", "start_line", "end_line")
+    columns = [previous.units.column(name) for name in names]
+    removed = []
+    for row, (tree, path, *identity) in enumerate(zip(*columns, strict=True)):
+        if (tree, path) not in coming and (tree, path) not in going:
+            continue
+        if new[key := (tree, *identity)]:
+            new[key] -= 1
+        else:
+            removed.append(row)
+
+    units = []
+    for (tree, _), entries in coming.items():
+        for unit in entries:
+            if new[key := _identity(tree, unit)]:
+                new[key] -= 1
+                units.append((tree, unit))
+
+    records = {
+        (tree, path): record for tree, change in changes.items() for path, record in change.records.items()
+    }
+    records = {place: record for place, record in records.items() if previous.records.get(place) != record}
+    real = (
+        removed
+        or units
+        or going
+        or any(_is_news(previous.records.get(place), records[place]) for place in records)
+    )
+    if not real and not with_stamps:
+        records = {}
+    places = enumerate(previous.records, len(previous))
+    removed += [row for row, place in places if place in records or place in going]
+    return _Plan(np.array(removed, np.intp), units, records)
+
+
+def _plan_rebuild(previous: Snapshot | None, changes: Mapping[int, TreeChanges]) -> _Plan:
+    """Return all units and files, those of a version that have not changed among them."""
+    units = {(tree, path): units for tree, change in changes.items() for path, units in change.entries.items()}
+    records = {
+        (tree, path): record for tree, change in changes.items() for path, record in change.records.items()
+    }
+    if previous:
+        gone = {(tree, path) for tree, change in changes.items() for path in change.removed}
+        rows = defaultdict(list)
+        for row, place in enumerate(
+            zip(previous.units.column("tree"), previous.units.column("path"), strict=True)
+        ):
+            if place not in units and place not in gone:
+                rows[place].append(row)
+        kept = iter(previous.units.take([row for group in rows.values() for row in group]))
+        units |= {place: [next(kept) for _ in group] for place, group in rows.items()}
+        records |= {
+            place: record
+            for place, record in previous.records.items()
+            if place not in records and place not in gone
+        }
+
+    ordered = [(tree, unit) for tree, path in sorted(units) for unit in units[tree, path]]
+    return _Plan(np.zeros(0, np.intp), ordered, records)
+
+
+def _identity(tree: int, unit: Entry) -> tuple[int | str | bytes, ...]:
+    """Return all that a row has of a unit: equal ones need not be written again."""
+    return (tree, unit.key, unit.kind, unit.name, unit.start_line, unit.end_line)
+
+
+def _is_news(known: FileRecord | None, record: FileRecord) -> bool:
+    """Return whether a file differs in more than its times."""
+    return known is None or known._replace(stamp="") != record._replace(stamp="")
+
+
+def _commit(
+    writer: IndexWriter,
+    previous: Snapshot | None,
+    meta: Meta,
+    changes: Mapping[int, TreeChanges],
+    open_encoder: Callable[[], UnitEncoder],
+    progress: bool,
+    with_stamps: bool = False,
+    damaged: bool = False,
+) -> tuple[bool, int]:
+    """Write what has changed. Return whether anything had, and the number of units that were embedded."""
+    if previous is None or previous.meta.space != meta.space:
+        plan = _plan_rebuild(previous, changes)
+        rows, embedded = _new_rows(writer, None, meta, plan, open_encoder, progress)
+        writer.replace(meta, rows, damaged)
+        return True, embedded
+
+    plan = _plan_update(previous, changes, with_stamps)
+    if not (len(plan.removed) or plan.units or plan.records) and previous.meta.with_digest(
+        0, 0
+    ) == meta.with_digest(0, 0):
+        return False, 0
+    rows, embedded = _new_rows(writer, previous, meta, plan, open_encoder, progress)
+    writer.update(previous, meta, plan.removed, rows)
+    return True, embedded
+
+
+def _new_rows(
+    writer: IndexWriter,
+    previous: Snapshot | None,
+    meta: Meta,
+    plan: _Plan,
+    open_encoder: Callable[[], UnitEncoder],
+    progress: bool,
+) -> tuple[NewRows, int]:
+    """Return the rows of a plan, and the number of units that were embedded for them."""
+    units = [unit for _, unit in plan.units]
+    keys = [unit.key for unit in units]
+    vectors = np.empty((len(units), meta.dim), np.float32)
+
+    # Units of one key have one embedding, of this version, of a killed build, or computed now.
+    staged = writer.staged(meta.space) if units else {}
+    new: dict[bytes, int] = {}
+    for row, key in enumerate(keys):
+        if previous and key in previous.rows_by_key:
+            vectors[row] = previous.vectors[previous.rows_by_key[key]]
+        elif key in staged:
+            vectors[row] = staged[key]
+        else:
+            new.setdefault(key, row)
+
+    rows = list(new.values())
+    encoder = open_encoder() if rows else None
+    with tqdm(total=len(rows), desc="Embedding", unit=" units", disable=not (progress and rows)) as bar:
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            assert encoder is not None
+            vectors[chunk] = encoder.documents(
+                [units[row].text for row in chunk], [units[row].language for row in chunk]
+            )
+            if len(rows) > CHUNK:
+                writer.stage(meta.space, [keys[row] for row in chunk], vectors[chunk])
+            bar.update(len(chunk))
+
+    # Equal units that came after the first of their key.
+    for row, key in enumerate(keys):
+        if new.get(key, row) != row:
+            vectors[row] = vectors[new[key]]
+    counter = TermCounter()
+    terms = [counter.count(unit.text) for unit in units]
+    return NewRows([tree for tree, _ in plan.units], units, vectors, terms, plan.records), len(rows)
+
+
+def _report(changes: Mapping[int, TreeChanges], units: int, embedded: int, rebuilt: str = "") -> BuildReport:
+    return BuildReport(
+        files=sum(change.read for change in changes.values()),
+        changed=sum(len(change.entries) for change in changes.values()),
+        removed=sum(len(change.removed) for change in changes.values()),
+        skipped=sum(len(change.failed) for change in changes.values()),
+        units=units,
+        embedded=embedded,
+        rebuilt=rebuilt,
+    )
