@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from mose.data.source.report import ReadingReport
 from mose.data.source.rules import ReadingRules
 from mose.search.encoders import UnitEncoder
 from mose.search.lexical import TermCounter
+from mose.search.progress import BuildProgress, progress_bar
 from mose.search.records import BuildReport, Entry, FileRecord, Meta, Tree
 from mose.search.snapshot import Snapshot, read_snapshot, salvaged_meta
 from mose.search.store import DamagedIndexError, Location, SearchIndexError
@@ -42,7 +42,7 @@ class BuildSettings(NamedTuple):
 
 
 def build_index(
-    location: Location, settings: BuildSettings, encoder: UnitEncoder, progress: bool
+    location: Location, settings: BuildSettings, encoder: UnitEncoder, progress: BuildProgress
 ) -> tuple[Snapshot, BuildReport, ReadingReport]:
     """Create an index, or bring one tree of it up to date, which is added if it is not there.
 
@@ -89,14 +89,17 @@ def build_index(
 
 
 def refresh_index(
-    snapshot: Snapshot, open_encoder: Callable[[], UnitEncoder], progress: bool = False, wait: float = 5.0
+    snapshot: Snapshot,
+    open_encoder: Callable[[], UnitEncoder],
+    progress: BuildProgress = False,
+    wait: float = 5.0,
 ) -> tuple[Snapshot, BuildReport | None]:
     """Bring all trees of an index up to date. Nothing is locked or written if nothing has changed.
 
     Args:
         snapshot: the newest version.
         open_encoder: returns what embeds units at the exit of the index; called if there are new ones.
-        progress: show progress bars on stderr.
+        progress: show progress bars on stderr, or report to a function.
         wait: seconds to wait for another writer.
 
     Returns:
@@ -295,7 +298,7 @@ def _commit(
     meta: Meta,
     changes: Mapping[int, TreeChanges],
     open_encoder: Callable[[], UnitEncoder],
-    progress: bool,
+    progress: BuildProgress,
     with_stamps: bool = False,
     damaged: bool = False,
 ) -> tuple[bool, int]:
@@ -322,7 +325,7 @@ def _new_rows(
     meta: Meta,
     plan: _Plan,
     open_encoder: Callable[[], UnitEncoder],
-    progress: bool,
+    progress: BuildProgress,
 ) -> tuple[NewRows, int]:
     """Return the rows of a plan, and the number of units that were embedded for them."""
     units = [unit for _, unit in plan.units]
@@ -342,7 +345,7 @@ def _new_rows(
 
     rows = list(new.values())
     encoder = open_encoder() if rows else None
-    with tqdm(total=len(rows), desc="Embedding", unit=" units", disable=not (progress and rows)) as bar:
+    with progress_bar(progress if rows else False, total=len(rows), desc="Embedding", unit=" units") as bar:
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             assert encoder is not None
