@@ -11,6 +11,7 @@ import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -83,11 +84,7 @@ class AdaptiveDepth(Benchmark):
         cascades: list[dict[str, float]] = []
 
         for number, data in enumerate(sets):
-            limits = {"max_length": options.max_length, "dtype": command.DTYPES[options.dtype]}
-            prompts = [prompt_for(language, False) for language in data.document_languages]
-            documents = encode(model, tokenizer, data.documents, exits, prompts, **limits)
-            prompts = [prompt_for(language, True) for language in data.query_languages]
-            queries = encode(model, tokenizer, data.queries, exits, prompts, **limits)
+            documents, queries = (embed_set(model, tokenizer, data, query, options) for query in (False, True))
 
             for layout in LAYOUTS:
                 deep = layout == LAYOUTS[0]
@@ -117,6 +114,18 @@ class AdaptiveDepth(Benchmark):
 
         cascade = ", ".join(f"{name} {mrr:.4f}" for name, mrr in report["cascade"].items())
         return "\n".join([*lines, "", f"cascade of {CANDIDATES} documents: {cascade}"])
+
+
+def embed_set(
+    model: Any, tokenizer: Any, data: RetrievalSet, query: bool, options: argparse.Namespace
+) -> dict[int, np.ndarray]:
+    """Return exit -> (texts, dim) of the documents or the queries of a set, at the measured exits."""
+    texts = data.queries if query else data.documents
+    languages = data.query_languages if query else data.document_languages
+    prompts = [prompt_for(language, query) for language in languages]
+
+    limits: dict[str, Any] = {"max_length": options.max_length, "dtype": command.DTYPES[options.dtype]}
+    return encode(model, tokenizer, texts, options.exit_layers, prompts, **limits)
 
 
 def depth_trials(

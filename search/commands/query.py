@@ -9,7 +9,7 @@ from mose.search.filters import check_filters
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_query_arguments(parser)
     shared.add_model_arguments(parser)
-    text = "folder or URI of the index (default: that of the current folder or of one around it, in the user's cache)"
+    text = "folder or URI of the index (default: that of the current folder, or of one around it, in the cache)"
     parser.add_argument("--index", metavar="PATH", help=text)
     text = (
         "exit to embed the query at (default: 0 for a model trained with --align-exits, else that of the index)"
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     check_filters(options.language, options.kind)
     timings = shared.Timings()
     if options.model is not None:
-        shared.check_model(options.model, options.exit_layer)
+        shared.check_model_name(options.model, options.exit_layer)
     location = shared.existing_location(options.index)  # a missing index is reported before the imports
 
     with timings.measure("imports"):

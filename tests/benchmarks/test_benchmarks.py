@@ -243,6 +243,8 @@ def test_adaptive(report_of, model_folder, toy_set, tmp_path):
     (folder / "config.json").write_text(json.dumps({**config, "aligned_exits": True}))
 
     arguments = ("--model", folder, "--data", toy_set, "--budgets", 0, 1)
+    some, _ = report_of(adaptive.AdaptiveDepth(), *arguments, "--exit-layers", 0, 2)
+    assert list(some["layouts"][adaptive.LAYOUTS[0]]["fixed"]) == ["0", "2"]
     report, text = report_of(adaptive.AdaptiveDepth(), *arguments)
     deep, own = (report["layouts"][layout] for layout in adaptive.LAYOUTS)
     assert list(deep["fixed"]) == ["0", "1", "2"] and deep["fixed"]["2"] == pytest.approx(own["fixed"]["2"])
