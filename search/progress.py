@@ -1,41 +1,58 @@
 """Progress of a build: a bar on stderr, or reports to a caller that has another way to show it."""
 
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeAlias
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Self, TypeAlias
 
 from tqdm import tqdm
 
-#: Receives the step, how much of it is done, and its total.
-ReportProgress: TypeAlias = Callable[[str, float, float], None]
+#: Receives the step, how much of it is done, and its total. What it raises ends the build.
+ReportProgress: TypeAlias = Callable[[str, int, int], None]
 #: True for a bar on stderr, False for nothing, or a function to report to.
 BuildProgress: TypeAlias = bool | ReportProgress
 
 
-class _ReportingBar(tqdm):
-    """A bar that prints nothing and reports to a function, as often as a bar would be drawn."""
+class ReportingBar:
+    """The part of `tqdm` that builds use, reporting to a function.
 
-    def __init__(self, report: ReportProgress, *arguments: Any, **options: Any):
-        self._report = report
-        # tqdm draws nothing at all, and counts nothing, if it is disabled.
-        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-            super().__init__(*arguments, file=nowhere, **options)
+    Args:
+        report: called at the beginning and after each update.
+        items: what to iterate over.
+        desc: name of the step.
+        total: number of items; None means those of `items`.
+    """
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        """Report in place of drawing."""
-        self._report(self.desc.rstrip(": "), self.n, self.total or 0)
-        return True
+    def __init__(
+        self, report: ReportProgress, items: Collection[Any] = (), desc: str = "", total: int | None = None
+    ):
+        self._report, self._items, self._step = report, items, desc
+        self._done, self._total = 0, len(items) if total is None else total
+        self.update(0)
 
-    def close(self) -> None:
-        """Report the end, without the final line of a bar."""
-        if not self.disable:
-            self.disable = True
-            self._report(self.desc.rstrip(": "), self.n, self.total or 0)
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._items:
+            yield item
+            self.update(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def update(self, count: int) -> None:
+        """Count items that are done."""
+        self._done += count
+        self._report(self._step, self._done, self._total)
 
 
-def progress_bar(progress: BuildProgress, *arguments: Any, **options: Any) -> tqdm:
-    """Return a `tqdm` that shows progress as asked for; the other arguments are those of `tqdm`."""
+def progress_bar(
+    progress: BuildProgress,
+    items: Collection[Any] | None = None,
+    desc: str = "",
+    total: int | None = None,
+    **options: Any,
+) -> "tqdm | ReportingBar":
+    """Return a bar that shows progress as asked for; `options` are those of `tqdm`."""
     if callable(progress):
-        return _ReportingBar(progress, *arguments, **options)
-    return tqdm(*arguments, disable=not progress, **options)
+        return ReportingBar(progress, items or (), desc, total)
+    return tqdm(items, desc, total, disable=not progress, **options)

@@ -1,4 +1,4 @@
-"""What the tools answer: small records, cut to a token budget, as an agent's context is dear."""
+"""Answers of the tools: small records, cut to a token budget, since the context of an agent is dear."""
 
 import json
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ _RESERVED_TOKENS = 20
 
 
 class UnitSummary(BaseModel):
-    """Where a unit is and how it begins."""
+    """The place of a unit, and its first lines."""
 
     path: Annotated[str, Field(description="path in its folder, with forward slashes")]
     lines: Annotated[str, Field(description="first and last line, such as 12-30")]
@@ -56,7 +56,7 @@ class FolderSummary(BaseModel):
 
 
 class FoldersAnswer(BaseModel):
-    """What can be searched, and what could be indexed."""
+    """The folders that can be searched, and those that could be indexed."""
 
     indexed: list[FolderSummary]
     may_index: Annotated[list[str], Field(description="index_folder takes these folders and those inside")]
@@ -64,7 +64,7 @@ class FoldersAnswer(BaseModel):
 
 
 class IndexAnswer(BaseModel):
-    """What indexing a folder did."""
+    """Counts of an indexed folder."""
 
     folder: str
     files: int

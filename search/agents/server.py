@@ -1,5 +1,6 @@
 """A server of the Model Context Protocol: its tools, their schemas, and what they answer."""
 
+import importlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,10 +70,9 @@ Line = Annotated[int | None, Field(ge=1, description="a line of the unit; defaul
 
 def make_server(workspace: Workspace) -> MCPServer:
     """Return a server whose tools answer from a workspace."""
-    from mose import __version__
-
+    version: str = importlib.import_module("mose").__version__
     server: MCPServer = MCPServer(
-        "mose", title="MoSE code search", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING"
+        "mose", title="MoSE code search", instructions=INSTRUCTIONS, version=version, log_level="WARNING"
     )
     tools = SearchTools(workspace)
     reading = {"read_only_hint": True, "destructive_hint": False, "idempotent_hint": True}
@@ -277,7 +277,7 @@ def _notifier(context: Context) -> ReportProgress:
     last, highest = 0.0, -1.0
     steps: list[str] = []
 
-    def report(step: str, done: float, total: float) -> None:
+    def report(step: str, done: int, total: int) -> None:
         nonlocal last, highest
         anyio.from_thread.check_cancelled()
         if step not in steps:
@@ -288,7 +288,7 @@ def _notifier(context: Context) -> ReportProgress:
         now = time.monotonic()
         if value > highest and (done >= total or now - last >= _PROGRESS_INTERVAL):
             last, highest = now, value
-            anyio.from_thread.run(context.report_progress, value, None, f"{step}: {done:,.0f} of {total:,.0f}")
+            anyio.from_thread.run(context.report_progress, value, None, f"{step}: {done:,} of {total:,}")
 
     return report
 

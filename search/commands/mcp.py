@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
         if not folder.is_dir():
             raise ValueError(f"--allow {folder}: no such folder.")
     if options.model is not None:
-        shared.check_model(options.model, options.exit_layer)
+        shared.check_model_name(options.model, options.exit_layer)
     for path in options.index:
         shared.existing_location(path)  # a missing index is reported before the imports
 
