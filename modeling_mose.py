@@ -574,8 +574,10 @@ def check_inputs(
 
     # The compiler's lengths are symbols, for which a comparison is a promise.
     if not torch.compiler.is_compiling() and shape[1] > longest:
-        limit = f"at most max_position_embeddings={longest} tokens"
-        raise ValueError(f"{name} must have {limit}, got {shape[1]}. Truncate the texts.")
+        tokens = shape[1] if attention_mask is None else int(attention_mask.count_nonzero(dim=1).max())
+        if tokens > longest:
+            limit = f"at most max_position_embeddings={longest} tokens"
+            raise ValueError(f"{name} must have {limit}, got {tokens}. Truncate the texts.")
 
 
 def loads_on_cpu(device_map: Any = None, **kwargs) -> bool:

@@ -129,7 +129,7 @@ def test_from_the_hub_only_what_the_exit_needs_is_downloaded(online, model_folde
     publish(tmp_path / "out", "tester/slice")
     files, local = online.repository("tester/slice").files(), tmp_path / "out"
     assert {n: c for n, c in files.items() if n != ".gitattributes"} == {
-        path.name: path.read_bytes() for path in local.iterdir()
+        path.relative_to(local).as_posix(): path.read_bytes() for path in local.rglob("*") if path.is_file()
     }
 
 
