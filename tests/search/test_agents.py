@@ -393,6 +393,9 @@ def test_bad_arguments_are_reported_before_the_imports(tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
     assert main(["mcp", "--index", str(tmp_path / "none")]) == 1
     assert "python -m mose.search index DIR" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["mcp", "--port", "99999"])
+    assert stop.value.code == 2 and "must be in [1, 65535], got '99999'" in capsys.readouterr().err
     assert main(["mcp", "--model", str(tmp_path)]) == 2
     assert "config.json" in capsys.readouterr().err
 
