@@ -1,16 +1,19 @@
 """BM25 over code: the lexical baseline, and the lexical half of hybrid search."""
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
-import bm25s
 import numpy as np
 import Stemmer
 
-from mose.utils.identifiers import split_identifiers
+from mose.utils.identifiers import identifier_parts, identifiers
+
+if TYPE_CHECKING:
+    import bm25s
+
+#: Saturation of term frequencies, and weight of a document's length.
+K1, B = 1.5, 0.75
 
 
 def bm25_tokens(text: str) -> list[str]:
@@ -20,14 +23,15 @@ def bm25_tokens(text: str) -> list[str]:
     English). A compound identifier is also kept whole, without underscores: `parseDate` and `parse_date` both
     give `pars`, `date`, `parsedate`. Stop words, short words and digits are kept.
     """
-    stemmer = Stemmer.Stemmer("english")  # one per call: threads must not share a stemmer
-    tokens: list[str] = []
+    return [token for identifier in identifiers(text) for token in identifier_tokens(identifier)]
 
-    for parts in split_identifiers(text):
-        tokens += stemmer.stemWords(parts)
-        if len(parts) > 1:
-            tokens.append("".join(parts))
-    return tokens
+
+def identifier_tokens(identifier: str) -> list[str]:
+    """Return the tokens of one word of a text."""
+    parts = identifier_parts(identifier)
+    # One per call: threads must not share a stemmer, and making one takes no time.
+    tokens = Stemmer.Stemmer("english").stemWords(parts)
+    return [*tokens, "".join(parts)] if len(parts) > 1 else tokens
 
 
 class BM25:
@@ -49,32 +53,14 @@ class BM25:
         # bm25s cannot index a corpus without any token; all scores are 0 then.
         self._index: bm25s.BM25 | None = None
         if any(tokens):
-            self._index = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
+            # Takes longer to import than a search, for which the tokens above suffice.
+            from bm25s import BM25 as SparseBM25
+
+            self._index = SparseBM25(k1=K1, b=B, method="lucene")
             self._index.index(tokens, show_progress=False)
 
     def __len__(self) -> int:
         return self._size
-
-    def save(self, folder: Path) -> None:
-        """Write the index into `folder`, which must not exist yet."""
-        folder.mkdir(parents=True)
-        (folder / "documents.json").write_text(json.dumps({"size": self._size, "words": self._index is not None}))
-        if self._index is not None:
-            self._index.save(folder, show_progress=False)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Return the index that `save` wrote. Its scores are memory-mapped.
-
-        Raises:
-            OSError: a file is missing.
-            ValueError: a file is damaged (KeyError: it lacks a field).
-        """
-        description = json.loads((folder / "documents.json").read_text())
-        bm25 = cls.__new__(cls)
-        bm25._size = int(description["size"])
-        bm25._index = bm25s.BM25.load(folder, mmap=True) if description["words"] else None
-        return bm25
 
     def scores(self, query: str) -> np.ndarray:
         """Return the score of every document, (documents,) float32; 0 if it shares no token with `query`."""

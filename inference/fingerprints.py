@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from mose.tokenization.backend import backend_rules
+
 #: Configuration fields that change embeddings but neither the name nor the shape of any weight.
 CONFIG_FIELDS = (
     *("hidden_act", "norm_epsilon", "num_attention_heads", "rope_parameters", "pooling", "gate_kernel_size"),
@@ -40,11 +42,8 @@ def model_fingerprint(model: Any, tokenizer: Any, exit_layer: int) -> str:
 
 
 def tokenizer_rules(tokenizer: Any) -> bytes:
-    """Return the JSON of a fast tokenizer, without the settings that do not change embeddings."""
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    # Every call of the tokenizer sets these two.
-    del rules["truncation"], rules["padding"]
-    return json.dumps(rules, sort_keys=True).encode()
+    """Return the rules of a fast tokenizer of transformers, see `mose.tokenization.backend.backend_rules`."""
+    return backend_rules(tokenizer.backend_tokenizer)
 
 
 def fingerprint_texts(texts: Sequence[str], languages: Sequence[str] | None = None) -> str:

@@ -115,7 +115,8 @@ class StaticEncoder:
         self._width = width if truncate_dim is None else _checked_dim(truncate_dim, width)
         own = self.config["truncate_dim"]
         self.truncate_dim = self._width if truncate_dim is not None or own is None else own
-        self._tables = _TokenTables(self.config, CheckpointTensors(self.name, locate), tables, self._width)
+        self.tensors = CheckpointTensors(self.name, locate)
+        self._tables = _TokenTables(self.config, self.tensors, tables, self._width)
 
     def encode_query(self, texts: Sequence[str], truncate_dim: int | None = None) -> np.ndarray:
         """Return the embeddings of natural-language queries; see `encode`."""

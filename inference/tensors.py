@@ -46,6 +46,11 @@ class CheckpointTensors:
                 return self._read(path, full_name, header[full_name])
         raise ValueError(f"{self.source}: the weights lack {name}. Load a complete checkpoint.")
 
+    def names(self, prefix: str) -> list[str]:
+        """Return the names of the tensors that begin with `prefix`, sorted, as `read` takes them."""
+        stored = self._shards if self._shards is not None else self._header(self._locate(SINGLE_FILE))
+        return sorted(name for name in (key.removeprefix("model.") for key in stored) if name.startswith(prefix))
+
     def _path(self, name: str) -> Path | None:
         if self._shards is None:
             return self._single

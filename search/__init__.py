@@ -6,7 +6,7 @@ The names below are loaded on first use, so that `--help` needs no torch.
 import importlib
 
 _HOMES = {
-    "BuildReport": "index",
+    "BuildReport": "records",
     "Hit": "index",
     "Index": "index",
     "SearchIndexError": "store",

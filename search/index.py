@@ -1,31 +1,28 @@
-"""Building a search index from a source tree, and searching it."""
+"""An index of source trees: building it, searching it, and keeping it up to date."""
 
 import dataclasses
+import threading
+import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from mose.data.source.report import ReadingReport
 from mose.data.source.rules import DEFAULT_RULES, ReadingRules
-from mose.inference.encoders import MoSEEncoder
-from mose.inference.encoding import fast_dtype
-from mose.inference.fingerprints import model_fingerprint
-from mose.search import store
+from mose.search.encoders import TorchEncoder, UnitEncoder, check_encoder, open_encoder, query_encoder
+from mose.search.filters import matching_rows
+from mose.search.places import default_location
+from mose.search.progress import BuildProgress
 from mose.search.ranking.catalogue import Catalogue
 from mose.search.ranking.confidence import hit_scores, query_confidence
 from mose.search.ranking.fusion import DEFAULT_HYBRID
 from mose.search.ranking.queries import parse_query
 from mose.search.ranking.ranker import Evidence, Parts, collect_evidence, rank_by_similarity, rank_units
-from mose.search.store import SearchIndexError
-from mose.search.tree import read_tree
-
-#: Units that are embedded and journalled at a time. A killed build loses at most one chunk.
-CHUNK = 512
+from mose.search.records import MAX_LENGTH, BuildReport, Entry, FileRecord, Meta, Tree
+from mose.search.snapshot import Snapshot, Units, read_snapshot
+from mose.search.store import DamagedIndexError, Location, SearchIndexError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +40,7 @@ class Hit:
     end_line: int
     source: str
     parts: Parts  # how its rank came about
+    root: str = ""  # the indexed tree
 
     def as_dict(self, explain: bool = False) -> dict[str, Any]:
         """Return the fields, ready for JSON; the parts of the rank if asked to explain it."""
@@ -51,44 +49,70 @@ class Hit:
         return {**fields, "parts": {**parts._asdict(), "rank_score": parts.rank_score}} if explain else fields
 
 
-@dataclasses.dataclass(frozen=True)
-class BuildReport:
-    """Counts of a build."""
-
-    files: int  # source files in the tree
-    changed: int  # files that had to be parsed
-    removed: int  # files of the previous index that are gone
-    skipped: int  # files that could not be parsed
-    units: int
-    embedded: int  # units that had to be embedded
-
-
 class Index:
-    """The units of a source tree, ready to be searched. Created by `Index.build` or `Index.load`."""
+    """The units of one or more source trees, ready to be searched. Created by `open`, `load` or `build`.
+
+    An index can be used by several threads. Each search sees one version of it from beginning to end.
+    """
 
     def __init__(
         self,
-        generation: store.Generation,
-        encoder: MoSEEncoder,
+        snapshot: Snapshot,
+        encoder: UnitEncoder | None = None,
         report: BuildReport | None = None,
         reading: ReadingReport | None = None,
     ):
-        self.meta = generation.meta
-        self.units = generation.units  #: `datasets.Dataset` with a FAISS index on `embedding`
-        self.report = report  #: counts of the build; None for a loaded index
-        self.reading = reading  #: which files the build read and left out; None for a loaded index
-        (self.query_exit_layer,) = encoder.exits
-        self._generation, self._query_encoder = generation, encoder
+        self.report = report  #: counts of the build or of the update on opening; None if there was none
+        self.reading = reading  #: which files the build read and left out; None for an opened index
+        self.stale = ""  #: why the trees may have changed since; "" if they had not when they were last checked
+        self._snapshot, self._encoder = snapshot, encoder
+        self._documents: UnitEncoder | None = None
+        self._model: dict[str, Any] = {}  # how to load the model, if it was not given
+        self._checked = float("-inf")
+        self._lock = threading.RLock()  # of what is loaded or replaced
 
     def __len__(self) -> int:
-        return len(self.units)
+        return len(self._snapshot)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path | None = None,
+        *,
+        model: str | None = None,
+        exit_layer: int | None = None,
+        refresh: bool = True,
+        trust_remote_code: bool = False,
+    ) -> "Index":
+        """Open an index, whose model it knows, and bring it up to date.
+
+        The model is loaded when it is first needed. At exit 0 it takes no torch.
+
+        Args:
+            path: folder or URI of the index. None means the place in the user's cache of the index of the current
+                folder, or of a folder around it.
+            model: folder or Hub id of the model of the index, if that has moved.
+            exit_layer: exit to embed queries at. None means exit 0 if the exits of the model share one embedding
+                space (`config.aligned_exits`), else the exit of the index.
+            refresh: read the files that have changed since the index was written. `stale` says if that fails.
+            trust_remote_code: run the code stored beside the weights, in place of the installed one.
+
+        Raises:
+            SearchIndexError: there is no complete index, or it is damaged.
+        """
+        location = default_location(None) if path is None else Location(str(path))
+        index = cls(read_snapshot(location))
+        index._model = {"model": model, "exit_layer": exit_layer, "trust_remote_code": trust_remote_code}
+        if refresh:
+            index.report = index.refresh()
+        return index
 
     @classmethod
     def load(cls, path: str | Path, model: Any, tokenizer: Any, exit_layer: int | None = None) -> "Index":
-        """Open the index at `path`, which the same model must have created.
+        """Open the index at `path` with a loaded model, which must have created it. It is not brought up to date.
 
         Args:
-            path: the index's folder.
+            path: folder or URI of the index.
             model: a `MoSEModel`, loaded at least up to the exit of the index.
             tokenizer: the model's tokenizer.
             exit_layer: exit to embed queries at. None means the exit of the index. Another exit needs a model
@@ -99,107 +123,171 @@ class Index:
                 comparable.
             SearchIndexError: there is no complete index, or other weights or another tokenizer created it.
         """
-        generation = store.read_generation(Path(path))
-        meta = generation.meta
+        snapshot = read_snapshot(Location(str(path)))
+        meta = snapshot.meta
         index_exit = model.config.resolve_exit_layer(meta.exit_layer)
-        query_exit = index_exit if exit_layer is None else model.config.resolve_exit_layer(exit_layer)
-
-        if model_fingerprint(model, tokenizer, index_exit) != meta.fingerprint:
-            source = f"{meta.model} as it was then, not {_full_name(model)}"
-            message = f"{path}: other weights, another tokenizer or another version created this index ({source})"
-            command = f"python -m mose.search index {meta.root} --index {path} --exit-layer {index_exit}"
-            raise SearchIndexError(f"{message}. Load those, or run: {command} --model {_full_name(model)}")
-        if query_exit != index_exit and not getattr(model.config, "aligned_exits", False):
-            reason = "the exits of a model trained without --align-exits are not comparable"
-            raise ValueError(
-                f"exit_layer must be {index_exit}, the exit of this index, got {exit_layer}: {reason}. "
-                f"Query at exit {index_exit}, or index {meta.root} at exit {exit_layer} in another folder."
-            )
-        return cls(generation, MoSEEncoder(model, tokenizer, [query_exit], meta.max_length))
+        encoder = TorchEncoder(
+            model, tokenizer, index_exit if exit_layer is None else exit_layer, meta.max_length
+        )
+        check_encoder(encoder, meta, str(path))
+        index = cls(snapshot, encoder)
+        index._documents = TorchEncoder(model, tokenizer, index_exit, meta.max_length)
+        return index
 
     @classmethod
     def build(
         cls,
         source_tree: str | Path,
         model: Any,
-        tokenizer: Any,
-        index_path: str | Path,
+        tokenizer: Any = None,
+        index_path: str | Path | None = None,
         exit_layer: int | None = None,
         *,
         languages: Sequence[str] | None = None,
         exclude: Iterable[str] = (),
         rules: ReadingRules = DEFAULT_RULES,
-        max_length: int = store.MAX_LENGTH,
-        progress: bool = True,
+        max_length: int = MAX_LENGTH,
+        progress: BuildProgress = True,
+        trust_remote_code: bool = False,
     ) -> "Index":
-        """Create the index at `index_path`, or update it to the units that `source_tree` has now.
+        """Create an index, or bring `source_tree` in it up to date. Other trees of the index stay.
 
-        Only changed files are parsed, and only new texts of units are embedded. The old index stays usable until
-        the new one is complete. The next build resumes a killed one.
+        Only changed files are parsed, only new texts of units are embedded, and only changed rows are written, in
+        one commit. The old version stays usable until then. The next build resumes a killed one.
 
         Args:
             source_tree: folder to index. What git ignores is left out, and what `rules` say.
-            model: a `MoSEModel`.
-            tokenizer: the model's tokenizer.
-            index_path: the index's own folder; created if missing.
+            model: a `MoSEModel`, or the folder or Hub id of one.
+            tokenizer: the model's tokenizer; None if `model` is a name.
+            index_path: folder of its own or URI, created if missing. None means a place in the user's cache.
             exit_layer: exit to embed at, one of `model.exit_layers`; None means the deepest.
             languages: subset of `mose.data.source.languages.readable_languages()`; None means all but text.
             exclude: patterns of paths to leave out, as in a `.gitignore` at the root of the tree.
             rules: which files to read of those that git does not ignore.
             max_length: maximum number of tokens of a unit that the model reads, prompt included.
-            progress: show progress bars on stderr.
+            progress: show progress bars on stderr, or report to a function.
+            trust_remote_code: run the code stored beside the weights, if `model` is a name.
 
         Raises:
-            ValueError: no such folder, exit or language, or `index_path` is something else than an index.
+            ValueError: no such folder, model, exit or language, or `index_path` is something else than an index.
             SearchIndexError: no units found, another build is running, or the model returns NaN.
         """
-        tree, path = Path(source_tree), Path(index_path)
+        from mose.search.building import BuildSettings, update_index
+
+        tree = Path(source_tree)
         if not tree.is_dir():
             raise ValueError(f"{tree}: no such folder")
-        exit_layer = model.config.resolve_exit_layer(exit_layer)
+        location = default_location(tree) if index_path is None else Location(str(index_path))
+        if isinstance(model, str | Path):
+            encoder = open_encoder(str(model), exit_layer, max_length, trust_remote_code)
+        else:
+            encoder = TorchEncoder(model, tokenizer, exit_layer, max_length)
 
-        with store.index_writer(path) as writer:
-            previous = None
-            with suppress(SearchIndexError):  # a missing or unusable index is built from scratch
-                previous = store.read_generation(path)
+        settings = BuildSettings(tree, languages, exclude, rules, max_length)
+        snapshot, report, reading = update_index(location, settings, encoder, progress)
+        index = cls(snapshot, encoder, report, reading)
+        index._documents = encoder
+        return index
 
-            contents = read_tree(tree, previous, languages, exclude, rules, progress)
-            if not contents.entries:
-                message = f"{tree}: no units found in its {len(contents.files)} source files"
-                raise SearchIndexError(f"{message}. {contents.report.explain_empty()}")
+    @property
+    def location(self) -> Location:
+        """The place of the index."""
+        return self._snapshot.location
 
-            meta = store.Meta(
-                format=store.FORMAT,
-                model=_full_name(model),
-                fingerprint=model_fingerprint(model, tokenizer, exit_layer),
-                exit_layer=exit_layer,
-                max_length=max_length,
-                units=len(contents.entries),
-                dim=model.config.resolve_truncate_dim(),
-                root=str(tree.resolve()),
-                files=contents.files,
-                skipped=contents.skipped,
-            )
-            # Units are embedded in bf16 if that is fast, queries always in the type of the weights.
-            encoder = MoSEEncoder(model, tokenizer, [exit_layer], max_length, fast_dtype(model.device))
-            embeddings, embedded = _embed(contents.entries, encoder, meta.space, previous, writer, progress)
-            if previous and previous.meta == meta:
-                writer.tidy()
-            else:
-                writer.commit(meta, contents.entries, embeddings)
+    @property
+    def meta(self) -> Meta:
+        """The description of the index: its model, exit and trees."""
+        return self._snapshot.meta
 
-            removed = len(previous.meta.files.keys() - contents.files.keys()) if previous else 0
-            files, skipped = len(contents.files), len(contents.skipped)
-            report = BuildReport(files, contents.parsed, removed, skipped, len(embeddings), embedded)
-            encoder = MoSEEncoder(model, tokenizer, [exit_layer], max_length)
-            return cls(store.read_generation(path), encoder, report, contents.report)
+    @property
+    def trees(self) -> tuple[Tree, ...]:
+        """The indexed trees."""
+        return self.meta.trees
 
-    @cached_property
+    @property
+    def files(self) -> dict[tuple[str, str], FileRecord]:
+        """The files that were read, by the root of their tree and their path in it."""
+        roots = {tree.id: tree.root for tree in self.trees}
+        records = self._snapshot.records.items()
+        return {(roots[tree], path): record for (tree, path), record in records if record.digest}
+
+    @property
+    def units(self) -> Units:
+        """The units. Their sources are read when they are looked at."""
+        return self._snapshot.units
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """The embeddings of the units, (units, dim) float32, rows of unit norm. Read-only."""
+        return self._snapshot.vectors
+
+    @property
     def catalogue(self) -> Catalogue:
         """Paths and names of the units, as ranking needs them. Row i is unit i."""
-        names = ("path", "name", "qualified_name", "kind", "start_line")
-        columns = self.units.select_columns(list(names))[:]
-        return Catalogue(*(columns[name] for name in names))
+        return self._snapshot.catalogue
+
+    @property
+    def query_exit_layer(self) -> int:
+        """The exit that queries are embedded at."""
+        return self._query_encoder().exit_layer
+
+    def units_of(self, path: str) -> list[Entry]:
+        """Return the units of a file, by its path in its tree, in the order of their lines."""
+        snapshot = self._snapshot
+        rows = [row for row, other in enumerate(snapshot.units.column("path")) if other == path]
+        return sorted(snapshot.units.take(rows), key=lambda unit: (unit.root, unit.start_line))
+
+    def embed(self, texts: Sequence[str], languages: Sequence[str]) -> np.ndarray:
+        """Return the embeddings of code at the exit of the index, (texts, dim) float32, rows of unit norm.
+
+        Args:
+            texts: at least one.
+            languages: one for each text.
+        """
+        return self._document_encoder().documents(texts, languages)
+
+    def reload(self) -> bool:
+        """Take up the newest version if another process has written one. Return whether it has."""
+        newer = self._snapshot.newer()
+        if newer is None:
+            return False
+        if newer.meta.space != self._snapshot.meta.space and self._model:
+            self._encoder = self._documents = None  # another model, which is loaded when it is needed
+        self._snapshot = newer
+        return True
+
+    def refresh(self, max_age: float = 0.0, progress: BuildProgress = False) -> BuildReport | None:
+        """Take up the newest version, and bring it up to date with its trees.
+
+        Files are compared by their size and times, and then by their content. If the index cannot be written,
+        it stays as it is, and `stale` says why.
+
+        Args:
+            max_age: do nothing if the trees were checked less than this many seconds ago.
+            progress: show progress bars on stderr, or report to a function.
+
+        Returns:
+            Counts of what has changed; None if nothing has.
+
+        Raises:
+            SearchIndexError: the index is damaged, or its model has changed.
+        """
+        from mose.search.building import refresh_index
+
+        with self._lock:
+            if time.monotonic() - self._checked < max_age:
+                return None
+            self.reload()
+            self._checked = time.monotonic()
+            try:
+                self._snapshot, report = refresh_index(self._snapshot, self._document_encoder, progress)
+                self.stale = ""
+                return report
+            except DamagedIndexError:
+                raise
+            except (SearchIndexError, OSError, ValueError) as error:
+                self.stale = str(error)
+                return None
 
     def evidence(self, query: str) -> Evidence:
         """Return what speaks for each unit, of which `search` makes the order and the scores.
@@ -208,18 +296,7 @@ class Index:
             ValueError: the query is empty.
             SearchIndexError: the model returns NaN.
         """
-        if not query.strip():
-            raise ValueError("the query is empty. Describe what the code does.")
-        vector = _encode_texts(self._query_encoder, [query], [""], is_query=True)
-
-        # The range search returns all units, since every cosine is above -2.
-        _, cosines, rows = self._generation.vectors.range_search(vector, -2.0)
-        similarities = np.empty(len(self), np.float32)
-        similarities[rows] = cosines
-
-        parsed, bm25 = parse_query(query), self._generation.bm25
-        words = parsed.keywords
-        return collect_evidence(parsed, self.catalogue, similarities, bm25.scores(words), bm25.coverage(words))
+        return self._evidence(self._snapshot, query)
 
     def search(
         self,
@@ -229,6 +306,9 @@ class Index:
         *,
         files: bool = False,
         min_score: float = 0.0,
+        languages: Sequence[str] | None = None,
+        paths: Sequence[str] | None = None,
+        kinds: Sequence[str] | None = None,
     ) -> list[Hit]:
         """Return the units that fit a query best, best first.
 
@@ -239,75 +319,68 @@ class Index:
                 by the embeddings alone.
             files: return the best unit of each file alone.
             min_score: leave out hits with a lower score, in [0, 1].
+            languages: units in these languages alone.
+            paths: units of files that match one of these patterns alone, written as in a `.gitignore`.
+            kinds: units of these kinds alone, see `mose.data.source.units.KINDS`.
 
         Raises:
-            ValueError: the query is empty, `top_k` is below 1, or `min_score` is not in [0, 1].
-            SearchIndexError: the model returns NaN, or the index names a file outside its tree.
+            ValueError: the query is empty, `top_k` is below 1, `min_score` is not in [0, 1], or there is no such
+                language or kind.
+            SearchIndexError: the model returns NaN, or the index is damaged.
         """
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}.")
         if not 0 <= min_score <= 1:
             raise ValueError(f"min_score must be in [0, 1], got {min_score}. Pass 0 to see all hits.")
-        evidence = self.evidence(query)
+
+        snapshot = self._snapshot
+        if not len(snapshot):
+            return []
+        evidence, catalogue = self._evidence(snapshot, query), snapshot.catalogue
+        rows = matching_rows(snapshot.units, languages, paths, kinds)
+        if rows is not None:
+            evidence, catalogue = evidence.take(rows), catalogue.take(rows)
+        if not len(catalogue):
+            return []
 
         if DEFAULT_HYBRID if hybrid is None else hybrid:
-            ranking = rank_units(evidence, self.catalogue, top_k, one_per_file=files)
+            ranking = rank_units(evidence, catalogue, top_k, one_per_file=files)
         else:
-            ranking = rank_by_similarity(evidence, self.catalogue, top_k, one_per_file=files)
+            ranking = rank_by_similarity(evidence, catalogue, top_k, one_per_file=files)
         scores = hit_scores(query_confidence(evidence), (parts.fit for parts in ranking.parts))
 
-        hits = zip(scores, ranking.rows.tolist(), ranking.parts, strict=True)
+        good = [number for number, score in enumerate(scores) if score >= min_score]
+        chosen = [int(ranking.rows[number]) for number in good]
+        units = snapshot.units.take(chosen if rows is None else rows[chosen].tolist())
+        similarities = evidence.similarities[chosen].tolist()
         return [
-            self._hit(row, score=score, similarity=float(evidence.similarities[row]), parts=parts)
-            for score, row, parts in hits
-            if score >= min_score
+            Hit(scores[number], similarity, parts=ranking.parts[number], **unit._asdict())
+            for number, similarity, unit in zip(good, similarities, units, strict=True)
         ]
 
-    def _hit(self, row: int, **judgement: Any) -> Hit:
-        fields = self.units[row]
-        path = PurePosixPath(fields["path"])
-        if path.is_absolute() or ".." in path.parts:
-            raise SearchIndexError(f"the index is damaged: unit {row} is outside its tree, in {path}")
-        return Hit(**judgement, **{name: fields[name] for name in store.Entry._fields})
+    def _evidence(self, snapshot: Snapshot, query: str) -> Evidence:
+        if not query.strip():
+            raise ValueError("the query is empty. Describe what the code does.")
+        similarities = snapshot.vectors @ self._query_encoder().query(query)
 
+        parsed = parse_query(query)
+        bm25, coverage = snapshot.terms.match(parsed.keywords)
+        return collect_evidence(parsed, snapshot.catalogue, similarities, bm25, coverage)
 
-def _full_name(model: Any) -> str:
-    """Return the model's folder as an absolute path, or its Hub id."""
-    name = model.name_or_path
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
+    def _query_encoder(self) -> UnitEncoder:
+        with self._lock:
+            if self._encoder is None:
+                self._encoder = query_encoder(self.meta, self.location.name, **self._model)
+            return self._encoder
 
-
-def _encode_texts(encoder: MoSEEncoder, texts: list[str], languages: list[str], is_query: bool) -> np.ndarray:
-    """Return (texts, dim) float32, rows of unit norm."""
-    try:
-        (embeddings,) = encoder.encode(texts, languages, is_query).values()
-    except FloatingPointError as error:
-        raise SearchIndexError(str(error)) from error
-    return embeddings
-
-
-def _embed(
-    entries: list[store.Entry],
-    encoder: MoSEEncoder,
-    space: str,
-    previous: store.Generation | None,
-    writer: store.IndexWriter,
-    progress: bool,
-) -> tuple[np.ndarray, int]:
-    """Return (entries, dim) embeddings, and the number that had to be computed. Every chunk is journalled."""
-    known = writer.journalled(space)
-    if previous and previous.meta.space == space:
-        known.update(previous.embeddings())
-
-    # Equal units share a key, so each text is embedded once.
-    new = list({entry.key: entry for entry in entries if entry.key not in known}.values())
-    with tqdm(total=len(new), desc="Embedding", unit=" units", disable=not (progress and new)) as bar:
-        for start in range(0, len(new), CHUNK):
-            chunk = new[start : start + CHUNK]
-            texts, languages = [entry.text for entry in chunk], [entry.language for entry in chunk]
-            keys, vectors = [entry.key for entry in chunk], _encode_texts(encoder, texts, languages, False)
-            writer.journal(space, keys, vectors)
-            known.update(zip(keys, vectors, strict=True))
-            bar.update(len(chunk))
-
-    return np.stack([known[entry.key] for entry in entries]), len(new)
+    def _document_encoder(self) -> UnitEncoder:
+        """Return what embeds units, at the exit of the index."""
+        with self._lock:
+            if self._documents is None:
+                exit_layer = self.meta.exit_layer
+                if self._encoder is not None and self._encoder.exit_layer == exit_layer:
+                    self._documents = self._encoder
+                else:
+                    options = {**self._model, "exit_layer": exit_layer}
+                    self._documents = query_encoder(self.meta, self.location.name, **options)
+            return self._documents

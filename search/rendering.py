@@ -69,8 +69,10 @@ def printable(text: str) -> str:
 def summarize_index(index: "Index") -> str:
     """Return one line about the contents of an index and, if it has just been built, the work that took."""
     meta, report = index.meta, index.report
-    unreadable = f" ({len(meta.skipped):,} unreadable)" if meta.skipped else ""
-    text = f"{len(index):,} units of {len(meta.files):,} files{unreadable} at exit {meta.exit_layer}"
+    files = index.files.values()
+    failed = sum(file.failed for file in files)
+    unreadable = f" ({failed:,} unreadable)" if failed else ""
+    text = f"{len(index):,} units of {len(files):,} files{unreadable} at exit {meta.exit_layer}"
 
     if report:
         text += f", {report.embedded:,} of them embedded now" if report.embedded else ", none embedded anew"

@@ -19,7 +19,7 @@ from mose.utils.command_line import EXTRAS
 from mose.utils.locations import package_folder
 
 ROOT = package_folder()
-NOT_PACKAGED = ("tests", "benchmarks", "recipes")
+NOT_PACKAGED = ("tests", "benchmarks", "examples", "recipes")
 
 #: What the wheel holds beside Python modules.
 DATA_FILES = {

@@ -1,5 +1,6 @@
 """A tokenizer of the library `tokenizers`, for encoders that run without transformers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ class BackendTokenizer:
         if not self.special_tokens:
             raise ValueError(f"{path} must write special tokens around a text. Pass a MoSE's tokenizer.")
 
+    def rules(self) -> bytes:
+        """Return the rules as JSON, see `backend_rules`."""
+        return backend_rules(self._tokenizer)
+
     def __call__(
         self, texts: str | list[str], max_length: int | None = None, **options: Any
     ) -> dict[str, list[Any]]:
@@ -48,3 +53,11 @@ class BackendTokenizer:
 
         cut = slice(-max_length, None) if self._from_left else slice(max_length)
         return {"input_ids": [encoding.ids[cut] for encoding in encodings]}
+
+
+def backend_rules(backend: Tokenizer) -> bytes:
+    """Return the JSON of a tokenizer, without the settings that do not change embeddings."""
+    rules = json.loads(backend.to_str())
+    # Every call of a tokenizer sets these two.
+    del rules["truncation"], rules["padding"]
+    return json.dumps(rules, sort_keys=True).encode()

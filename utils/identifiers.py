@@ -12,10 +12,19 @@ _BOUNDARY = re.compile(
 
 
 def split_identifiers(text: str) -> list[list[str]]:
-    """Return the parts of each word of a text, in lower case, split at case changes, underscores and digits.
+    """Return the parts of each word of a text, see `identifier_parts`, without words that have none."""
+    return [parts for parts in map(identifier_parts, identifiers(text)) if parts]
 
-    `parseDate` and `parse_date` both give `["parse", "date"]`, `utf8` gives `["utf", "8"]`. Words without letters
-    and digits are left out.
+
+def identifiers(text: str) -> list[str]:
+    """Return the words of a text: its identifiers, numbers and the like, in order."""
+    return _WORD.findall(text)
+
+
+def identifier_parts(word: str) -> list[str]:
+    """Return the parts of a word, in lower case, split at case changes, underscores and digits.
+
+    `parseDate` and `parse_date` both give `["parse", "date"]`, `utf8` gives `["utf", "8"]`. A word without
+    letters and digits has none.
     """
-    words = ([part.lower() for part in _BOUNDARY.split(word) if part] for word in _WORD.findall(text))
-    return [parts for parts in words if parts]
+    return [part.lower() for part in _BOUNDARY.split(word) if part]

@@ -4,12 +4,14 @@ import os
 from pathlib import Path
 
 import platformdirs
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 
 def is_hub_id(name: str) -> bool:
     """Return whether `name` is spelled like a Hub id, `owner/name`. Does not ask the Hub."""
+    # A folder needs no client of the Hub, which takes longer to import than a search.
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
     try:
         validate_repo_id(name)
     except HFValidationError:

@@ -1,10 +1,13 @@
 """`python -m mose.search demo`: index a source tree if needed, and search it."""
 
 import argparse
+import hashlib
 import sysconfig
 from pathlib import Path
 
 from mose.search.commands import shared
+from mose.search.places import default_location
+from mose.search.store import Location
 
 #: Test folders of the standard library, excluded from its index.
 STDLIB_TESTS = ("test/", "tests/", "idle_test/")
@@ -16,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_build_arguments(parser)
     text = "source tree to search (default: the standard library of this Python)"
     parser.add_argument("--source-tree", type=Path, metavar="DIR", help=text)
-    text = "folder of the index (default: one in the user's cache folder)"
-    parser.add_argument("--index", type=Path, metavar="PATH", help=text)
+    text = "folder or URI of the index (default: one in the user's cache folder)"
+    parser.add_argument("--index", metavar="PATH", help=text)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -26,8 +29,14 @@ def run(options: argparse.Namespace) -> None:
         options.source_tree = Path(sysconfig.get_paths()["stdlib"])
         options.exclude = [*options.exclude, *STDLIB_TESTS]
 
+    if options.index is None:  # one for each model and exit: a demonstration compares them
+        exit_layer = "" if options.exit_layer is None else f"-exit{options.exit_layer}"
+        key = "" if options.model is None else f"-{hashlib.sha256(options.model.encode()).hexdigest()[:8]}"
+        location = default_location(options.source_tree, f"{key}{exit_layer}")
+    else:
+        location = Location(options.index)
     timings = shared.Timings()
-    path, index = shared.build_index(options, timings)
-    shared.print_hits(options, index, path, timings)
+    index = shared.build_index(options, timings, location)
+    shared.print_hits(options, index, timings)
     if index.reading and options.verbose and not options.json:
         print("\n".join(index.reading.lines(verbose=True)))

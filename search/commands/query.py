@@ -1,30 +1,36 @@
 """`python -m mose.search query`: search an index."""
 
 import argparse
-from pathlib import Path
 
 from mose.search.commands import shared
-from mose.search.store import read_meta
+from mose.search.filters import check_filters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_query_arguments(parser)
     shared.add_model_arguments(parser)
-    parser.add_argument("--index", type=Path, required=True, metavar="PATH", help="folder of the index")
-    text = "exit to embed the query at (default: that of the index); others need a model with --align-exits"
+    text = "folder or URI of the index (default: that of the current folder, or of one around it, in the cache)"
+    parser.add_argument("--index", metavar="PATH", help=text)
+    text = (
+        "exit to embed the query at (default: 0 for a model trained with --align-exits, else that of the index)"
+    )
     parser.add_argument("--exit-layer", type=int, metavar="K", help=text)
+    text = "search the index as it is, without looking for changed files"
+    parser.add_argument("--no-refresh", dest="refresh", action="store_false", help=text)
 
 
 def run(options: argparse.Namespace) -> None:
     """Load the index and print the hits."""
+    check_filters(options.language, options.kind)
     timings = shared.Timings()
-    _, meta = read_meta(options.index)  # a missing index is reported before the model is loaded
-    # Deep enough for the index, whose fingerprint covers the weights up to its exit, and for the query.
-    depth = max(meta.exit_layer, options.exit_layer or 0)
-    model, tokenizer = shared.load_search_model(options.model, depth, timings)
+    if options.model is not None:
+        shared.check_model_name(options.model, options.exit_layer)
+    location = shared.existing_location(options.index)  # a missing index is reported before the imports
 
-    from mose.search.index import Index  # imports torch
+    with timings.measure("imports"):
+        from mose.search.index import Index
 
+    settings = {"model": options.model, "exit_layer": options.exit_layer, "refresh": options.refresh}
     with timings.measure("opening"):
-        index = Index.load(options.index, model, tokenizer, options.exit_layer)
-    shared.print_hits(options, index, options.index, timings)
+        index = Index.open(location.name, **settings, trust_remote_code=options.trust_remote_code)
+    shared.print_hits(options, index, timings)

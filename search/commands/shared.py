@@ -1,7 +1,6 @@
 """Arguments and steps that several search commands share."""
 
 import argparse
-import hashlib
 import importlib
 import json
 import os
@@ -9,16 +8,21 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mose.data.source.rules import add_reading_arguments, reading_rules
+from mose.data.source.units import KINDS
+from mose.search.filters import check_filters
+from mose.search.places import default_location
 from mose.search.ranking.confidence import LOW_CONFIDENCE
 from mose.search.ranking.fusion import DEFAULT_HYBRID
+from mose.search.records import MAX_LENGTH, SHIPPED, Meta
 from mose.search.rendering import NOTHING_FITS, printable, render, summarize_index
-from mose.search.store import MAX_LENGTH
-from mose.utils.locations import cache_folder, is_local_folder, package_folder
+from mose.search.store import Location, SearchIndexError, read_meta
+from mose.utils.command_line import positive_int
+from mose.utils.locations import is_local_folder, package_folder
 
 if TYPE_CHECKING:
     from mose.search.index import Index
@@ -40,14 +44,26 @@ class Timings(dict[str, float]):
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model and the output format."""
-    text = "folder or Hub id of a MoSE (default: the shipped model)"
-    parser.add_argument("--model", default=str(package_folder()), help=text)
+    add_model_choice(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+
+
+def add_model_choice(parser: argparse.ArgumentParser) -> None:
+    """Add the model."""
+    text = "folder or Hub id of a MoSE (default: that of the index; the shipped model for a new one)"
+    parser.add_argument("--model", metavar="MODEL", help=text)
+    text = "run the code stored beside the weights, in place of the installed one"
+    parser.add_argument("--trust-remote-code", action="store_true", help=text)
 
 
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of building an index."""
-    parser.add_argument("--exit-layer", type=int, metavar="K", help="exit, in blocks run (default: the deepest)")
+    parser.add_argument(
+        "--exit-layer",
+        type=int,
+        metavar="K",
+        help="exit, in blocks run (default: that of the index; the deepest for a new one)",
+    )
     text = "index these only, such as python java text (default: all but text, which is Markdown and the like)"
     parser.add_argument("--languages", nargs="+", metavar="LANGUAGE", help=text)
     text = "further paths to leave out, as lines of .gitignore"
@@ -61,13 +77,19 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the query and the options of searching."""
     parser.add_argument("query", type=_query, metavar="QUERY", help="description of what the code does")
     text = "number of hits to print (default: %(default)s)"
-    parser.add_argument("--top-k", type=int, default=5, metavar="N", help=text)
+    parser.add_argument("--top-k", type=positive_int, default=5, metavar="N", help=text)
     text = "rank by names, paths and BM25 besides the embeddings "
     text += f"(default: {'--hybrid' if DEFAULT_HYBRID else '--no-hybrid'})"
     parser.add_argument("--hybrid", action=argparse.BooleanOptionalAction, help=text)
     parser.add_argument("--files", action="store_true", help="print the best unit of each file alone")
     text = "leave out hits with a lower score, in [0, 1] (default: none)"
     parser.add_argument("--min-score", type=_share, default=0.0, metavar="SCORE", help=text)
+    text = "search units in these languages alone, such as python java"
+    parser.add_argument("--language", nargs="+", metavar="LANGUAGE", help=text)
+    text = "search files that match alone, as in a .gitignore: src/ '*.py' '!tests/'"
+    parser.add_argument("--path", nargs="+", metavar="PATTERN", help=text)
+    text = f"search units of these kinds alone, of {', '.join(KINDS)}"
+    parser.add_argument("--kind", nargs="+", choices=KINDS, metavar="KIND", help=text)
     parser.add_argument("--explain", action="store_true", help="show how each hit's rank came about")
 
 
@@ -87,57 +109,103 @@ def _share(text: str) -> float:
     return value
 
 
-def load_search_model(name: str, exit_layer: int | None, timings: Timings) -> tuple[Any, Any]:
-    """Return the model, loaded up to an exit, and its tokenizer."""
-    try:
-        is_local_folder(name)
-    except FileNotFoundError as error:  # report it before the imports, which take seconds
-        raise ValueError(f"--model {error}") from None
+def check_model_name(name: str, exit_layer: int | None) -> None:
+    """Check what can be known of a model before the imports, which take seconds.
 
+    Raises:
+        ValueError: there is no such model, it is no MoSE, or has no such exit.
+    """
+    try:
+        is_local = is_local_folder(name)
+    except FileNotFoundError as error:
+        raise ValueError(f"--model {error}") from None
+    if not is_local:
+        return
+
+    try:
+        config = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
+        kind, exits = config.get("model_type"), config.get("exit_layers")
+    except (OSError, ValueError, AttributeError):
+        raise ValueError(f"--model {name}: no config.json with a model_type. Pass a MoSE.") from None
+    if not exits:
+        raise ValueError(f"--model {name}: a {kind!r} model has no exits. Pass the folder of a MoSE.")
+    if exit_layer is not None and exit_layer not in exits:
+        allowed = ", ".join(map(str, exits))
+        raise ValueError(f"exit_layer must be one of {allowed}, got {exit_layer}. Pass one of them.")
+
+
+def load_search_model(
+    name: str, exit_layer: int | None, timings: Timings, trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """Return the model, loaded up to an exit, and its tokenizer."""
+    check_model_name(name, exit_layer)
     with timings.measure("imports"):
-        for module in ("datasets", "faiss", "mose.search.index", "mose.inference.bm25"):
-            importlib.import_module(module)
         from mose.inference.loading import load_model
 
-    importlib.import_module("datasets").disable_progress_bars()
     importlib.import_module("transformers.utils.logging").disable_progress_bar()
     with timings.measure("model"):
-        model, tokenizer, _ = load_model(name, None if exit_layer is None else [exit_layer])
+        exits = None if exit_layer is None else [exit_layer]
+        model, tokenizer, _ = load_model(name, exits, trust_remote_code=trust_remote_code)
         return model, tokenizer
 
 
-def build_index(options: argparse.Namespace, timings: Timings) -> tuple[Path, "Index"]:
-    """Build or update the index that the options name, and return its folder and the index."""
+def build_index(options: argparse.Namespace, timings: Timings, location: Location) -> "Index":
+    """Build or update the index at a location as the options say."""
     tree = options.source_tree
     if not tree.is_dir():
         raise ValueError(f"{tree}: no such folder")
-    model, tokenizer = load_search_model(options.model, options.exit_layer, timings)
+    check_filters(options.languages, None)
+    model, exit_layer = options.model, options.exit_layer
+    if model is None:
+        known = _known_meta(location)
+        model = known.model if known and known.model else SHIPPED
+        exit_layer = known.exit_layer if known and exit_layer is None else exit_layer
+    source = str(package_folder()) if model == SHIPPED else model
+    check_model_name(source, exit_layer)
 
-    path = options.index
-    if path is None:  # one for each source tree, model and exit
-        key = hashlib.sha256(f"{tree.resolve()}\0{model.name_or_path}".encode()).hexdigest()[:8]
-        exit_layer = model.config.resolve_exit_layer(options.exit_layer)
-        path = cache_folder() / "indexes" / f"{tree.resolve().name}-{key}-exit{exit_layer}"
-
-    from mose.search.index import Index  # imports torch
+    with timings.measure("imports"):
+        from mose.search.index import Index  # imports what reading and embedding need
 
     with timings.measure("indexing"):
         settings = {"languages": options.languages, "exclude": options.exclude, "max_length": options.max_length}
-        settings["rules"] = reading_rules(options)
-        return path, Index.build(tree, model, tokenizer, path, options.exit_layer, **settings)
+        settings |= {"rules": reading_rules(options), "trust_remote_code": options.trust_remote_code}
+        return Index.build(tree, source, None, location.name, exit_layer, **settings)
 
 
-def print_hits(options: argparse.Namespace, index: "Index", path: Path, timings: Timings) -> None:
+def existing_location(path: str | None) -> Location:
+    """Return the place of an index, after a look that takes no imports.
+
+    Raises:
+        SearchIndexError: there is none.
+    """
+    location = default_location(None) if path is None else Location(path)
+    location.check()
+    return location
+
+
+def _known_meta(location: Location) -> Meta | None:
+    """Return the description of the index that is there, which knows its model and exit."""
+    with suppress(SearchIndexError):
+        return read_meta(location)
+    return None
+
+
+def print_hits(options: argparse.Namespace, index: "Index", timings: Timings) -> None:
     """Search the index for the query of the options, and print the hits as text or JSON."""
     hybrid = DEFAULT_HYBRID if options.hybrid is None else options.hybrid
     with timings.measure("query"):
-        settings = {"files": options.files, "min_score": options.min_score}
+        settings = {"files": options.files, "min_score": options.min_score, "languages": options.language}
+        settings |= {"paths": options.path, "kinds": options.kind}
         hits = index.search(options.query, options.top_k, hybrid, **settings)
-    meta = index.meta
+    meta, path = index.meta, index.location.name
+    if index.stale:
+        print(f"not brought up to date: {printable(index.stale)}", file=sys.stderr)
 
     if options.json:
-        document = {"query": options.query, "index": str(path), "root": meta.root, "exit_layer": meta.exit_layer}
+        document = {"query": options.query, "index": path, "root": meta.trees[0].root}
+        document |= {"roots": [tree.root for tree in meta.trees], "exit_layer": meta.exit_layer}
         document |= {"query_exit_layer": index.query_exit_layer, "hybrid": hybrid, "seconds": timings}
+        document |= {"stale": index.stale}
         if index.reading:
             document["reading"] = index.reading.as_dict()
         print(json.dumps({**document, "hits": [hit.as_dict(options.explain) for hit in hits]}, indent=2))
@@ -145,7 +213,7 @@ def print_hits(options: argparse.Namespace, index: "Index", path: Path, timings:
 
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else 110
-    print(f"\n{printable(options.query)}  in  {printable(meta.root)}\n")
+    print(f"\n{printable(options.query)}  in  {printable(meta.roots)}\n")
     colour = terminal and "NO_COLOR" not in os.environ
     if not hits or hits[0].score < LOW_CONFIDENCE:
         print(f"{NOTHING_FITS} The best of what there is:\n" if hits else NOTHING_FITS)

@@ -1,5 +1,6 @@
 """The indexed units as ranking knows them besides their scores: their places and their names."""
 
+import copy
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -81,6 +82,16 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.file_of)
+
+    def take(self, rows: np.ndarray) -> "Catalogue":
+        """Return the catalogue of some of the units, to rank evidence that was collected for all of them."""
+        part = copy.copy(self)
+        for name in ("file_of", "position", "is_type", "opens"):
+            setattr(part, name, getattr(self, name)[rows])
+        part.qualified_names = [self.qualified_names[row] for row in rows.tolist()]
+        # Rows have other numbers now, and nothing that is left to do asks for them by name.
+        part.rows_by_name, part.rows_by_folded_name = {}, {}
+        return part
 
 
 def fold_name(name: str) -> str:

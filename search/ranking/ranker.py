@@ -47,6 +47,11 @@ class Evidence:
     file_name: np.ndarray
     path: np.ndarray
 
+    def take(self, rows: np.ndarray) -> "Evidence":
+        """Return the evidence of some of the units, scaled as before."""
+        names = ("similarities", "bm25", "coverage", "dense", "lexical", "definition", "name")
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in names})
+
 
 class Parts(NamedTuple):
     """The sum that a hit's rank comes from: ((the first six, added) · role + agreement) · repeat."""

@@ -1,0 +1,293 @@
+"""Creating an index and bringing it up to date: what has changed is read, embedded and written."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mose.data.source.report import ReadingReport
+from mose.data.source.rules import ReadingRules
+from mose.search.encoders import UnitEncoder
+from mose.search.lexical import TermCounter
+from mose.search.planning import Differences, Plan, plan_rebuild, plan_update
+from mose.search.progress import BuildProgress, progress_bar
+from mose.search.records import BuildReport, Entry, FileRecord, Meta, Tree
+from mose.search.snapshot import Snapshot, read_snapshot, salvaged_meta
+from mose.search.store import DamagedIndexError, Location, SearchIndexError
+from mose.search.tree import TreeChanges, read_tree
+from mose.search.writing import IndexWriter, NewRows, index_writer
+
+#: Units that are embedded at a time. A long build stages them: killed, it loses at most one chunk.
+CHUNK = 4096
+#: Units after which progress is shown.
+STEP = 512
+#: Seconds that an update waits for another writer.
+LOCK_WAIT = 5.0
+
+
+class BuildSettings(NamedTuple):
+    """The tree to index and how.
+
+    Attributes:
+        root: the folder.
+        languages: languages to read; None means all but text.
+        exclude: patterns of paths to leave out.
+        rules: which files to read.
+        max_length: maximum number of tokens of a unit that the model reads.
+    """
+
+    root: Path
+    languages: Sequence[str] | None
+    exclude: Iterable[str]
+    rules: ReadingRules
+    max_length: int
+
+
+def update_index(
+    location: Location, settings: BuildSettings, encoder: UnitEncoder, progress: BuildProgress
+) -> tuple[Snapshot, BuildReport, ReadingReport]:
+    """Create an index, or bring one tree of it up to date, which is added if it is not there.
+
+    Raises:
+        ValueError: the tree is inside of another one of the index, or there is something else than an index.
+        SearchIndexError: no units found, another build is running, or the model returns NaN.
+    """
+    with index_writer(location) as writer:
+        previous, trees, rebuilt = _previous(location, settings.root)
+        tree = _tree(settings, trees)
+        known = _records_of(previous, tree.id) if previous else {}
+        if (
+            previous and tree not in previous.meta.trees
+        ):  # the settings have changed: each file is looked at again
+            known = {path: record for path, record in known.items() if record.digest}
+
+        changes = {tree.id: read_tree(tree, known, progress=progress)}
+        if not changes[tree.id].entries and not known:
+            reason = changes[tree.id].report.explain_empty()
+            count = changes[tree.id].read
+            raise SearchIndexError(f"{settings.root}: no units found in its {count} source files. {reason}")
+
+        others = [other for other in trees if other.id != tree.id]
+        if previous is None:  # trees of a damaged index
+            for other in others:
+                if Path(other.root).is_dir():
+                    changes[other.id] = read_tree(other, {}, progress=progress)
+            others = [other for other in others if other.id in changes]
+
+        meta = Meta(
+            model=encoder.name,
+            fingerprint=encoder.fingerprint(encoder.exit_layer),
+            lookup_fingerprint=encoder.fingerprint(0) if encoder.aligned else "",
+            exit_layer=encoder.exit_layer,
+            max_length=settings.max_length,
+            dim=encoder.dim,
+            trees=tuple(sorted([*others, tree], key=lambda one: one.id)),
+        )
+        committed, embedded = _commit(
+            writer, previous, meta, changes, lambda: encoder, progress, damaged=bool(rebuilt)
+        )
+        snapshot = previous if previous and not committed else read_snapshot(location)
+        return snapshot, _report(changes, len(snapshot), embedded, rebuilt), changes[tree.id].report
+
+
+def refresh_index(
+    snapshot: Snapshot, open_encoder: Callable[[], UnitEncoder], progress: BuildProgress = False
+) -> tuple[Snapshot, BuildReport | None]:
+    """Bring all trees of an index up to date. Nothing is locked or written if nothing has changed.
+
+    Args:
+        snapshot: the newest version.
+        open_encoder: returns what embeds units at the exit of the index; called if there are new ones.
+        progress: show progress bars on stderr, or report to a function.
+
+    Returns:
+        The newest version, and counts of what has changed; None if nothing has.
+
+    Raises:
+        SearchIndexError: another build is running, or the model is not that of the index.
+        OSError: the index cannot be written.
+    """
+    changes = _read_trees(snapshot)
+    if not any(_differs(snapshot, tree, change) for tree, change in changes.items()):
+        return snapshot, None
+
+    with index_writer(snapshot.location, LOCK_WAIT) as writer:
+        newest = snapshot.newer()
+        if newest:
+            snapshot, changes = newest, _read_trees(newest)
+        committed, embedded = _commit(
+            writer, snapshot, snapshot.meta, changes, open_encoder, progress, with_stamps=True
+        )
+        if committed:
+            snapshot = read_snapshot(snapshot.location)
+        report = _report(changes, len(snapshot), embedded)
+        return snapshot, report if report.changed or report.removed else None
+
+
+def remove_tree(location: Location, root: Path) -> Snapshot:
+    """Remove a tree from an index that has others.
+
+    Raises:
+        ValueError: the index does not have the tree, or no other.
+        SearchIndexError: there is no index, it is damaged, or another build is running.
+    """
+    with index_writer(location) as writer:
+        previous = read_snapshot(location)
+        trees = tuple(tree for tree in previous.meta.trees if tree.root != str(root.resolve()))
+        if len(trees) == len(previous.meta.trees):
+            raise ValueError(f"{root} is not in {location.name}. It has: {previous.meta.roots}.")
+        if not trees:
+            raise ValueError(f"{root} is the only tree of {location.name}. Delete that folder.")
+
+        kept = {tree.id for tree in trees}
+        owners = [*previous.units.column("tree"), *(tree for tree, _ in previous.records)]
+        removed = np.flatnonzero([owner not in kept for owner in owners])
+        rows = NewRows([], [], np.zeros((0, previous.meta.dim), np.float32), [], {})
+        writer.update(previous, dataclasses.replace(previous.meta, trees=trees), removed, rows)
+        return read_snapshot(location)
+
+
+def _previous(location: Location, root: Path) -> tuple[Snapshot | None, tuple[Tree, ...], str]:
+    """Return the index that is there, its trees, and why it cannot be used if it cannot."""
+    try:
+        previous = read_snapshot(location)
+        return previous, previous.meta.trees, ""
+    except DamagedIndexError as error:
+        meta = salvaged_meta(location)
+        return None, meta.trees if meta else (), str(error)
+    except SearchIndexError as error:  # there is none, or one of another format
+        old_root = location.old_root()
+        if old_root and old_root != str(root.resolve()):
+            message = f"{location.name} is an index of {old_root} by an older version of MoSE"
+            raise ValueError(f"{message}. Name another folder, or index {old_root} again first.") from None
+        return None, (), str(error) if location.exists() else ""
+
+
+def _tree(settings: BuildSettings, trees: Sequence[Tree]) -> Tree:
+    """Return the tree of the settings, with the number that it has in the index or gets now."""
+    root = settings.root.resolve()
+    for other in trees:
+        if str(root) != other.root and (root.is_relative_to(other.root) or Path(other.root).is_relative_to(root)):
+            message = f"{root} and {other.root}, which this index has, have files in common"
+            raise ValueError(f"{message}. Index it in another folder, or remove the other tree (index --remove).")
+
+    same = [tree for tree in trees if tree.root == str(root)]
+    labels, label, number = {tree.label for tree in trees}, root.name, 2
+    while label in labels:
+        label, number = f"{root.name}-{number}", number + 1
+    return Tree(
+        id=same[0].id if same else max((tree.id for tree in trees), default=-1) + 1,
+        root=str(root),
+        label=same[0].label if same else label,
+        languages=None if settings.languages is None else tuple(settings.languages),
+        exclude=tuple(settings.exclude),
+        rules=dataclasses.asdict(settings.rules),
+    )
+
+
+def _records_of(snapshot: Snapshot, tree: int) -> dict[str, FileRecord]:
+    return {path: record for (owner, path), record in snapshot.records.items() if owner == tree}
+
+
+def _read_trees(snapshot: Snapshot) -> dict[int, TreeChanges]:
+    """Return the changes of the trees whose folders are there: another disk may not be mounted."""
+    trees = [tree for tree in snapshot.meta.trees if Path(tree.root).is_dir()]
+    return {tree.id: read_tree(tree, _records_of(snapshot, tree.id), trust_stamps=True) for tree in trees}
+
+
+def _differs(snapshot: Snapshot, tree: int, changes: TreeChanges) -> bool:
+    known = _records_of(snapshot, tree)
+    return bool(changes.entries or changes.removed) or changes.records != known
+
+
+def _commit(
+    writer: IndexWriter,
+    previous: Snapshot | None,
+    meta: Meta,
+    changes: Mapping[int, TreeChanges],
+    open_encoder: Callable[[], UnitEncoder],
+    progress: BuildProgress,
+    with_stamps: bool = False,
+    damaged: bool = False,
+) -> tuple[bool, int]:
+    """Write what has changed. Return whether anything had, and the number of units that were embedded."""
+    if previous is None or previous.meta.space != meta.space:
+        plan = plan_rebuild(previous, Differences(changes))
+        rows, embedded = _new_rows(writer, None, meta, plan, open_encoder, progress)
+        writer.replace(meta, rows, damaged)
+        return True, embedded
+
+    plan = plan_update(previous, Differences(changes), with_stamps)
+    if not (len(plan.removed) or plan.units or plan.records) and previous.meta.with_digest(
+        0, 0
+    ) == meta.with_digest(0, 0):
+        return False, 0
+    rows, embedded = _new_rows(writer, previous, meta, plan, open_encoder, progress)
+    writer.update(previous, meta, plan.removed, rows)
+    return True, embedded
+
+
+def _new_rows(
+    writer: IndexWriter,
+    previous: Snapshot | None,
+    meta: Meta,
+    plan: Plan,
+    open_encoder: Callable[[], UnitEncoder],
+    progress: BuildProgress,
+) -> tuple[NewRows, int]:
+    """Return the rows of a plan, and the number of units that were embedded for them."""
+    units = [unit for _, unit in plan.units]
+    keys = [unit.key for unit in units]
+
+    # Units of one key have one embedding: of this version, of a killed build, or computed now.
+    known = writer.staged(meta.space) if units else {}
+    if previous:
+        rows = previous.rows_by_key
+        known |= {key: previous.vectors[rows[key]] for key in keys if key in rows}
+    new = {key: unit for key, unit in zip(keys, units, strict=True) if key not in known}
+
+    if new:
+        known |= _embed(writer, meta.space, new, open_encoder(), progress)
+    vectors = np.empty((len(units), meta.dim), np.float32)
+    for row, key in enumerate(keys):
+        vectors[row] = known[key]
+
+    counter = TermCounter()
+    terms = [counter.count(unit.text) for unit in units]
+    return NewRows([tree for tree, _ in plan.units], units, vectors, terms, plan.records), len(new)
+
+
+def _embed(
+    writer: IndexWriter, space: str, units: Mapping[bytes, Entry], encoder: UnitEncoder, progress: BuildProgress
+) -> dict[bytes, np.ndarray]:
+    """Return key -> embedding (dim,) of units by their keys. Those of a long build are staged."""
+    embeddings: dict[bytes, np.ndarray] = {}
+    keys = list(units)
+    with progress_bar(progress, total=len(keys), desc="Embedding", unit=" units") as bar:
+        for start in range(0, len(keys), CHUNK):
+            chunk, parts = keys[start : start + CHUNK], []
+            for begin in range(0, len(chunk), STEP):
+                step = chunk[begin : begin + STEP]
+                texts = [units[key].text for key in step]
+                parts.append(encoder.documents(texts, [units[key].language for key in step]))
+                bar.update(len(step))
+
+            vectors = np.concatenate(parts)
+            if len(keys) > CHUNK:
+                writer.stage(space, chunk, vectors)
+            embeddings.update(zip(chunk, vectors, strict=True))
+    return embeddings
+
+
+def _report(changes: Mapping[int, TreeChanges], units: int, embedded: int, rebuilt: str = "") -> BuildReport:
+    return BuildReport(
+        files=sum(change.read for change in changes.values()),
+        changed=sum(len(change.entries) for change in changes.values()),
+        removed=sum(len(change.removed) for change in changes.values()),
+        skipped=sum(len(change.failed) for change in changes.values()),
+        units=units,
+        embedded=embedded,
+        rebuilt=rebuilt,
+    )

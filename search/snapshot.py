@@ -1,0 +1,238 @@
+"""A version of an index in memory, read from disk and checked."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from mose.search.digests import row_digests, total_digest
+from mose.search.lexical import TermTable
+from mose.search.ranking.catalogue import Catalogue
+from mose.search.records import Entry, FileRecord, Meta
+from mose.search.store import (
+    FILE_ROW,
+    META_ROW,
+    Location,
+    SearchIndexError,
+    described_by,
+    open_table,
+    read_meta,
+    reading,
+    table_meta,
+)
+
+if TYPE_CHECKING:
+    import lance
+    import pyarrow
+
+
+class Units(Sequence[Entry]):
+    """The units of a version. Names and places are in memory; sources are read when needed.
+
+    Args:
+        location: of the index.
+        table: the open version.
+        columns: the columns but the source, one row a unit.
+        places: (units,) the rows of the table.
+        roots: id of each tree -> its root.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        table: "lance.LanceDataset",
+        columns: "pyarrow.Table",
+        places: np.ndarray,
+        roots: dict[int, str],
+    ):
+        self._location, self._table, self._columns, self._places = location, table, columns, places
+        self._roots = roots
+        self._lists: dict[str, list[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def column(self, name: str) -> list[Any]:
+        """Return a field of all units; the root of each for "root"."""
+        if name not in self._lists:
+            if name == "source":
+                return self.sources(range(len(self)))
+            if name == "root":
+                values = [self._roots[tree] for tree in self.column("tree")]
+            else:
+                values = self._columns.column(name).to_pylist()
+            self._lists[name] = values
+        return self._lists[name]
+
+    def sources(self, rows: Sequence[int]) -> list[str]:
+        """Return the source code of units, and check it.
+
+        Raises:
+            DamagedIndexError: it is not what was written.
+        """
+        if not len(rows):
+            return []
+        with reading(self._location):
+            taken = self._table.take(self._places[list(rows)].tolist(), columns=["source"])
+            sources = taken.column("source").to_pylist()
+        for row, source in zip(rows, sources, strict=True):
+            if self._entry(row, source).key != self.column("key")[row]:
+                raise self._location.damaged(f"the source of unit {row} does not have its digest")
+        return sources
+
+    def take(self, rows: Sequence[int]) -> list[Entry]:
+        """Return units, with their sources read at once."""
+        return [self._entry(row, source) for row, source in zip(rows, self.sources(rows), strict=True)]
+
+    @overload
+    def __getitem__(self, row: int) -> Entry: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Entry]: ...
+    def __getitem__(self, row: int | slice) -> Entry | list[Entry]:
+        if isinstance(row, slice):
+            return self.take(range(len(self))[row])
+        return self.take([range(len(self))[row]])[0]
+
+    def _entry(self, row: int, source: str) -> Entry:
+        fields = {name: self.column(name)[row] for name in Entry._fields if name != "source"}
+        path = PurePosixPath(fields["path"])
+        if path.is_absolute() or ".." in path.parts:
+            raise SearchIndexError(f"the index is damaged: unit {row} is outside its tree, in {path}")
+        return Entry(**fields, source=source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A version of an index, read and checked. It never changes.
+
+    Attributes:
+        location: of the index.
+        table: the version in Lance.
+        meta: its description.
+        units: the units.
+        vectors: (units, dim) float32, rows of unit norm.
+        terms: the terms of the units.
+        records: what is known of each file, by the id of its tree and its path.
+        addresses: (rows,) the place of each row in the table: all units first, then files by `records`.
+        digests: (rows,) the digest of each row, in the same order.
+        meta_address: the place of the description.
+    """
+
+    location: Location
+    table: "lance.LanceDataset"
+    meta: Meta
+    units: Units
+    vectors: np.ndarray
+    terms: TermTable
+    records: dict[tuple[int, str], FileRecord]
+    addresses: np.ndarray
+    digests: np.ndarray
+    meta_address: int
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @property
+    def version(self) -> int:
+        """Number of the version."""
+        return self.table.version
+
+    def newer(self) -> "Snapshot | None":
+        """Return the newest version if another has been written since this one, else None."""
+        with reading(self.location):
+            newest = self.table.latest_version
+        # A rebuilt index counts its versions anew.
+        return None if newest == self.version else read_snapshot(self.location)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Paths and names of the units, as ranking needs them. Row i is unit i."""
+        names = ("name", "qualified_name", "kind", "start_line")
+        return Catalogue(self.unique_paths, *(self.units.column(name) for name in names))
+
+    @cached_property
+    def unique_paths(self) -> list[str]:
+        """The path of each unit; below the label of its tree if there are several trees."""
+        paths: list[str] = self.units.column("path")
+        if len(self.meta.trees) < 2:
+            return paths
+        labels = {tree.id: tree.label for tree in self.meta.trees}
+        return [f"{labels[tree]}/{path}" for tree, path in zip(self.units.column("tree"), paths, strict=True)]
+
+    @cached_property
+    def rows_by_key(self) -> dict[bytes, int]:
+        """Key -> a unit that has it. Units of one key have one embedding."""
+        return {key: row for row, key in enumerate(self.units.column("key"))}
+
+
+def read_snapshot(location: Location) -> Snapshot:
+    """Return the newest version of an index, after checking that it is what was written.
+
+    Raises:
+        SearchIndexError: there is none, or one of another format.
+        DamagedIndexError: it is damaged.
+    """
+    table = open_table(location)
+    with reading(location):
+        return _checked_snapshot(location, table)
+
+
+def _checked_snapshot(location: Location, table: "lance.LanceDataset") -> Snapshot:
+    names = [name for name in table.schema.names if name != "source"]
+    rows = table.to_table(columns=names, with_row_address=True)
+    kinds = np.array(rows.column("kind").to_pylist(), object)
+    is_meta, is_file = kinds == META_ROW, kinds == FILE_ROW
+    meta = described_by(location, rows.filter(is_meta))
+
+    # The vectors of files and of the description are null, so the flat ones are those of units.
+    unit_places, file_places = np.flatnonzero(~is_meta & ~is_file), np.flatnonzero(is_file)
+    vectors = rows.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    if vectors.size != len(unit_places) * meta.dim:
+        raise location.damaged(f"{vectors.size} numbers for {len(unit_places)} vectors of {meta.dim}")
+    vectors = vectors.reshape(-1, meta.dim)
+
+    order = np.concatenate([unit_places, file_places])
+    columns = rows.drop_columns(["vector", "_rowaddr"]).take(order)
+    digests = row_digests(columns, vectors)
+    if (meta.rows, meta.digest) != (len(order), total_digest(digests)):
+        raise location.damaged("its rows do not have the digest that it states")
+
+    units, files = columns.slice(0, len(unit_places)), columns.slice(len(unit_places))
+    records = zip(*(files.column(name).to_pylist() for name in ("tree", "path", "record")), strict=True)
+    addresses = rows.column("_rowaddr").to_numpy()
+    return Snapshot(
+        location=location,
+        table=table,
+        meta=meta,
+        units=Units(location, table, units, unit_places, {tree.id: tree.root for tree in meta.trees}),
+        vectors=vectors,
+        terms=_term_table(units),
+        records={(tree, path): FileRecord(**json.loads(record)) for tree, path, record in records},
+        addresses=addresses[order],
+        digests=digests,
+        meta_address=int(addresses[is_meta][0]),
+    )
+
+
+def _term_table(units: "pyarrow.Table") -> TermTable:
+    terms, counts = (units.column(name).combine_chunks() for name in ("terms", "counts"))
+    offsets = terms.offsets.to_numpy()
+    used = slice(int(offsets[0]), int(offsets[-1]))
+    return TermTable(terms.values.to_numpy()[used], counts.values.to_numpy()[used], offsets - offsets[0])
+
+
+def salvaged_meta(location: Location) -> Meta | None:
+    """Return the description of a damaged index, by its newest version that still has one."""
+    with suppress(SearchIndexError):
+        return read_meta(location)
+    with suppress(SearchIndexError):
+        table = open_table(location)
+        for version in range(table.version - 1, 0, -1):
+            with suppress(SearchIndexError):
+                return table_meta(location, open_table(location, version))
+    return None

@@ -1,0 +1,304 @@
+"""Writing an index: one lock, one commit, and embeddings that survive a killed build."""
+
+import datetime
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from mose.search.digests import row_digests, total_digest
+from mose.search.lexical import flatten_counts
+from mose.search.records import FORMAT, Entry, FileRecord, Meta, record_key
+from mose.search.snapshot import Snapshot
+from mose.search.store import (
+    FILE_ROW,
+    FORMAT_KEY,
+    LOCK,
+    META_ROW,
+    OLD_GENERATIONS,
+    OLD_POINTER,
+    PENDING,
+    TABLE,
+    Location,
+    SearchIndexError,
+    import_lance,
+    reading,
+)
+
+#: Readers may go on with the version that they opened for so long after it was replaced.
+KEEP_VERSIONS = datetime.timedelta(minutes=10)
+#: More fragments than this are merged: each costs a little when the index is opened.
+MAX_FRAGMENTS = 32
+_OLD_NAMES = (OLD_POINTER, f"{OLD_POINTER}.partial", "journal")
+_ROWS_AT_ONCE = 8192
+
+
+class NewRows(NamedTuple):
+    """Rows to add to an index.
+
+    Attributes:
+        trees: id of the tree of each unit.
+        units: the units.
+        vectors: (units, dim) float32, rows of unit norm.
+        terms: the terms of each unit and how often they occur, see `mose.search.lexical.TermCounter`.
+        records: what is known of each file, by the id of its tree and its path.
+    """
+
+    trees: Sequence[int]
+    units: Sequence[Entry]
+    vectors: np.ndarray
+    terms: Sequence[dict[int, int]]
+    records: dict[tuple[int, str], FileRecord]
+
+
+@contextmanager
+def index_writer(location: Location, wait: float = 0.0) -> Iterator["IndexWriter"]:
+    """Lock an index, which is created if missing, and yield its writer.
+
+    An object store has no lock: of two writers there, the later one fails when it commits.
+
+    Args:
+        location: of the index.
+        wait: seconds to wait for another writer.
+
+    Raises:
+        ValueError: there is something else than an index.
+        SearchIndexError: another build holds the lock.
+        OSError: the folder cannot be written.
+    """
+    folder = location.folder
+    if folder is None:
+        yield IndexWriter(location)
+        return
+
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"index path {folder} is a file. Name a folder.")
+    for file in sorted(folder.iterdir()) if folder.exists() else ():
+        if file.name not in {TABLE, PENDING, LOCK, *_OLD_NAMES} and not file.match(f"{OLD_GENERATIONS}"):
+            raise ValueError(
+                f"index path {folder} is no index: it contains {file.name}. Name an empty or new folder."
+            )
+
+    import filelock  # takes longer to import than a query has
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(filelock.FileLock(folder / LOCK).acquire(timeout=wait))
+        except filelock.Timeout:
+            raise SearchIndexError(
+                f"{folder}: another build is writing this index. Wait until it ends."
+            ) from None
+        yield IndexWriter(location)
+
+
+class IndexWriter:
+    """A writer, from `index_writer`, which holds the lock."""
+
+    def __init__(self, location: Location):
+        self._location = location
+
+    def staged(self, space: str) -> dict[bytes, np.ndarray]:
+        """Return key -> embedding (dim,) of the units that killed builds have embedded in a space."""
+        staged: dict[bytes, np.ndarray] = {}
+        with suppress(SearchIndexError), reading(self._location):  # what is damaged is computed again
+            for batch in import_lance().dataset(self._location.table(PENDING)).to_batches():
+                vectors = batch.column("vector").flatten().to_numpy().reshape(len(batch), -1)
+                intact = row_digests(pa.table({"key": batch.column("key")}), vectors)
+                rows = zip(*(batch.column(name).to_pylist() for name in ("space", "key", "digest")), strict=True)
+                for (name, key, digest), vector, expected in zip(rows, vectors, intact.tolist(), strict=True):
+                    if name == space and digest == expected:
+                        staged[key] = vector
+        return staged
+
+    def stage(self, space: str, keys: Sequence[bytes], vectors: np.ndarray) -> None:
+        """Keep finished embeddings, (keys, dim) float32: all of them or none."""
+        key_column = pa.array(keys, pa.binary(len(keys[0])))
+        digests = row_digests(pa.table({"key": key_column}), vectors)
+        table = pa.table(
+            {
+                "space": pa.array([space] * len(keys)),
+                "key": key_column,
+                "digest": pa.array(digests),
+                "vector": _vector_array(vectors, len(keys)),
+            }
+        )
+        try:
+            import_lance().write_dataset(table, self._location.table(PENDING), mode="append")
+        except Exception:  # embeddings of another width or damage: nothing of it is of use
+            import_lance().write_dataset(table, self._location.table(PENDING), mode="overwrite")
+
+    def replace(self, meta: Meta, rows: NewRows, damaged: bool = False) -> None:
+        """Make `rows` the whole index, whatever it held.
+
+        Args:
+            meta: the description of the index.
+            rows: all rows.
+            damaged: delete the old files first, for a commit on top of them may be impossible.
+        """
+        lance, folder = import_lance(), self._location.folder
+        if damaged and folder is not None:
+            shutil.rmtree(folder / TABLE, ignore_errors=True)
+
+        batches = _Batches(meta, rows, _schema(meta.dim))
+        reader = pa.RecordBatchReader.from_batches(batches.schema, iter(batches))
+        self._tidy(lance.write_dataset(reader, self._location.table(), mode="overwrite"))
+
+    def update(self, previous: Snapshot, meta: Meta, removed: np.ndarray, rows: NewRows) -> None:
+        """Remove rows of a version and add others, in one commit.
+
+        Args:
+            previous: the newest version.
+            meta: its new description.
+            removed: rows to remove, as positions in `previous.addresses`.
+            rows: rows to add.
+
+        Raises:
+            SearchIndexError: another process has changed the index since.
+        """
+        lance = import_lance()
+        kept = total_digest(np.delete(previous.digests, removed))
+        batches = _Batches(meta, rows, _schema(meta.dim), len(previous.digests) - len(removed), kept)
+        reader = pa.RecordBatchReader.from_batches(batches.schema, iter(batches))
+        added = lance.fragment.write_fragments(reader, previous.table)
+
+        updated, gone = [], []
+        addresses = np.append(previous.addresses[removed], np.uint64(previous.meta_address))
+        for number in np.unique(addresses >> np.uint64(32)).tolist():
+            fragment: Any = previous.table.get_fragment(number)
+            places = addresses[addresses >> np.uint64(32) == number].tolist()
+            left = fragment.delete(f"_rowaddr IN ({', '.join(map(str, places))})")
+            if left is None:
+                gone.append(number)
+            else:
+                updated.append(left)
+
+        operation = lance.LanceOperation.Update(
+            removed_fragment_ids=gone, updated_fragments=updated, new_fragments=added
+        )
+        try:
+            table = lance.LanceDataset.commit(
+                previous.table, operation, read_version=previous.version, max_retries=0
+            )
+        except Exception as error:
+            message = f"{self._location.name}: another process has written this index meanwhile ({error})"
+            raise SearchIndexError(f"{message}. Try again.") from error
+        self._tidy(table)
+
+    def _tidy(self, table: Any) -> None:
+        """Merge fragments if there are many, and delete what no reader needs any more."""
+        with suppress(Exception):  # the commit is done: what fails here can be done by the next one
+            if len(table.get_fragments()) > MAX_FRAGMENTS:
+                table.optimize.compact_files()
+            table.cleanup_old_versions(older_than=KEEP_VERSIONS, delete_unverified=True)
+
+        folder = self._location.folder
+        if folder is not None:
+            for old in [*folder.glob(OLD_GENERATIONS), folder / "journal", folder / PENDING]:
+                shutil.rmtree(old, ignore_errors=True)
+            for name in _OLD_NAMES[:2]:
+                (folder / name).unlink(missing_ok=True)
+
+
+class _Batches:
+    """The batches of new rows. The description comes last, with the digest of all rows before it.
+
+    Args:
+        meta: the description but for its digest.
+        rows: the rows.
+        schema: of the table.
+        kept_rows: number of rows that stay.
+        kept_digest: sum of their digests.
+    """
+
+    def __init__(self, meta: Meta, rows: NewRows, schema: pa.Schema, kept_rows: int = 0, kept_digest: int = 0):
+        self.meta, self.rows, self.schema = meta, rows, schema
+        self.kept_rows, self.digest = kept_rows, kept_digest
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        digest = self.digest
+        for start in range(0, len(self.rows.units), _ROWS_AT_ONCE):
+            table, vectors = self._units(slice(start, start + _ROWS_AT_ONCE))
+            digest += total_digest(row_digests(table.drop_columns(["source", "vector"]), vectors))
+            yield from table.to_batches()
+
+        if self.rows.records:
+            table = self._files()
+            digest += total_digest(
+                row_digests(table.drop_columns(["source", "vector"]), np.zeros((0, 0), np.float32))
+            )
+            yield from table.to_batches()
+
+        rows = self.kept_rows + len(self.rows.units) + len(self.rows.records)
+        text = self.meta.with_digest(rows, digest % 2**64).to_json()
+        yield from self._table(tree=[-1], kind=[META_ROW], record=[text], key=[record_key(text)]).to_batches()
+
+    def _units(self, part: slice) -> tuple[pa.Table, np.ndarray]:
+        units, vectors = self.rows.units[part], np.ascontiguousarray(self.rows.vectors[part], np.float32)
+        terms, counts, offsets = flatten_counts(self.rows.terms[part])
+        fields = ("path", "kind", "name", "qualified_name", "language", "start_line", "end_line", "source", "key")
+        columns: dict[str, Any] = {name: [getattr(unit, name) for unit in units] for name in fields}
+        columns["terms"] = pa.ListArray.from_arrays(offsets, pa.array(terms))
+        columns["counts"] = pa.ListArray.from_arrays(offsets, pa.array(counts))
+        columns["vector"] = _vector_array(vectors, len(units))
+        return self._table(tree=self.rows.trees[part], **columns), vectors
+
+    def _files(self) -> pa.Table:
+        places, records = self.rows.records.keys(), self.rows.records.values()
+        return self._table(
+            tree=[tree for tree, _ in places],
+            kind=[FILE_ROW] * len(places),
+            path=[path for _, path in places],
+            record=[record.to_json() for record in records],
+        )
+
+    def _table(self, **columns: Any) -> pa.Table:
+        """Return rows of the schema; columns that are not given are empty."""
+        rows = len(columns["tree"])
+        empty: dict[str, Any] = {
+            "tree": 0,
+            "start_line": 0,
+            "end_line": 0,
+            "key": bytes(16),
+            "terms": [],
+            "counts": [],
+            "vector": None,
+        }
+        arrays = [columns.get(field.name, [empty.get(field.name, "")] * rows) for field in self.schema]
+        return pa.table(
+            [
+                array if isinstance(array, pa.Array) else pa.array(array, field.type)
+                for array, field in zip(arrays, self.schema, strict=True)
+            ],
+            schema=self.schema,
+        )
+
+
+def _schema(dim: int) -> pa.Schema:
+    return pa.schema(
+        [
+            ("tree", pa.int16()),
+            ("path", pa.string()),
+            ("kind", pa.string()),
+            ("name", pa.string()),
+            ("qualified_name", pa.string()),
+            ("language", pa.string()),
+            ("start_line", pa.int32()),
+            ("end_line", pa.int32()),
+            ("source", pa.string()),
+            ("key", pa.binary(16)),
+            ("record", pa.string()),
+            ("terms", pa.list_(pa.uint32())),
+            ("counts", pa.list_(pa.uint16())),
+            ("vector", pa.list_(pa.float32(), dim)),
+        ],
+        metadata={FORMAT_KEY: str(FORMAT)},
+    )
+
+
+def _vector_array(vectors: np.ndarray, rows: int) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1] if rows else 1)
