@@ -16,7 +16,7 @@ from mose.inference.encoding import (
     pad_batch,
     token_limit,
 )
-from mose.inference.loading import default_device, load_mose_config, resolve_exit_layers
+from mose.inference.loading import default_device, load_class, load_mose_config, resolve_exit_layers
 from mose.tokenization.inputs import text_ids
 from mose.tokenization.pairs import join_pair
 
@@ -38,17 +38,11 @@ def load_pair_classifier(
         ValueError: not a MoSE, an exit that it does not have, or no trained classifier at a requested exit.
         OSError: there is no model at `source`.
     """
-    # Slow to import.
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    from mose.modeling_mose import MoSEForSequenceClassification
+    from transformers import AutoTokenizer  # slow to import
 
     exits = resolve_exit_layers(load_mose_config(source, trust_remote_code), exit_layers)
-    model_class: Any = AutoModelForSequenceClassification if trust_remote_code else MoSEForSequenceClassification
-    trust = {"trust_remote_code": True} if trust_remote_code else {}
-    model, info = model_class.from_pretrained(
-        source, exit_layer=exits[-1], dtype=torch.float32, output_loading_info=True, **trust
-    )
+    options = {"exit_layer": exits[-1], "dtype": torch.float32, "output_loading_info": True}
+    model, info = load_class(source, "ForSequenceClassification", trust_remote_code, **options)
 
     missing = info["missing_keys"]
     untrained = [k for k in exits if any(f"classifiers.{k}." in name for name in missing)]
