@@ -258,10 +258,10 @@ class SearchTools:
 
 @contextmanager
 def _expected_errors() -> Iterator[None]:
-    """Turn errors of the caller or of an index into answers that the agent can read."""
+    """Turn errors of the caller, of an index or of a disk into answers that the agent can read."""
     try:
         yield
-    except (ValueError, SearchIndexError) as error:
+    except (ValueError, OSError, SearchIndexError) as error:
         # The SDK keeps the texts of all others from the client: they could hold anything.
         raise ToolError(str(error)) from error
 

@@ -53,7 +53,8 @@ class Workspace:
             that is searched from the start.
         model: folder or Hub id of the model of new indexes, and of those whose model has moved; None means the
             shipped model.
-        exit_layer: exit of new indexes; None means the deepest.
+        exit_layer: exit of new indexes. None means exit 0 for the shipped model, which ranks as well there as at
+            any, and else the deepest.
         trust_remote_code: run the code stored beside the weights.
     """
 
@@ -66,7 +67,9 @@ class Workspace:
         trust_remote_code: bool = False,
     ):
         self.allowed = tuple(folder.resolve() for folder in allowed)
-        self._model, self._exit_layer, self._trust = model, exit_layer, trust_remote_code
+        self._model, self._trust = model, trust_remote_code
+        # Exit 0 takes no torch, so that an edit is embedded at once.
+        self._exit_layer = 0 if exit_layer is None and model is None else exit_layer
         self._lock = threading.Lock()  # of the table of indexes
         self._building = threading.Lock()  # one build at a time: each takes all cores
         self._indexes: dict[str, Index] = {}

@@ -13,16 +13,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "folders that agents may have indexed (default: the current folder, if there is no --index)"
     parser.add_argument("--allow", nargs="+", type=Path, metavar="DIR", help=text)
     shared.add_model_choice(parser)
-    text = "exit of new indexes, in blocks run (default: the deepest)"
+    text = "exit of new indexes, in blocks run (default: 0 for the shipped model, else the deepest)"
     parser.add_argument("--exit-layer", type=int, metavar="K", help=text)
 
     text = "talk to the agent that started this process (stdio), or to any over HTTP (default: %(default)s)"
     parser.add_argument("--transport", choices=("stdio", "http"), default="stdio", help=text)
     text = "address to bind with --transport http (default: %(default)s, which this machine alone can reach)"
     parser.add_argument("--host", default="127.0.0.1", help=text)
-    parser.add_argument(
-        "--port", type=int, default=8700, help="port with --transport http (default: %(default)s)"
-    )
+    text = "port with --transport http (default: %(default)s)"
+    parser.add_argument("--port", type=_port, default=8700, metavar="PORT", help=text)
+
+
+def _port(word: str) -> int:
+    if not word.isdecimal() or not 1 <= int(word) <= 65_535:
+        raise argparse.ArgumentTypeError(f"must be in [1, 65535], got {word!r}. Pass a free port.")
+    return int(word)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import random
 import re
 import sys
 import threading
@@ -291,6 +292,58 @@ def test_clients_of_the_older_handshake_and_many_at_once(server):
     assert len(results) == 20 and all(wanted == first for wanted, first in results)
 
 
+def test_arguments_of_any_kind_are_answered_or_explained(index, tmp_path):
+    """No combination of arguments makes a tool fail without saying why, or exceed its budget."""
+    generator = random.Random(0)
+    words = [
+        "",
+        " ",
+        "add",
+        "clocks.py",
+        "../x",
+        "/etc/passwd",
+        "\0",
+        "é" * 50,
+        "a" * 3000,
+        "*",
+        "!",
+        "[a-",
+        "~",
+        "\n",
+    ]
+    kinds = [None, True, -1, 10**30, 0.5, [], {}, [None], {"a": 1}]
+    fitting = {
+        "integer": lambda: generator.randrange(1, 300),
+        "string": lambda: generator.choice(words),
+        "array": lambda: generator.choices([*words, "python", "class"], k=2),
+        "boolean": lambda: True,
+    }
+    server = make_server(Workspace([index.location.name], [tmp_path]))
+
+    def value(schema):
+        types = [part["type"] for part in schema.get("anyOf", [schema]) if part["type"] in fitting]
+        return fitting[generator.choice(types)]() if generator.random() < 0.8 else generator.choice(kinds)
+
+    async def run():
+        async with Client(server) as client:
+            tools = (await client.list_tools()).tools
+            for _ in range(80):
+                tool = generator.choice(tools)
+                schemas = tool.input_schema["properties"].items()
+                arguments = {name: value(schema) for name, schema in schemas if generator.random() < 0.5}
+                result = await client.call_tool(tool.name, arguments)
+                yield tool.name, arguments, result.is_error, result.content[0].text
+
+    async def collect():
+        return [answer async for answer in run()]
+
+    answers = anyio.run(collect)
+    for name, arguments, is_error, text in answers:
+        assert text != f"Error executing tool {name}", arguments
+        assert is_error or token_count(text) <= arguments.get("max_tokens", 3000), arguments
+    assert 10 < sum(is_error for _, _, is_error, _ in answers) < 70
+
+
 def test_a_cancelled_indexing_stops(tmp_path, monkeypatch):
     ended = threading.Event()
 
@@ -393,6 +446,9 @@ def test_bad_arguments_are_reported_before_the_imports(tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
     assert main(["mcp", "--index", str(tmp_path / "none")]) == 1
     assert "python -m mose.search index DIR" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["mcp", "--port", "99999"])
+    assert stop.value.code == 2 and "must be in [1, 65535], got '99999'" in capsys.readouterr().err
     assert main(["mcp", "--model", str(tmp_path)]) == 2
     assert "config.json" in capsys.readouterr().err
 
