@@ -36,6 +36,7 @@ DATA_FILES = {
     "mose/docs/report/report.json",
     "mose/hub/card/adapter.md",
     "mose/hub/card/model.md",
+    *(f"mose/training/help/{name}.txt" for name in ("classify", "finetune", "merge", "pretrain")),
 }
 
 
