@@ -220,11 +220,12 @@ class MoSETrainer(Trainer):
             return
 
         folder = Path(str(output_dir or self.args.output_dir))
+        model = self.accelerator.unwrap_model(self.model)
         # Checkpoints are only resumed from, as a whole.
         if folder.absolute() == Path(str(self.args.output_dir)).absolute():
-            order_by_exit(folder, self.accelerator.unwrap_model(self.model).config.built_exit_layers)
-        if type(self.accelerator.unwrap_model(self.model)).__name__ in EMBEDDING_MODELS:
-            write_sentence_transformers_files(folder)
+            order_by_exit(folder, model.config.built_exit_layers)
+        if type(model).__name__ in EMBEDDING_MODELS:
+            write_sentence_transformers_files(folder, model.config.resolve_truncate_dim())
         atomic_write_json(folder / SUMMARY, self.summary(), ensure_ascii=False)
 
     def summary(self) -> dict[str, Any]:
