@@ -11,6 +11,7 @@ import pytest
 from mose.search.index import Index
 from mose.search.records import SHIPPED
 from mose.search.store import Location, SearchIndexError, read_meta
+from mose.search.watching import watch_trees
 from mose.search.writing import index_writer
 from tests.search.test_search import run
 
@@ -84,6 +85,21 @@ def test_unchanged_files_are_not_opened_again(made, tree, monkeypatch):
     assert made.refresh() is None
     monkeypatch.undo()
     assert made.refresh(max_age=3600) is None
+
+
+def test_a_watched_tree_is_brought_up_to_date_by_itself(made, tree):
+    stop = threading.Event()
+    reports = watch_trees(made, stop)
+    changes = threading.Timer(0.5, lambda: (tree / "numbers.py").write_text(SHIFTED))
+    changes.start()
+    try:
+        report = next(reports)
+        while not report.changed:  # the first one is about times alone, if any
+            report = next(reports)
+    finally:
+        stop.set()
+    assert report.changed == 1 and ("add", "numbers.py", 4) in places(made)
+    assert list(reports) == []
 
 
 def test_a_tree_that_is_not_there_keeps_its_units(made, tree):
