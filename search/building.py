@@ -11,7 +11,6 @@ from tqdm import tqdm
 from mose.data.source.report import ReadingReport
 from mose.data.source.rules import ReadingRules
 from mose.search.encoders import UnitEncoder
-from mose.search.lexical import TermCounter
 from mose.search.planning import Differences, Plan, plan_rebuild, plan_update
 from mose.search.records import BuildReport, Entry, FileRecord, Meta, Tree
 from mose.search.snapshot import Snapshot, read_snapshot, salvaged_meta
@@ -142,7 +141,7 @@ def remove_tree(location: Location, root: Path) -> Snapshot:
         kept = {tree.id for tree in trees}
         owners = [*previous.units.column("tree"), *(tree for tree, _ in previous.records)]
         removed = np.flatnonzero([owner not in kept for owner in owners])
-        rows = NewRows([], [], np.zeros((0, previous.meta.dim), np.float32), [], {})
+        rows = NewRows([], [], np.zeros((0, previous.meta.dim), np.float32), {})
         writer.update(previous, dataclasses.replace(previous.meta, trees=trees), removed, rows)
         return read_snapshot(location)
 
@@ -252,9 +251,7 @@ def _new_rows(
     for row, key in enumerate(keys):
         vectors[row] = known[key]
 
-    counter = TermCounter()
-    terms = [counter.count(unit.text) for unit in units]
-    return NewRows([tree for tree, _ in plan.units], units, vectors, terms, plan.records), len(new)
+    return NewRows([tree for tree, _ in plan.units], units, vectors, plan.records), len(new)
 
 
 def _embed(
