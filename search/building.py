@@ -1,7 +1,8 @@
 """Creating an index and bringing it up to date: what has changed is read, embedded and written."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,8 +86,10 @@ def update_index(
         committed, embedded = _commit(
             writer, previous, meta, changes, lambda: encoder, progress, damaged=bool(rebuilt)
         )
+        report, reading = _report(changes, embedded, rebuilt), changes[tree.id].report
+        changes.clear()  # the sources of all units, which are read again when they are needed
         snapshot = previous if previous and not committed else read_snapshot(location)
-        return snapshot, _report(changes, len(snapshot), embedded, rebuilt), changes[tree.id].report
+        return snapshot, dataclasses.replace(report, units=len(snapshot)), reading
 
 
 def refresh_index(
@@ -119,7 +122,7 @@ def refresh_index(
         )
         if committed:
             snapshot = read_snapshot(snapshot.location)
-        report = _report(changes, len(snapshot), embedded)
+        report = dataclasses.replace(_report(changes, embedded), units=len(snapshot))
         return snapshot, report if report.changed or report.removed else None
 
 
@@ -239,46 +242,57 @@ def _new_rows(
     keys = [unit.key for unit in units]
 
     # Units of one key have one embedding: of this version, of a killed build, or computed now.
-    known = writer.staged(meta.space) if units else {}
-    if previous:
-        rows = previous.rows_by_key
-        known |= {key: previous.vectors[rows[key]] for key in keys if key in rows}
-    new = {key: unit for key, unit in zip(keys, units, strict=True) if key not in known}
-
-    if new:
-        known |= _embed(writer, meta.space, new, open_encoder(), progress)
-    vectors = np.empty((len(units), meta.dim), np.float32)
+    rows: dict[bytes, list[int]] = defaultdict(list)
     for row, key in enumerate(keys):
-        vectors[row] = known[key]
+        rows[key].append(row)
+    vectors = np.empty((len(units), meta.dim), np.float32)
+    for key, vector in _known_vectors(writer, previous, meta.space, rows):
+        vectors[rows.pop(key)] = vector
 
+    new = [(places, units[places[0]]) for places in rows.values()]
+    if new:
+        _embed(writer, meta.space, new, open_encoder(), vectors, progress)
     return NewRows([tree for tree, _ in plan.units], units, vectors, plan.records), len(new)
 
 
+def _known_vectors(
+    writer: IndexWriter, previous: Snapshot | None, space: str, keys: Collection[bytes]
+) -> list[tuple[bytes, np.ndarray]]:
+    """Return the embeddings that need not be computed, with their keys."""
+    known = {key: vector for key, vector in writer.staged(space).items() if key in keys} if keys else {}
+    if previous:
+        rows = previous.rows_by_key
+        known |= {key: previous.vectors[rows[key]] for key in keys if key in rows}
+    return list(known.items())
+
+
 def _embed(
-    writer: IndexWriter, space: str, units: Mapping[bytes, Entry], encoder: UnitEncoder, progress: bool
-) -> dict[bytes, np.ndarray]:
-    """Return key -> embedding (dim,) of units by their keys. Those of a long build are staged."""
-    embeddings: dict[bytes, np.ndarray] = {}
-    keys = list(units)
-    with tqdm(total=len(keys), desc="Embedding", unit=" units", disable=not progress) as bar:
-        for start in range(0, len(keys), CHUNK):
-            chunk = keys[start : start + CHUNK]
-            texts = [units[key].text for key in chunk]
-            vectors = encoder.documents(texts, [units[key].language for key in chunk])
-            if len(keys) > CHUNK:
-                writer.stage(space, chunk, vectors)
-            embeddings.update(zip(chunk, vectors, strict=True))
+    writer: IndexWriter,
+    space: str,
+    units: Sequence[tuple[list[int], Entry]],
+    encoder: UnitEncoder,
+    vectors: np.ndarray,
+    progress: bool,
+) -> None:
+    """Write the embeddings of units into their rows of `vectors`. Those of a long build are staged."""
+    with tqdm(total=len(units), desc="Embedding", unit=" units", disable=not progress) as bar:
+        for start in range(0, len(units), CHUNK):
+            chunk = units[start : start + CHUNK]
+            computed = encoder.documents([unit.text for _, unit in chunk], [unit.language for _, unit in chunk])
+            for (rows, _), vector in zip(chunk, computed, strict=True):
+                vectors[rows] = vector
+            if len(units) > CHUNK:
+                writer.stage(space, [unit.key for _, unit in chunk], computed)
             bar.update(len(chunk))
-    return embeddings
 
 
-def _report(changes: Mapping[int, TreeChanges], units: int, embedded: int, rebuilt: str = "") -> BuildReport:
+def _report(changes: Mapping[int, TreeChanges], embedded: int, rebuilt: str = "") -> BuildReport:
     return BuildReport(
         files=sum(change.read for change in changes.values()),
         changed=sum(len(change.entries) for change in changes.values()),
         removed=sum(len(change.removed) for change in changes.values()),
         skipped=sum(len(change.failed) for change in changes.values()),
-        units=units,
+        units=0,
         embedded=embedded,
         rebuilt=rebuilt,
     )

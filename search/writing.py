@@ -33,7 +33,7 @@ KEEP_VERSIONS = datetime.timedelta(minutes=10)
 #: More fragments than this are merged: each costs a little when the index is opened.
 MAX_FRAGMENTS = 32
 _OLD_NAMES = (OLD_POINTER, f"{OLD_POINTER}.partial", "journal")
-_ROWS_AT_ONCE = 8192
+_ROWS_AT_ONCE = 2048
 
 
 class NewRows(NamedTuple):
