@@ -27,6 +27,11 @@ def write_tree(root, version, files=40):
         (root / f"temperature{number}.py").write_text("\n\n".join(lines))
 
 
+def places(hits):
+    """Return the hits without their last digits, which the order of a computation changes."""
+    return [(hit["path"], hit["name"], hit["source"], round(hit["similarity"], 3)) for hit in hits]
+
+
 def versions_of(hits):
     return {hit["source"].split()[-1] for hit in hits}
 
@@ -148,7 +153,7 @@ def test_random_damage(damage, tmp_path, tries):
     write_tree(tree, 0)
     build(tree, path)
     (tree / "temperature0.py").write_text("def convert(degrees):\n    return degrees * 0\n")
-    _, right = search(path)  # commits a second version, with a deletion file
+    right = places(search(path)[1])  # commits a second version, with a deletion file
     shutil.copytree(path, tmp_path / "intact")
 
     generator = random.Random(damage.__name__)
@@ -162,9 +167,9 @@ def test_random_damage(damage, tmp_path, tries):
         file.write_bytes(bytes(data))
 
         code, hits = search(path, *generator.choice([[], ["--no-refresh"]]))
-        assert code == 1 or hits == right, file
+        assert code == 1 or places(hits) == right, file
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             assert main(["index", str(tree), "--index", str(path)]) == 0, file
         healed, hits = search(path)
-        assert healed == 0 and hits == right, file
+        assert healed == 0 and places(hits) == right, file
         tries.record(damage.__name__.replace("_", " "), "no answer, healed" if code else "right answer")
