@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from mose.data.source.report import ReadingReport
 from mose.data.source.rules import ReadingRules
 from mose.search.encoders import UnitEncoder
 from mose.search.planning import Differences, Plan, plan_rebuild, plan_update
+from mose.search.progress import BuildProgress, progress_bar
 from mose.search.records import BuildReport, Entry, FileRecord, Meta, Tree
 from mose.search.snapshot import Snapshot, read_snapshot, salvaged_meta
 from mose.search.store import DamagedIndexError, Location, SearchIndexError
@@ -21,6 +21,8 @@ from mose.search.writing import IndexWriter, NewRows, index_writer
 
 #: Units that are embedded at a time. A long build stages them: killed, it loses at most one chunk.
 CHUNK = 4096
+#: Units after which progress is shown.
+STEP = 512
 #: Seconds that an update waits for another writer.
 LOCK_WAIT = 5.0
 
@@ -44,7 +46,7 @@ class BuildSettings(NamedTuple):
 
 
 def update_index(
-    location: Location, settings: BuildSettings, encoder: UnitEncoder, progress: bool
+    location: Location, settings: BuildSettings, encoder: UnitEncoder, progress: BuildProgress
 ) -> tuple[Snapshot, BuildReport, ReadingReport]:
     """Create an index, or bring one tree of it up to date, which is added if it is not there.
 
@@ -93,14 +95,14 @@ def update_index(
 
 
 def refresh_index(
-    snapshot: Snapshot, open_encoder: Callable[[], UnitEncoder], progress: bool = False
+    snapshot: Snapshot, open_encoder: Callable[[], UnitEncoder], progress: BuildProgress = False
 ) -> tuple[Snapshot, BuildReport | None]:
     """Bring all trees of an index up to date. Nothing is locked or written if nothing has changed.
 
     Args:
         snapshot: the newest version.
         open_encoder: returns what embeds units at the exit of the index; called if there are new ones.
-        progress: show progress bars on stderr.
+        progress: show progress bars on stderr, or report to a function.
 
     Returns:
         The newest version, and counts of what has changed; None if nothing has.
@@ -208,7 +210,7 @@ def _commit(
     meta: Meta,
     changes: Mapping[int, TreeChanges],
     open_encoder: Callable[[], UnitEncoder],
-    progress: bool,
+    progress: BuildProgress,
     with_stamps: bool = False,
     damaged: bool = False,
 ) -> tuple[bool, int]:
@@ -235,7 +237,7 @@ def _new_rows(
     meta: Meta,
     plan: Plan,
     open_encoder: Callable[[], UnitEncoder],
-    progress: bool,
+    progress: BuildProgress,
 ) -> tuple[NewRows, int]:
     """Return the rows of a plan, and the number of units that were embedded for them."""
     units = [unit for _, unit in plan.units]
@@ -272,18 +274,22 @@ def _embed(
     units: Sequence[tuple[list[int], Entry]],
     encoder: UnitEncoder,
     vectors: np.ndarray,
-    progress: bool,
+    progress: BuildProgress,
 ) -> None:
     """Write the embeddings of units into their rows of `vectors`. Those of a long build are staged."""
-    with tqdm(total=len(units), desc="Embedding", unit=" units", disable=not progress) as bar:
+    with progress_bar(progress, total=len(units), desc="Embedding", unit=" units") as bar:
         for start in range(0, len(units), CHUNK):
-            chunk = units[start : start + CHUNK]
-            computed = encoder.documents([unit.text for _, unit in chunk], [unit.language for _, unit in chunk])
+            chunk, parts = units[start : start + CHUNK], []
+            for begin in range(0, len(chunk), STEP):
+                step = [unit for _, unit in chunk[begin : begin + STEP]]
+                parts.append(encoder.documents([unit.text for unit in step], [unit.language for unit in step]))
+                bar.update(len(step))
+
+            computed = np.concatenate(parts)
             for (rows, _), vector in zip(chunk, computed, strict=True):
                 vectors[rows] = vector
             if len(units) > CHUNK:
                 writer.stage(space, [unit.key for _, unit in chunk], computed)
-            bar.update(len(chunk))
 
 
 def _report(changes: Mapping[int, TreeChanges], embedded: int, rebuilt: str = "") -> BuildReport:

@@ -219,8 +219,9 @@ class MoSETrainer(Trainer):
             return
 
         folder = Path(str(output_dir or self.args.output_dir))
-        if type(self.accelerator.unwrap_model(self.model)).__name__ in EMBEDDING_MODELS:
-            write_sentence_transformers_files(folder)
+        model = self.accelerator.unwrap_model(self.model)
+        if type(model).__name__ in EMBEDDING_MODELS:
+            write_sentence_transformers_files(folder, model.config.resolve_truncate_dim())
         atomic_write_json(folder / SUMMARY, self.summary(), ensure_ascii=False)
 
     def summary(self) -> dict[str, Any]:

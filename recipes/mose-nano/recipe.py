@@ -123,9 +123,11 @@ def ship(model_dir: Path, tokenizer: PreTrainedTokenizerBase, root: Path) -> Non
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
     write_sentence_transformers_files(staging)
-    for path in staging.iterdir():
-        if path.suffix != ".py":  # the code at the root is the original
-            path.replace(root / path.name)
+    for path in staging.rglob("*"):
+        if path.is_file() and path.suffix != ".py":  # the code at the root is the original
+            target = root / path.relative_to(staging)
+            target.parent.mkdir(exist_ok=True)
+            path.replace(target)
     shutil.rmtree(staging)
 
 

@@ -92,8 +92,8 @@ class FineTuningTrainer(MoSETrainer):
         full_size = config.resolve_truncate_dim()
         truncated = {config.resolve_truncate_dim(dim) for dim in args.matryoshka_dims} - {full_size}
         dims = sorted(truncated, reverse=True)
-        config.aligned_exits = args.align_exits and args.align_weight > 0
-        config.matryoshka_dims = dims or None
+        base: MoSEModel = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        base.describe_space(args.align_exits and args.align_weight > 0, dims or None)
 
         options = select_fields(args, [field.name for field in dataclasses.fields(Objective)])
         options["matryoshka_dims"] = (full_size, *dims) if dims else ()
