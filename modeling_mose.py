@@ -263,11 +263,13 @@ class MoSEAttention(nn.Module):
         )
 
         cos, sin = (angle.to(query.dtype) for angle in position_embeddings)
-        query, key = (rotate(states, cos, sin, fused=folded) for states in (query, key))
+        inference = folded and is_cpu_inference(self, hidden_states)
+        query, key = (rotate(states, cos, sin, fused=inference) for states in (query, key))
 
         if folded:
             mixed = folded_attention(query, key, value, attention_mask, self.scaling)
-            return linear(self.o_proj, mixed.reshape(hidden_states.shape)), None
+            mixed = linear(self.o_proj, mixed.reshape(hidden_states.shape))
+            return F.dropout(mixed, p=self.config.residual_dropout, training=self.training), None
 
         implementation = self.config._attn_implementation
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
@@ -815,6 +817,14 @@ class MoSEModel(MoSEPreTrainedModel):
             _STATIC_TABLES[self] = tables
         return tables
 
+    def _folds_attention(self, states: Tensor) -> bool:
+        """Return whether attention to all of short sequences is computed by `folded_attention`, on a CPU."""
+        config, dropout = self.config, self.training and self.config.attention_dropout > 0
+        if states.device.type != "cpu" or states.shape[1] > FOLDED_TOKENS or dropout:
+            return False
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        return config._attn_implementation == "sdpa" and not traced
+
     def _block_inputs(
         self, states: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, mask: Tensor
     ) -> dict[str, Any]:
@@ -829,8 +839,7 @@ class MoSEModel(MoSEPreTrainedModel):
         base = cast(dict, config.rope_parameters)["rope_theta"]
         positions = rotary_embedding(position_ids, head_size, base)
 
-        short = states.shape[1] <= FOLDED_TOKENS and config._attn_implementation == "sdpa"
-        if short and is_cpu_inference(self, states):
+        if self._folds_attention(states):
             # Added to scores. No softmax sees a difference to infinity, and float16 can hold it.
             bias = None if mask.all() else torch.zeros(mask.shape).masked_fill(mask == 0, -3e4)[:, None]
             return {"attention_mask": bias, "position_embeddings": positions, "folded": True}
