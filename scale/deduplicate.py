@@ -15,7 +15,9 @@ logger = logging.getLogger("mose.scale")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mose deduplicate`."""
-    text = "a .parquet, .jsonl (.gz, .zst) or .lance, a folder or s3:// address of such, or the id of a Hub dataset"
+    text = (
+        "a .parquet, .jsonl (.gz, .zst) or .lance, a folder or s3:// address of such, or the id of a Hub dataset"
+    )
     parser.add_argument("corpus", metavar="CORPUS", help=text)
     text = "folder of the result, DIR/kept, and of what the stages leave for each other, DIR/minhash"
     parser.add_argument("--output-dir", required=True, metavar="DIR", help=text)
@@ -56,7 +58,9 @@ def run(options: argparse.Namespace) -> None:
     except FileNotFoundError as error:
         raise ArgumentError(str(error)) from None
     if not parts:
-        raise ArgumentError(f"{options.corpus} has nothing to read: {'; '.join(failures.values()) or 'it is empty'}")
+        raise ArgumentError(
+            f"{options.corpus} has nothing to read: {'; '.join(failures.values()) or 'it is empty'}"
+        )
 
     tasks = min(options.tasks or 1_000, len(parts))
     _claim_folder(options.output_dir, [part.key for part in parts], columns.names, tasks)
@@ -105,7 +109,7 @@ def _run_stages(stages: dict[str, tuple[list, int]], options: argparse.Namespace
     # Its lines for every task would hide ours. Each stage has its logs in a file.
     datatrove_logger.remove()
     if options.executor == "ray" and not ray.is_initialized():
-        ray.init(address=options.address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
 
     previous = None
     for number, (name, (pipeline, tasks)) in enumerate(stages.items(), 1):
@@ -144,7 +148,9 @@ def _executor(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `mose deduplicate` and return its exit code."""
-    parser = argparse.ArgumentParser(prog=PROGRAM, description="Take near-duplicates out of a corpus of any size.")
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="Take near-duplicates out of a corpus of any size."
+    )
     add_arguments(parser)
     options = parser.parse_args(arguments)
     configure_output()

@@ -14,9 +14,11 @@ logger = logging.getLogger("mose.scale")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mose encode`."""
-    text = "a .parquet, .jsonl (.gz, .zst) or .lance, a folder or s3:// address of such, or the id of a Hub dataset"
+    text = (
+        "a .parquet, .jsonl (.gz, .zst) or .lance, a folder or s3:// address of such, or the id of a Hub dataset"
+    )
     parser.add_argument("corpus", metavar="CORPUS", help=text)
-    text = "folder or address of the embeddings; a run that ended early goes on there"
+    text = "folder or address of the embeddings; a run that ended early resumes there"
     parser.add_argument("--output-dir", required=True, metavar="DIR", help=text)
     text = "one file for each part, or one Lance dataset, DIR/vectors.lance (default: parquet)"
     parser.add_argument("--output-format", choices=("parquet", "lance"), default="parquet", help=text)
@@ -153,7 +155,9 @@ def _summarize(folder: str, reports: Sequence[Any], failures: dict[str, str]) ->
 
     if left_out:
         problems = [problem for report in finished for problem in report.problems]
-        logger.warning("%d rows without a usable text were left out, such as %s", left_out, "; ".join(problems[:3]))
+        logger.warning(
+            "%d rows without a usable text were left out, such as %s", left_out, "; ".join(problems[:3])
+        )
     for file, reason in failures.items():
         logger.warning("%s cannot be opened: %s", file, reason)
     failed = len(reports) - len(finished)

@@ -1,7 +1,7 @@
 """Near-duplicates of a corpus of any size, by datatrove's MinHash in four stages.
 
-Signatures of all texts, pairs that share a bucket, clusters of pairs, and the corpus without all but one text of each
-cluster. Every stage runs as tasks on this machine, on Slurm or on Ray, and goes on where it ended.
+Signatures of all texts, pairs that share a bucket, clusters of pairs, and the corpus with one text of each cluster.
+Every stage runs as tasks on this machine, on Slurm or on Ray, and resumes where it ended.
 """
 
 import json
@@ -57,8 +57,8 @@ class CodeSignatures(MinhashDedupSignature):
 class PartReader:
     """A pipeline step that yields the texts of a task's parts.
 
-    Texts are known by their place in a task, so the last stage must read what the first one read. The first notes how
-    many texts each part had; the last fails if there are others now.
+    Texts are known by their place in a task, so the last stage must read what the first one read. The first notes
+    how many texts each part had; the last fails if there are others now.
 
     Args:
         parts: all parts of the corpus. Task k of n reads every n-th, from the k-th on.
@@ -163,7 +163,9 @@ def _by_part(data: Iterator[Document]) -> Iterator[tuple[PartRows, str, list[int
         yield current
 
 
-def stage_pipelines(parts: Sequence[Part], columns: Columns, folder: str, tasks: int) -> dict[str, tuple[list, int]]:
+def stage_pipelines(
+    parts: Sequence[Part], columns: Columns, folder: str, tasks: int
+) -> dict[str, tuple[list, int]]:
     """Return stage -> its pipeline and its number of tasks, in the order in which they must run.
 
     Args:

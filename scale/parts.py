@@ -1,7 +1,7 @@
 """Cutting a corpus into parts, and reading a part.
 
-A part is a range of row groups of a parquet file, of bytes of a JSON-lines file, or of rows of a Lance fragment. It
-can be read by any process that reaches the corpus, and its key changes with the file.
+A part is a range of row groups of a parquet file, of bytes of a JSON-lines file, or of rows of a Lance fragment.
+Any process that reaches the corpus can read it. Its key changes with the file.
 """
 
 import hashlib
@@ -22,7 +22,11 @@ PARQUET, LINES, LANCE = "parquet", "lines", "lance"
 #: Ending of a file -> how it is read. What follows `.jsonl` is a compression that fsspec knows.
 ENDINGS = {
     ".parquet": PARQUET,
-    **{f"{name}{packed}": LINES for name in (".jsonl", ".ndjson") for packed in ("", ".gz", ".zst", ".bz2", ".xz")},
+    **{
+        f"{name}{packed}": LINES
+        for name in (".jsonl", ".ndjson")
+        for packed in ("", ".gz", ".zst", ".bz2", ".xz")
+    },
 }
 #: Rows of a part, and bytes of a part of JSON lines.
 PART_ROWS, PART_BYTES = 16_384, 32 * 2**20
@@ -227,7 +231,7 @@ def read_part(part: Part, columns: Columns) -> PartRows:
         OSError, ValueError: the file cannot be read; libraries raise further types.
     """
     if part.kind == LINES:
-        return _read_lines(part, columns)
+        return _read_json_lines(part, columns)
     table, first = _read_parquet(part, columns) if part.kind == PARQUET else _read_lance(part, columns)
 
     result = PartRows()
@@ -275,7 +279,7 @@ def _read_lance(part: Part, columns: Columns) -> tuple[pa.Table, int]:
     return fragment.to_table(columns=columns.names, offset=part.start, limit=count), part.start
 
 
-def _read_lines(part: Part, columns: Columns) -> PartRows:
+def _read_json_lines(part: Part, columns: Columns) -> PartRows:
     """Return the lines that begin in a part's range of bytes."""
     result, kept = PartRows(), []
     for start, line in _lines(part):

@@ -6,7 +6,7 @@
       vectors.lance/             all of them (format lance), once every part is finished
       parts/KEY.json             the fragments of one part (format lance)
 
-A part's file appears whole or not at all, so that a run that was killed goes on with the parts that are missing.
+A part's file appears whole or not at all, so that a killed run resumes with the parts that are missing.
 """
 
 import json
@@ -36,7 +36,7 @@ class ResultsError(RuntimeError):
 
 @dataclass
 class PartReport:
-    """How a part ended: its rows, those left out, and the error if it failed."""
+    """The outcome of a part: its rows, those left out, and the error if it failed."""
 
     key: str
     rows: int = 0
@@ -64,7 +64,11 @@ class ResultFolder:
         """
         filesystem, path = fsspec.core.url_to_fs(self.uri)
         manifest = json.loads(json.dumps({**settings, "format": self.file_format}))
-        names = [name.rpartition("/")[2] for name in filesystem.ls(path, detail=False)] if filesystem.exists(path) else []
+        names = (
+            [name.rpartition("/")[2] for name in filesystem.ls(path, detail=False)]
+            if filesystem.exists(path)
+            else []
+        )
 
         if MANIFEST in names:
             previous = json.loads(filesystem.cat(f"{path}/{MANIFEST}"))
@@ -72,7 +76,9 @@ class ResultFolder:
                 return
             name = next(name for name in manifest if previous.get(name) != manifest[name])
             if not overwrite:
-                raise ResultsError(f"{self.uri} holds embeddings of another {name}. Allow overwriting (--overwrite).")
+                raise ResultsError(
+                    f"{self.uri} holds embeddings of another {name}. Allow overwriting (--overwrite)."
+                )
             self._clear(filesystem, path, names)
         elif names:
             raise ResultsError(f"{self.uri} holds {names[0]}, which is no embeddings file. Name an empty folder.")
@@ -149,7 +155,9 @@ class ResultFolder:
         import lance  # of the extra [ray]
 
         parts = [json.loads(filesystem.cat(f"{path}/parts/{key}.json")) for key in keys]
-        fragments = [lance.FragmentMetadata.from_json(json.dumps(one)) for part in parts for one in part["fragments"]]
+        fragments = [
+            lance.FragmentMetadata.from_json(json.dumps(one)) for part in parts for one in part["fragments"]
+        ]
         if fragments:
             schema = pa.ipc.read_schema(pa.BufferReader(bytes.fromhex(parts[0]["schema"])))
             operation = lance.LanceOperation.Overwrite(schema, fragments)

@@ -1,5 +1,6 @@
 """The processes that embed parts: this one, or actors of a Ray cluster that hold one model each."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def encode_on_ray(
 
     started = not ray.is_initialized()
     if started:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         DataContext.get_current().enable_progress_bars = False
         resources = ray.cluster_resources()
