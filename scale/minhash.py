@@ -1,6 +1,6 @@
 """Near-duplicates of a corpus of any size, by datatrove's MinHash in four stages.
 
-Signatures of all texts, pairs that share a bucket, clusters of pairs, and the corpus with one text of each cluster.
+Signatures of all texts, pairs that share a bucket, clusters of pairs, and one text of each cluster.
 Every stage runs as tasks on this machine, on Slurm or on Ray, and resumes where it ended.
 """
 
@@ -78,12 +78,13 @@ class PartReader:
         noted: dict[str, dict[str, Any]] = {}
 
         for part in self.parts[rank::world_size]:
-            if not self.is_first and known[part.key]["error"]:
+            before = known.get(part.key)
+            if before and before["error"]:
                 continue
             rows, error = self._read(part)
             noted[part.key] = {"rows": len(rows.texts), "left_out": rows.left_out, "error": error}
-            if not self.is_first and len(rows.texts) != known[part.key]["rows"]:
-                count = f"{known[part.key]['rows']} texts before and {len(rows.texts)} now"
+            if before and len(rows.texts) != before["rows"]:
+                count = f"{before['rows']} texts before and {len(rows.texts)} now"
                 raise RuntimeError(f"{part.source} had {count}. Start again in an empty folder.")
             for place, text in enumerate(rows.texts):
                 metadata = {"rows": rows, "place": place, "source": part.source}
@@ -144,8 +145,8 @@ class KeptWriter:
         }
         if self.columns.language:
             table[self.columns.language] = pa.array([rows.languages[place] for place in places], pa.string())
-        for name in rows.kept.column_names if rows.kept is not None else ():
-            table[name] = rows.kept[name].take(places)
+        if rows.kept is not None:
+            table |= {name: rows.kept[name].take(places) for name in rows.kept.column_names}
         return pa.table(table)
 
 
@@ -154,11 +155,13 @@ def _by_part(data: Iterator[Document]) -> Iterator[tuple[PartRows, str, list[int
     current: tuple[PartRows, str, list[int]] | None = None
     for document in data:
         rows, place = document.metadata["rows"], document.metadata["place"]
-        if current is None or current[0] is not rows:
-            if current is not None:
-                yield current
-            current = (rows, document.metadata["source"], [])
-        current[2].append(place)
+        if current is not None and current[0] is rows:
+            current[2].append(place)
+            continue
+
+        if current is not None:
+            yield current
+        current = (rows, document.metadata["source"], [place])
     if current is not None:
         yield current
 

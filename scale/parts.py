@@ -274,7 +274,7 @@ def _read_lance(part: Part, columns: Columns) -> tuple[pa.Table, int]:
 
     dataset = lance.dataset(part.source, version=int(part.stamp))
     _check_columns(dataset.schema.names, columns, part.source)
-    fragment = dataset.get_fragment(part.fragment)
+    fragment: Any = dataset.get_fragment(part.fragment)
     count = (part.stop or fragment.count_rows()) - part.start
     return fragment.to_table(columns=columns.names, offset=part.start, limit=count), part.start
 

@@ -1,7 +1,7 @@
 """The embeddings of a corpus on disk or in an object store: one file, or one Lance fragment, for each part.
 
     DIR/
-      encode.json                what the embeddings depend on
+      _encode.json               what the embeddings depend on
       part-KEY.parquet           the embeddings of one part (format parquet)
       vectors.lance/             all of them (format lance), once every part is finished
       parts/KEY.json             the fragments of one part (format lance)
@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 from mose.scale.parts import PartRows
 
 FORMATS = ("parquet", "lance")
-MANIFEST = "encode.json"
+#: The underscore hides it from programs that read a folder of parquet files.
+MANIFEST = "_encode.json"
 _PART_FILE = re.compile(r"part-([0-9a-f]{20})\.parquet")
 _CHECKING_THREADS = 16
 
@@ -119,8 +120,8 @@ class ResultFolder:
             "file": pa.array([source] * len(rows.rows), pa.string()),
             "row": pa.array(rows.rows, pa.int64()),
         }
-        for name in rows.kept.column_names if rows.kept is not None else ():
-            columns[name] = rows.kept[name]
+        if rows.kept is not None:
+            columns |= {name: rows.kept[name] for name in rows.kept.column_names}
         for key, values in vectors.items():
             flat = pa.array(np.ascontiguousarray(values, dtype=kind).ravel())
             columns[f"exit_{key}"] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])

@@ -20,8 +20,8 @@ from mose.utils.locations import package_folder
 
 MODEL = str(package_folder())
 ROWS = [
-    {"id": number, "text": f"def function_{number}(value):\n" + f"    value += {number}\n" * (number % 50)}
-    for number in range(6_000)
+    {"id": number, "text": f"def function_{number}(value):\n" + f"    value += {number}\n" * (number % 20)}
+    for number in range(3_000)
 ]
 
 

@@ -79,7 +79,7 @@ def test_slurm_gets_four_jobs_in_order(corpus, tmp_path, monkeypatch, capsys):
     assert main(command) == 0
     assert "4 jobs submitted" in capsys.readouterr().out
 
-    # The tasks of each stage, which wait for those of the stage before, and datatrove's job that adds up its figures.
+    # Two jobs a stage: its tasks, which wait for those of the stage before, and one that adds up their figures.
     calls = [call.split() for call in log.read_text().splitlines()]
     waits = [next((word for word in call if word.startswith("--dependency")), "") for call in calls[::2]]
     assert waits == ["", *(f"--dependency=afterok:{number}" for number in (1, 3, 5))]
