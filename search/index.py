@@ -189,6 +189,11 @@ class Index:
         return index
 
     @property
+    def snapshot(self) -> Snapshot:
+        """The version in use. It never changes; `refresh` and `reload` put a newer one in its place."""
+        return self._snapshot
+
+    @property
     def location(self) -> Location:
         """Where the index is."""
         return self._snapshot.location
@@ -244,6 +249,10 @@ class Index:
             languages: one for each text.
         """
         return self._document_encoder().documents(texts, languages)
+
+    def embed_snippet(self, code: str, language: str = "") -> np.ndarray:
+        """Return the embedding of code to compare with the units, (dim,) float32, at the exit of queries."""
+        return self._query_encoder().documents([code], [language])[0]
 
     def reload(self) -> bool:
         """Take up the newest version if another process has written one. Return whether it has."""

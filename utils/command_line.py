@@ -21,6 +21,7 @@ EXTRAS = {
         "bm25s",
         "charset_normalizer",
         "datasets",
+        "datasketch",
         "faiss",
         "pathspec",
         "pyarrow",
