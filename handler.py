@@ -3,21 +3,24 @@
     {"inputs": "a text" or ["texts", …], "parameters": {"exit_layer": 2, "prompt_name": "query", …}}
 
 returns one vector, or one per text, as lists of floats. The server answers an exception with its message: status
-400 in huggingface's toolkit, `RequestError.status` in `mose.hub.serve`. `mose` itself may not be installed.
+400 in huggingface's toolkit, `RequestError.status` in `mose.hub.serving`. `mose` itself may not be installed.
 """
 
 import json
 import re
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import cached_file
 
 #: Allowed in `parameters`, or beside `inputs`, as the Hub's client sends them.
-PARAMETERS = ("exit_layer", "normalize", "prompt_name", "truncate_dim")
+PARAMETERS = (
+    *("exit_layer", "normalize", "prompt_name", "truncate_dim", "dimensions"),
+    *("truncate", "truncation_direction", "encoding_format"),
+)
 #: Largest number of tokens in a batch, padding included: on a CPU, and on an accelerator.
 TOKEN_BUDGETS = (4_096, 65_536)
 
@@ -30,14 +33,32 @@ class RequestError(ValueError):
         self.status = status
 
 
+class EmbeddingRequest(NamedTuple):
+    """A request whose values are all allowed."""
+
+    texts: list[str]
+    is_single: bool  # one text, not a list of one
+    exit_layer: int
+    dim: int
+    normalize: bool
+    prompt: str
+    truncate: bool  # otherwise longer texts are refused
+    keep_end: bool  # cut the start of longer texts, not their end
+
+
 class EndpointHandler:
     """Embeds texts at any exit. Safe to call from many threads; one batch runs at a time.
+
+    A call is `read_request`, `tokenize`, `embed` and `finish`. A server may run the steps itself, to put texts of
+    several requests into one batch.
 
     Args:
         path: folder or Hub id of the model; "" means the folder of this file.
         max_texts: largest number of texts in a request.
         max_characters: largest number of characters in a request. Long texts are truncated by tokens as well.
         device: None means a GPU if there is one.
+        loaded: the model on its device, in evaluation mode, and its tokenizer. None loads those at `path`, with
+            the code beside them.
     """
 
     def __init__(
@@ -46,19 +67,17 @@ class EndpointHandler:
         max_texts: int = 1_024,
         max_characters: int = 2_000_000,
         device: str | None = None,
+        loaded: tuple[Any, Any] | None = None,
     ):
         path = str(path or Path(__file__).parent)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype: Any = torch.float32 if device == "cpu" else "auto"  # CPUs compute float32 at full speed
-        self.model = AutoModel.from_pretrained(path, trust_remote_code=True, dtype=dtype).to(device).eval()
-
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
+        self.model, tokenizer = loaded or _load_model(path, device)
         self.pad_token_id = tokenizer.pad_token_id or 0
-        # Set once and then only read: setting truncation at each call is not safe between threads.
+        # Set once and then only read: settings that change at each call are not safe between threads. Texts are
+        # cut after they are tokenized, since the tokenizer's own truncation keeps what it cuts in memory.
         self.tokenizer = tokenizer.backend_tokenizer
         self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
         self.longest = min(tokenizer.model_max_length, self.model.config.max_position_embeddings)
-        self.tokenizer.enable_truncation(self.longest)
         # `<sep>` in a text is text. Only that of a prompt is the token.
         self.tokenizer.encode_special_tokens = True
 
@@ -68,7 +87,7 @@ class EndpointHandler:
         self._separator = tokenizer.sep_token, tokenizer.sep_token_id
         self.prompts = _load_prompts(path)
         self.max_texts, self.max_characters = max_texts, max_characters
-        self.token_budget = TOKEN_BUDGETS[device != "cpu"]
+        self.token_budget = TOKEN_BUDGETS[self.model.device.type != "cpu"]
         self._one_batch = threading.Lock()
 
     def __call__(self, data: Any) -> list[float] | list[list[float]]:
@@ -77,8 +96,11 @@ class EndpointHandler:
         Args:
             data: an object with `inputs`, a text or a list of texts. Optional, under `parameters` or beside it:
                 `exit_layer` (default: the deepest); `prompt_name`, a name in `config_sentence_transformers.json`
-                whose prompt is put before the texts; `truncate_dim`, the number of leading dimensions to return;
-                `normalize`, whether to scale the vectors to unit norm after that (default: true).
+                whose prompt is put before the texts; `truncate_dim` or `dimensions`, the number of leading
+                dimensions to return; `normalize`, whether to scale the vectors to unit norm after that (default:
+                true); `truncate`, false to refuse texts that are too long; `truncation_direction`, the end that
+                they are cut at (default: right). `encoding_format` is accepted, but the answer is always floats:
+                the Hub's client reads nothing else.
 
         Returns:
             (dim,) for a text, (texts, dim) for a list.
@@ -87,43 +109,51 @@ class EndpointHandler:
             RequestError: the request is malformed or too large.
             FloatingPointError: the model's weights are broken.
         """
-        if not isinstance(data, dict) or "inputs" not in data:
-            raise RequestError('a request must be a JSON object with "inputs", a text or a list of texts')
+        request = self.read_request(data)
+        vectors = self.finish(self.embed(self.tokenize(request), request.exit_layer), request)
+        return (vectors[0] if request.is_single else vectors).tolist()
 
-        parameters = _read_parameters(data)
-        texts = self._read_texts(data["inputs"])
-        exit_layer = self._read_exit_layer(parameters.get("exit_layer"))
-        dim = self._read_truncate_dim(parameters.get("truncate_dim"))
-        normalize = parameters.get("normalize")
-        if normalize is not None and type(normalize) is not bool:
-            raise RequestError(f"normalize must be true or false, got {_shorten(normalize)}")
-        prompt = self._read_prompt(parameters.get("prompt_name"))
+    def read_request(self, data: Any, field: str = "inputs") -> EmbeddingRequest:
+        """Return a request's values after checking all of them; `field` has the texts.
 
-        vectors = self._embed(self._tokenize(texts, prompt), exit_layer)[:, :dim]
-        if normalize is not False:
-            vectors = torch.nn.functional.normalize(vectors, dim=-1)
-        if not torch.isfinite(vectors).all():
-            raise FloatingPointError("an embedding is not finite: the model's weights are broken")
-        return (vectors[0] if isinstance(data["inputs"], str) else vectors).tolist()
+        Raises:
+            RequestError: the request is malformed or too large.
+        """
+        if not isinstance(data, dict) or field not in data:
+            raise RequestError(f'a request must be a JSON object with "{field}", a text or a list of texts')
 
-    def _read_texts(self, inputs: Any) -> list[str]:
+        parameters = _read_parameters(data, field)
+        dim = self._read_dim(parameters)
+        _read_choice(parameters, "encoding_format", ("float", "base64"))
+        return EmbeddingRequest(
+            self._read_texts(data[field], field),
+            isinstance(data[field], str),
+            self._read_exit_layer(parameters.get("exit_layer")),
+            dim,
+            _read_flag(parameters, "normalize"),
+            self._read_prompt(parameters.get("prompt_name")),
+            _read_flag(parameters, "truncate"),
+            _read_choice(parameters, "truncation_direction", ("right", "left")) == "left",
+        )
+
+    def _read_texts(self, inputs: Any, field: str) -> list[str]:
         texts = [inputs] if isinstance(inputs, str) else inputs
         if not isinstance(texts, list) or not texts:
-            raise RequestError("inputs must be a text, or a list of at least one text")
+            raise RequestError(f"{field} must be a text, or a list of at least one text")
         if len(texts) > self.max_texts:
-            raise RequestError(f"inputs must be at most {self.max_texts} texts, got {len(texts)}", 413)
+            raise RequestError(f"{field} must be at most {self.max_texts} texts, got {len(texts)}", 413)
 
         for i, text in enumerate(texts):
             if not isinstance(text, str):
-                raise RequestError(f"inputs[{i}] must be a text, got {_shorten(text)}")
+                raise RequestError(f"{field}[{i}] must be a text, got {_shorten(text)}")
         # Before the texts are searched: this bounds the work.
         characters, limit = sum(map(len, texts)), self.max_characters
         if characters > limit:
-            raise RequestError(f"inputs must have at most {limit} characters in all, got {characters}", 413)
+            raise RequestError(f"{field} must have at most {limit} characters in all, got {characters}", 413)
 
         for i, text in enumerate(texts):
             if re.search("[\ud800-\udfff]", text):  # JSON can hold them, the tokenizer cannot read them
-                raise RequestError(f"inputs[{i}] must not contain half of a surrogate pair")
+                raise RequestError(f"{field}[{i}] must not contain half of a surrogate pair")
         return texts
 
     def _read_exit_layer(self, exit_layer: Any) -> int:
@@ -136,13 +166,19 @@ class EndpointHandler:
             raise RequestError(f"exit_layer must be one of {allowed}, got {_shorten(exit_layer)}")
         return exit_layer
 
-    def _read_truncate_dim(self, truncate_dim: Any) -> int:
+    def _read_dim(self, parameters: dict[str, Any]) -> int:
         size = self.model.config.embedding_size
-        if truncate_dim is None:
-            return size
-        if type(truncate_dim) is not int or not 1 <= truncate_dim <= size:
-            raise RequestError(f"truncate_dim must be an integer in [1, {size}], got {_shorten(truncate_dim)}")
-        return truncate_dim
+        dims: set[int] = set()
+        for name in ("truncate_dim", "dimensions"):
+            dim = parameters.get(name)
+            if dim is not None and (type(dim) is not int or not 1 <= dim <= size):
+                raise RequestError(f"{name} must be an integer in [1, {size}], got {_shorten(dim)}")
+            if dim is not None:
+                dims.add(dim)
+
+        if len(dims) > 1:
+            raise RequestError("truncate_dim and dimensions mean the same, but differ; pass one of them")
+        return dims.pop() if dims else size
 
     def _read_prompt(self, name: Any) -> str:
         if name is None:
@@ -152,28 +188,41 @@ class EndpointHandler:
             raise RequestError(f"prompt_name must be one of {allowed}, got {_shorten(name)}")
         return self.prompts[name]
 
-    def _tokenize(self, texts: list[str], prompt: str) -> list[list[int]]:
-        """Return the ids of texts behind a prompt, as `mose.tokenization.inputs.input_ids` does."""
+    def tokenize(self, request: EmbeddingRequest) -> list[list[int]]:
+        """Return the token ids of a request's texts, as `mose.tokenization.inputs.input_ids` does.
+
+        Raises:
+            RequestError: a text is too long, and the request does not allow to cut it.
+        """
         token, token_id = self._separator
+        prompt = request.prompt
         instruction, separator, rest = prompt.rpartition(token) if token else ("", "", prompt)
         opening, closing = self._frame
         if separator:
             (prompt_ids,) = self._text_ids([instruction])
             opening = [*opening, *prompt_ids, token_id]
 
-        texts = [rest + text for text in texts]
+        texts = [rest + text for text in request.texts]
         contents = self._text_ids(texts)
         for i, text in enumerate(texts):
             # The tokenizer knows our prompts at the start of a text. Behind another prompt they are text as well.
             if separator and token_id in contents[i]:
                 contents[i] = self._text_ids(["\n" + text])[0][1:]
-        space = self.longest - len(closing)
-        return [(opening + content)[:space] + closing for content in contents]
+
+        space = self.longest - len(closing) - len(opening)
+        for i, content in enumerate(contents):
+            if len(content) > space and not request.truncate:
+                tokens = len(opening) + len(content) + len(closing)
+                raise RequestError(f"text {i} must have at most {self.longest} tokens, got {tokens}", 413)
+
+        if request.keep_end and space > 0:
+            contents = [content[-space:] for content in contents]
+        return [(opening + content)[: self.longest - len(closing)] + closing for content in contents]
 
     def _text_ids(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def _embed(self, ids: list[list[int]], exit_layer: int) -> torch.Tensor:
+    def embed(self, ids: list[list[int]], exit_layer: int) -> torch.Tensor:
         """Return the embeddings of token ids, (texts, embedding size), float32 on the CPU."""
         remaining = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         embeddings = torch.empty(len(ids), self.model.config.embedding_size)
@@ -195,14 +244,34 @@ class EndpointHandler:
                 embeddings[batch] = self.model(*inputs, exit_layer=exit_layer).pooler_output.float().cpu()
         return embeddings
 
+    def finish(self, embeddings: torch.Tensor, request: EmbeddingRequest) -> torch.Tensor:
+        """Return embeddings with as many dimensions, and the norm, that a request asks for.
 
-def _read_parameters(data: dict[str, Any]) -> dict[str, Any]:
+        Raises:
+            FloatingPointError: the model's weights are broken.
+        """
+        vectors = embeddings[:, : request.dim]
+        if request.normalize:
+            vectors = torch.nn.functional.normalize(vectors, dim=-1)
+        if not torch.isfinite(vectors).all():
+            raise FloatingPointError("an embedding is not finite: the model's weights are broken")
+        return vectors
+
+
+def _load_model(path: str, device: str | None) -> tuple[Any, Any]:
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype: Any = torch.float32 if device == "cpu" else "auto"  # CPUs compute float32 at full speed
+    model = AutoModel.from_pretrained(path, trust_remote_code=True, dtype=dtype).to(device).eval()
+    return model, AutoTokenizer.from_pretrained(path, trust_remote_code=True)
+
+
+def _read_parameters(data: dict[str, Any], field: str) -> dict[str, Any]:
     """Return the parameters of a request, from both places where they may be."""
     nested = {} if data.get("parameters") is None else data["parameters"]
     if not isinstance(nested, dict):
         raise RequestError(f"parameters must be an object with any of {', '.join(PARAMETERS)}")
 
-    beside = {name: value for name, value in data.items() if name not in ("inputs", "parameters", "options")}
+    beside = {name: value for name, value in data.items() if name not in (field, "parameters", "options")}
     for name in nested.keys() & beside.keys():
         if nested[name] != beside[name]:
             raise RequestError(f"{_shorten(name)} is in the request twice, with different values")
@@ -210,6 +279,25 @@ def _read_parameters(data: dict[str, Any]) -> dict[str, Any]:
         if name not in PARAMETERS:
             raise RequestError(f"parameters must be among {', '.join(PARAMETERS)}, got {_shorten(name)}")
     return nested | beside
+
+
+def _read_flag(parameters: dict[str, Any], name: str) -> bool:
+    """Return a parameter that is true unless a request says otherwise."""
+    flag = parameters.get(name)
+    if flag is not None and type(flag) is not bool:
+        raise RequestError(f"{name} must be true or false, got {_shorten(flag)}")
+    return flag is not False
+
+
+def _read_choice(parameters: dict[str, Any], name: str, allowed: tuple[str, ...]) -> str:
+    """Return a parameter that must be one of these words, in any case. The first is the default."""
+    word = parameters.get(name)
+    if word is None:
+        return allowed[0]
+    # TEI spells directions "Right" and "Left", the Hub's client "right" and "left".
+    if not isinstance(word, str) or word.lower() not in allowed:
+        raise RequestError(f"{name} must be {' or '.join(allowed)}, got {_shorten(word)}")
+    return word.lower()
 
 
 def _load_prompts(path: str) -> dict[str, str]:

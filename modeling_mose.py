@@ -6,7 +6,7 @@ task heads. The Hub serves this file as remote code: it imports only torch, tran
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Unpack, cast
@@ -14,6 +14,7 @@ from typing import Any, Unpack, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
@@ -32,6 +33,8 @@ Count = Tensor | int | None
 SIMILARITY_SCALE_RANGE = (1e-4, 30.0)
 #: Masked tokens whose logits are in memory at once. A larger value makes peak memory grow with the exits.
 LOGIT_ROWS = 256
+#: Tokens whose taps are computed at once for the table of exit 0.
+TABLE_ROWS = 2048
 
 
 @dataclass
@@ -253,9 +256,96 @@ class MoSEGate(nn.Module):
             features = shifted if features is None else features + shifted
 
         position = torch.log1p(attention_mask.cumsum(dim=1).to(hidden_states.dtype))[..., None]
-        scores = widen(self.score(F.gelu(features + self.place(position), approximate="tanh"))[..., 0])
+        activated = F.gelu(cast(Tensor, features) + self.place(position), approximate="tanh")
+        return self.weigh(activated, attention_mask)
+
+    def weigh(self, activated: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the weights (batch, tokens) that belong to activated features (batch, tokens, gate_size)."""
+        scores = widen(self.score(activated)[..., 0])
         scores = scores.masked_fill(attention_mask == 0, torch.finfo(scores.dtype).min)
         return scores.softmax(dim=-1)
+
+
+class StaticTables:
+    """Tables of what exit 0 reads: the normed state of each token, and its part in the gate's features.
+
+    Exit 0 runs no block, so both depend on the token id alone.
+
+    Args:
+        embed_tokens: the token embeddings.
+        head: exit 0, with a gate.
+        positions: largest number of tokens in a sequence.
+    """
+
+    def __init__(self, embed_tokens: nn.Embedding, head: "MoSEExit", positions: int):
+        gate, weight = cast(MoSEGate, head.gate), embed_tokens.weight
+        self.vocab_size, self.positions = len(weight), positions
+
+        # Not inference tensors, which other contexts could not use, and as exact as the weights under autocast.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+            self.normed = torch.cat([head.norm(rows) for rows in weight.split(TABLE_ROWS)])
+            taps = torch.cat([gate.taps(rows) for rows in self.normed.split(TABLE_ROWS)])
+
+            # Row `id * kernel_size + shift` is the tap of the token `shift` places before. A token after the last
+            # is what precedes a sequence, or padding: it adds nothing. Then come the positions.
+            taps = F.pad(taps, (0, 0, 0, 1)).view(-1, taps.shape[1] // gate.kernel_size)
+            counts = torch.arange(positions + 1, dtype=weight.dtype)[:, None]
+            self.features = torch.cat((taps, gate.place(counts.log1p())))
+            self.first_place = len(taps)
+
+            # Aliases keep their storage, so that no later weight can be at the same address.
+            self.sources = [(p.detach(), p._version) for p in self.parameters(embed_tokens, head)]
+            self.column = weight[:, 0].clone()
+
+    @staticmethod
+    def parameters(embed_tokens: nn.Embedding, head: "MoSEExit") -> list[Tensor]:
+        """Return the parameters that the tables are computed from."""
+        gate = cast(MoSEGate, head.gate)
+        modules = (embed_tokens, head.norm, gate.taps, gate.place)
+        return [parameter for module in modules for parameter in module.parameters()]
+
+    @torch.autocast("cpu", enabled=False)
+    def fit(self, parameters: list[Tensor], head: "MoSEExit", ids: Tensor, states: Tensor) -> bool:
+        """Return whether the tables are long enough for `ids` and the weights are still those of the tables."""
+        if ids.shape[1] > self.positions or len(parameters) != len(self.sources):
+            return False
+        for parameter, (source, version) in zip(parameters, self.sources, strict=True):
+            same = parameter.data_ptr() == source.data_ptr() and parameter.dtype == source.dtype
+            if not same or parameter._version != version:
+                return False
+
+        # Changes of `weight.data` count no version, so values are compared as well: one of each token, and all
+        # that the first token's row comes from.
+        gate, first = cast(MoSEGate, head.gate), ids[0, 0]
+        size, row = gate.kernel_size, first * gate.kernel_size
+        place = gate.place(self.features.new_ones(1, 1).log1p())  # of the first token of a sequence
+        computed = torch.cat((gate.taps(head.norm(states[0, 0])).view(size, -1), place))
+        stored = torch.cat((self.features[row : row + size], self.features[self.first_place + 1, None]))
+        tolerance = max(1e-5, 4 * torch.finfo(stored.dtype).eps) * stored.abs().max()
+        unchanged = (computed - stored).abs().max() <= tolerance
+        return bool(unchanged) and torch.equal(states[..., 0], self.column[ids])
+
+    @torch.autocast("cpu", enabled=False)
+    def look_up(self, head: "MoSEExit", ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return normed states (batch, tokens, hidden) and the gate's weights (batch, tokens)."""
+        gate = cast(MoSEGate, head.gate)
+        size, absent = gate.kernel_size, self.vocab_size
+        normed = F.embedding(ids, self.normed)
+
+        known = F.pad(ids.masked_fill(attention_mask == 0, absent), (size - 1, 0), value=absent)
+        taps = known.unfold(1, size, 1) * size + torch.arange(size - 1, -1, -1)
+        places = attention_mask.cumsum(dim=1)[..., None] + self.first_place
+        rows = torch.cat((taps, places), dim=-1).flatten(0, 1)
+        features = F.embedding_bag(rows, self.features, mode="sum").view(*ids.shape, -1)
+
+        # GELU's tanh approximation, written as x · sigmoid(2 z): twice as fast on a CPU.
+        activated = features.square().mul_(0.044715).add_(1).mul_(features).mul_(8**0.5 / torch.pi**0.5)
+        activated = activated.sigmoid_().mul_(features)
+        return normed, gate.weigh(activated, attention_mask)
+
+
+#: Model -> its tables. Not an attribute: neither copies nor saved files of a model should hold them.
+_STATIC_TABLES: MutableMapping["MoSEModel", StaticTables] = WeakIdKeyDictionary()
 
 
 class MoSEExit(nn.Module):
@@ -276,15 +366,24 @@ class MoSEExit(nn.Module):
             nn.Sequential(linear(), ACT2FN[config.projection_act], linear()) if self.project_tokens else linear()
         )
 
-    def forward(self, normed: Tensor, attention_mask: Tensor, truncate_dim: int | None = None) -> Tensor:
+    def forward(
+        self,
+        normed: Tensor,
+        attention_mask: Tensor,
+        truncate_dim: int | None = None,
+        token_weights: Tensor | None = None,
+    ) -> Tensor:
         """Return the embedding (batch, hidden or `truncate_dim`) from normed states (batch, tokens, hidden).
 
-        Task heads read the normed states too, so the caller computes them with `norm`.
+        Task heads read the normed states too, so the caller computes them with `norm`. `token_weights` (batch,
+        tokens) are those of the pooling, if they are known already.
         """
         if self.pooling == "cls":
             pooled = self.projection(last_token(normed, attention_mask))
         else:
-            weights = self._token_weights(normed, attention_mask).to(normed.dtype)[:, None]
+            if token_weights is None:
+                token_weights = self._token_weights(normed, attention_mask)
+            weights = token_weights.to(normed.dtype)[:, None]
             if self.project_tokens:
                 pooled = (weights @ self.projection(normed))[:, 0]
             else:
@@ -427,6 +526,53 @@ class MoSEModel(MoSEPreTrainedModel):
         """Exits that this model has, shallow to deep."""
         return self.config.built_exit_layers
 
+    def train(self, mode: bool = True) -> "MoSEModel":
+        """Set the training mode. Training frees the tables of exit 0."""
+        if mode:
+            _STATIC_TABLES.pop(self, None)
+        return super().train(mode)
+
+    def _apply(self, fn, recurse=True):
+        # Called by `to`, `half` and the like: tables of the former weights would only take memory.
+        _STATIC_TABLES.pop(self, None)
+        return super()._apply(fn, recurse)
+
+    def _weigh_tokens(
+        self, depth: int, states: Tensor, input_ids: Tensor | None, mask: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return an exit's normed states (batch, tokens, hidden), and its tokens' weights if tables have them."""
+        head = cast(MoSEExit, self.exits[str(depth)])
+        if depth == 0 and input_ids is not None:
+            tables = self._static_tables(input_ids, states)
+            if tables is not None:
+                return tables.look_up(head, input_ids, mask)
+        return head.norm(states), None
+
+    def _static_tables(self, input_ids: Tensor, states: Tensor) -> StaticTables | None:
+        """Return the tables of exit 0 for inference on a CPU, computed anew if weights have changed.
+
+        None where they cannot be used, or spare nothing: without a gate little is left. `states` (batch, tokens,
+        hidden) are the embeddings of `input_ids`.
+        """
+        head = cast(MoSEExit, self.exits["0"])
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return None
+        # An adapter, a parametrization or a quantised layer is another class.
+        modules = (self.embed_tokens, *((head.gate.taps, head.gate.place) if head.gate is not None else ()))
+        hooks = self.embed_tokens._forward_hooks
+        if hooks or tuple(map(type, modules)) != (nn.Embedding, nn.Linear, nn.Linear):
+            return None
+        parameters = StaticTables.parameters(cast(nn.Embedding, self.embed_tokens), head)
+        if any(parameter.device.type != "cpu" or parameter.is_inference() for parameter in parameters):
+            return None
+
+        tables = _STATIC_TABLES.get(self)
+        if tables is None or not tables.fit(parameters, head, input_ids, states):
+            positions = max(self.config.max_position_embeddings, input_ids.shape[1])
+            tables = StaticTables(cast(nn.Embedding, self.embed_tokens), head, positions)
+            _STATIC_TABLES[self] = tables
+        return tables
+
     def _block_inputs(
         self, states: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, mask: Tensor
     ) -> dict[str, Any]:
@@ -497,11 +643,11 @@ class MoSEModel(MoSEPreTrainedModel):
 
             if depth in exits:
                 head = cast(MoSEExit, self.exits[str(depth)])
-                normed = head.norm(states)
                 if output_exit_states:
-                    exit_states[depth] = normed
+                    exit_states[depth] = normed = head.norm(states)
                 else:
-                    embeddings.append(head(normed, mask, dim))
+                    normed, weights = self._weigh_tokens(depth, states, input_ids, mask)
+                    embeddings.append(head(normed, mask, dim, weights))
 
         all_embeddings = output_all_exits and not output_exit_states
         return MoSEModelOutput(

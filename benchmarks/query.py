@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import faiss
-
 from mose.benchmarks import command
 from mose.benchmarks.command import Benchmark, Report
 from mose.eval import speed
@@ -43,9 +41,6 @@ class QueryLatency(Benchmark):
         command.add_count(parser, "--queries", 200, "number of queries")
 
     def measure(self, options: argparse.Namespace) -> Report:
-        if options.threads:
-            faiss.omp_set_num_threads(options.threads)  # it has threads of its own
-
         tree, exclude = options.source_tree, []
         if tree is None:
             tree, exclude = Path(sysconfig.get_paths()["stdlib"]), list(STDLIB_TESTS)
@@ -64,7 +59,7 @@ class QueryLatency(Benchmark):
             index = Index.load(path, model, tokenizer)
 
         # Names of several words read like queries. Names of one word are the fallback for small trees.
-        names = sorted({words_of_name(name) for name in index.units["name"]})
+        names = sorted({words_of_name(name) for name in index.units.column("name")})
         queries = speed.sample([name for name in names if " " in name] or names, options.queries)
 
         # The first query pays for what the others reuse, so it is timed on its own.

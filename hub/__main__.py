@@ -10,7 +10,9 @@ COMMANDS = {
     "slice": Command("mose.hub.slice", "cut a model at an exit; the smaller one returns the same embeddings"),
     "import": Command("mose.hub.convert.command", "convert a released checkpoint of the paper"),
     "export": Command("mose.hub.export", "export exits to ONNX, and to int8 for CPUs"),
-    "serve": Command("mose.hub.serve", "serve embeddings over HTTP, as Inference Endpoints do"),
+    "serve": Command(
+        "mose.hub.serving.command", "serve embeddings over HTTP, as OpenAI, TEI and Inference Endpoints do"
+    ),
     "card": Command("mose.hub.card.command", "write a folder's model card"),
 }
 

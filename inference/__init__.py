@@ -6,13 +6,16 @@ The names below are loaded on first use, so that importing this package needs no
 import importlib
 
 _HOMES = {
+    "AdaptivePolicy": "adaptive",
     "BM25": "bm25",
     "MoSEEncoder": "encoders",
     "StaticEncoder": "static",
     "Store": "store",
     "StoreError": "store",
+    "adaptive_scores": "adaptive",
     "encode": "encoding",
     "encode_corpus": "corpus",
+    "fit_policy": "adaptive",
     "load_mose_config": "loading",
     "load_model": "loading",
     "model_fingerprint": "fingerprints",

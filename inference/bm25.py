@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 import numpy as np
 import Stemmer
@@ -51,11 +51,12 @@ class BM25:
         tokens = [bm25_tokens(document) for document in documents]
 
         # bm25s cannot index a corpus without any token; all scores are 0 then.
-        self._index: Optional["bm25s.BM25"] = None
+        self._index: bm25s.BM25 | None = None
         if any(tokens):
-            import bm25s  # takes longer than a query, for which the tokens above suffice
+            # Takes longer to import than a search, for which the tokens above suffice.
+            from bm25s import BM25 as SparseBM25
 
-            self._index = bm25s.BM25(k1=K1, b=B, method="lucene")
+            self._index = SparseBM25(k1=K1, b=B, method="lucene")
             self._index.index(tokens, show_progress=False)
 
     def __len__(self) -> int:

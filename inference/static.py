@@ -156,16 +156,34 @@ class StaticEncoder:
 
         result = np.empty((len(texts), dim), dtype=np.float32)
         for start, ids, lengths in self._windows(texts, prompts):
-            for rows, tokens in _token_batches(lengths):
-                embeddings = self._tables.pool(ids[tokens], lengths[rows], dim)
-                result[start + rows.start : start + rows.stop] = embeddings
+            self._pool_batches(ids, lengths, result[start : start + len(lengths)])
+        norms = self._normalize(result)
+        self._check_finite(norms, texts)
+        return result
 
+    def encode_ids(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """Return the embeddings of token ids, special tokens included, (texts, dim) float32.
+
+        Weights that are not finite give embeddings that are not; nothing is raised.
+        """
+        lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+        result = np.empty((len(ids), self.truncate_dim), dtype=np.float32)
+        joined = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=lengths.sum())
+        self._pool_batches(joined, lengths, result)
+        self._normalize(result)
+        return result
+
+    def _pool_batches(self, ids: np.ndarray, lengths: np.ndarray, result: np.ndarray) -> None:
+        for rows, tokens in _token_batches(lengths):
+            result[rows] = self._tables.pool(ids[tokens], lengths[rows], result.shape[1])
+
+    def _normalize(self, embeddings: np.ndarray) -> np.ndarray:
+        """Scale embeddings in place, and return the norms that they had."""
         # The least norm to divide by: with 1, shorter vectors keep their length.
         least = 1.0 if self.config["embedding_norm"] == "at_most_one" else 1e-12
-        norms = np.sqrt(np.einsum("ij,ij->i", result, result))[:, None]
-        result /= np.maximum(norms, np.float32(least))
-        self._check_finite(norms[:, 0], texts)
-        return result
+        norms = np.sqrt(np.einsum("ij,ij->i", embeddings, embeddings))
+        embeddings /= np.maximum(norms, np.float32(least))[:, None]
+        return norms
 
     def _windows(
         self, texts: Sequence[str], prompts: str | Sequence[str]

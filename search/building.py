@@ -1,7 +1,6 @@
 """Creating an index and bringing it up to date: what has changed is read, embedded and written."""
 
 import dataclasses
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from mose.data.source.report import ReadingReport
 from mose.data.source.rules import ReadingRules
 from mose.search.encoders import UnitEncoder
 from mose.search.lexical import TermCounter
+from mose.search.planning import Differences, Plan, plan_rebuild, plan_update
 from mose.search.records import BuildReport, Entry, FileRecord, Meta, Tree
 from mose.search.snapshot import Snapshot, read_snapshot, salvaged_meta
 from mose.search.store import DamagedIndexError, Location, SearchIndexError
@@ -21,6 +21,8 @@ from mose.search.writing import IndexWriter, NewRows, index_writer
 
 #: Units that are embedded at a time. A long build stages them: killed, it loses at most one chunk.
 CHUNK = 4096
+#: Seconds that an update waits for another writer.
+LOCK_WAIT = 5.0
 
 
 class BuildSettings(NamedTuple):
@@ -41,7 +43,7 @@ class BuildSettings(NamedTuple):
     max_length: int
 
 
-def build_index(
+def update_index(
     location: Location, settings: BuildSettings, encoder: UnitEncoder, progress: bool
 ) -> tuple[Snapshot, BuildReport, ReadingReport]:
     """Create an index, or bring one tree of it up to date, which is added if it is not there.
@@ -53,7 +55,7 @@ def build_index(
     with index_writer(location) as writer:
         previous, trees, rebuilt = _previous(location, settings.root)
         tree = _tree(settings, trees)
-        known = _records(previous, tree.id) if previous else {}
+        known = _records_of(previous, tree.id) if previous else {}
         if (
             previous and tree not in previous.meta.trees
         ):  # the settings have changed: each file is looked at again
@@ -89,7 +91,7 @@ def build_index(
 
 
 def refresh_index(
-    snapshot: Snapshot, open_encoder: Callable[[], UnitEncoder], progress: bool = False, wait: float = 5.0
+    snapshot: Snapshot, open_encoder: Callable[[], UnitEncoder], progress: bool = False
 ) -> tuple[Snapshot, BuildReport | None]:
     """Bring all trees of an index up to date. Nothing is locked or written if nothing has changed.
 
@@ -97,7 +99,6 @@ def refresh_index(
         snapshot: the newest version.
         open_encoder: returns what embeds units at the exit of the index; called if there are new ones.
         progress: show progress bars on stderr.
-        wait: seconds to wait for another writer.
 
     Returns:
         The newest version, and counts of what has changed; None if nothing has.
@@ -110,7 +111,7 @@ def refresh_index(
     if not any(_differs(snapshot, tree, change) for tree, change in changes.items()):
         return snapshot, None
 
-    with index_writer(snapshot.location, wait) as writer:
+    with index_writer(snapshot.location, LOCK_WAIT) as writer:
         newest = snapshot.newer()
         if newest:
             snapshot, changes = newest, _read_trees(newest)
@@ -119,7 +120,8 @@ def refresh_index(
         )
         if committed:
             snapshot = read_snapshot(snapshot.location)
-        return snapshot, _report(changes, len(snapshot), embedded)
+        report = _report(changes, len(snapshot), embedded)
+        return snapshot, report if report.changed or report.removed else None
 
 
 def remove_tree(location: Location, root: Path) -> Snapshot:
@@ -183,110 +185,19 @@ def _tree(settings: BuildSettings, trees: Sequence[Tree]) -> Tree:
     )
 
 
-def _records(snapshot: Snapshot, tree: int) -> dict[str, FileRecord]:
+def _records_of(snapshot: Snapshot, tree: int) -> dict[str, FileRecord]:
     return {path: record for (owner, path), record in snapshot.records.items() if owner == tree}
 
 
 def _read_trees(snapshot: Snapshot) -> dict[int, TreeChanges]:
     """Return the changes of the trees whose folders are there: another disk may not be mounted."""
     trees = [tree for tree in snapshot.meta.trees if Path(tree.root).is_dir()]
-    return {tree.id: read_tree(tree, _records(snapshot, tree.id), trust_stamps=True) for tree in trees}
+    return {tree.id: read_tree(tree, _records_of(snapshot, tree.id), trust_stamps=True) for tree in trees}
 
 
 def _differs(snapshot: Snapshot, tree: int, changes: TreeChanges) -> bool:
-    known = _records(snapshot, tree)
+    known = _records_of(snapshot, tree)
     return bool(changes.entries or changes.removed) or changes.records != known
-
-
-class _Plan(NamedTuple):
-    """What a commit does."""
-
-    removed: np.ndarray  # rows that go, as positions in `Snapshot.addresses`
-    units: list[tuple[int, Entry]]  # units that come, with the id of their tree
-    records: dict[tuple[int, str], FileRecord]  # records that come
-
-
-def _plan_update(previous: Snapshot, changes: Mapping[int, TreeChanges], with_stamps: bool) -> _Plan:
-    """Return the difference between a version and its trees. Units that have not changed stay as they are.
-
-    Args:
-        previous: the version.
-        changes: of each tree, by its id.
-        with_stamps: whether files of which nothing but the times has changed count by themselves.
-    """
-    coming = {(tree, path): units for tree, change in changes.items() for path, units in change.entries.items()}
-    going = {(tree, path) for tree, change in changes.items() for path in change.removed}
-    new = Counter(_identity(tree, unit) for (tree, _), units in coming.items() for unit in units)
-
-    names = ("tree", "path", "key", "kind", "name", "start_line", "end_line")
-    columns = [previous.units.column(name) for name in names]
-    removed = []
-    for row, (tree, path, *identity) in enumerate(zip(*columns, strict=True)):
-        if (tree, path) not in coming and (tree, path) not in going:
-            continue
-        if new[key := (tree, *identity)]:
-            new[key] -= 1
-        else:
-            removed.append(row)
-
-    units = []
-    for (tree, _), entries in coming.items():
-        for unit in entries:
-            if new[key := _identity(tree, unit)]:
-                new[key] -= 1
-                units.append((tree, unit))
-
-    records = {
-        (tree, path): record for tree, change in changes.items() for path, record in change.records.items()
-    }
-    records = {place: record for place, record in records.items() if previous.records.get(place) != record}
-    real = (
-        removed
-        or units
-        or going
-        or any(_is_news(previous.records.get(place), records[place]) for place in records)
-    )
-    if not real and not with_stamps:
-        records = {}
-    places = enumerate(previous.records, len(previous))
-    removed += [row for row, place in places if place in records or place in going]
-    return _Plan(np.array(removed, np.intp), units, records)
-
-
-def _plan_rebuild(previous: Snapshot | None, changes: Mapping[int, TreeChanges]) -> _Plan:
-    """Return all units and files, those of a version that have not changed among them."""
-    units = {(tree, path): units for tree, change in changes.items() for path, units in change.entries.items()}
-    records = {
-        (tree, path): record for tree, change in changes.items() for path, record in change.records.items()
-    }
-    if previous:
-        gone = {(tree, path) for tree, change in changes.items() for path in change.removed}
-        rows = defaultdict(list)
-        for row, place in enumerate(
-            zip(previous.units.column("tree"), previous.units.column("path"), strict=True)
-        ):
-            if place not in units and place not in gone:
-                rows[place].append(row)
-        kept = iter(previous.units.take([row for group in rows.values() for row in group]))
-        units |= {place: [next(kept) for _ in group] for place, group in rows.items()}
-        records |= {
-            place: record
-            for place, record in previous.records.items()
-            if place not in records and place not in gone
-        }
-
-    ordered = [(tree, unit) for tree, path in sorted(units) for unit in units[tree, path]]
-    return _Plan(np.zeros(0, np.intp), ordered, records)
-
-
-def _identity(tree: int, unit: Entry) -> tuple[int | str | bytes, ...]:
-    """Return all that a row has of a unit: equal ones need not be written again."""
-    return (tree, unit.key, unit.kind, unit.name, unit.start_line, unit.end_line)
-
-
-def _is_news(known: FileRecord | None, record: FileRecord) -> bool:
-    """Return whether a file differs in more than its times."""
-    return known is None or known._replace(stamp="") != record._replace(stamp="")
 
 
 def _commit(
@@ -301,12 +212,12 @@ def _commit(
 ) -> tuple[bool, int]:
     """Write what has changed. Return whether anything had, and the number of units that were embedded."""
     if previous is None or previous.meta.space != meta.space:
-        plan = _plan_rebuild(previous, changes)
+        plan = plan_rebuild(previous, Differences(changes))
         rows, embedded = _new_rows(writer, None, meta, plan, open_encoder, progress)
         writer.replace(meta, rows, damaged)
         return True, embedded
 
-    plan = _plan_update(previous, changes, with_stamps)
+    plan = plan_update(previous, Differences(changes), with_stamps)
     if not (len(plan.removed) or plan.units or plan.records) and previous.meta.with_digest(
         0, 0
     ) == meta.with_digest(0, 0):
@@ -320,46 +231,48 @@ def _new_rows(
     writer: IndexWriter,
     previous: Snapshot | None,
     meta: Meta,
-    plan: _Plan,
+    plan: Plan,
     open_encoder: Callable[[], UnitEncoder],
     progress: bool,
 ) -> tuple[NewRows, int]:
     """Return the rows of a plan, and the number of units that were embedded for them."""
     units = [unit for _, unit in plan.units]
     keys = [unit.key for unit in units]
+
+    # Units of one key have one embedding: of this version, of a killed build, or computed now.
+    known = writer.staged(meta.space) if units else {}
+    if previous:
+        rows = previous.rows_by_key
+        known |= {key: previous.vectors[rows[key]] for key in keys if key in rows}
+    new = {key: unit for key, unit in zip(keys, units, strict=True) if key not in known}
+
+    if new:
+        known |= _embed(writer, meta.space, new, open_encoder(), progress)
     vectors = np.empty((len(units), meta.dim), np.float32)
-
-    # Units of one key have one embedding, of this version, of a killed build, or computed now.
-    staged = writer.staged(meta.space) if units else {}
-    new: dict[bytes, int] = {}
     for row, key in enumerate(keys):
-        if previous and key in previous.rows_by_key:
-            vectors[row] = previous.vectors[previous.rows_by_key[key]]
-        elif key in staged:
-            vectors[row] = staged[key]
-        else:
-            new.setdefault(key, row)
+        vectors[row] = known[key]
 
-    rows = list(new.values())
-    encoder = open_encoder() if rows else None
-    with tqdm(total=len(rows), desc="Embedding", unit=" units", disable=not (progress and rows)) as bar:
-        for start in range(0, len(rows), CHUNK):
-            chunk = rows[start : start + CHUNK]
-            assert encoder is not None
-            vectors[chunk] = encoder.documents(
-                [units[row].text for row in chunk], [units[row].language for row in chunk]
-            )
-            if len(rows) > CHUNK:
-                writer.stage(meta.space, [keys[row] for row in chunk], vectors[chunk])
-            bar.update(len(chunk))
-
-    # Equal units that came after the first of their key.
-    for row, key in enumerate(keys):
-        if new.get(key, row) != row:
-            vectors[row] = vectors[new[key]]
     counter = TermCounter()
     terms = [counter.count(unit.text) for unit in units]
-    return NewRows([tree for tree, _ in plan.units], units, vectors, terms, plan.records), len(rows)
+    return NewRows([tree for tree, _ in plan.units], units, vectors, terms, plan.records), len(new)
+
+
+def _embed(
+    writer: IndexWriter, space: str, units: Mapping[bytes, Entry], encoder: UnitEncoder, progress: bool
+) -> dict[bytes, np.ndarray]:
+    """Return key -> embedding (dim,) of units by their keys. Those of a long build are staged."""
+    embeddings: dict[bytes, np.ndarray] = {}
+    keys = list(units)
+    with tqdm(total=len(keys), desc="Embedding", unit=" units", disable=not progress) as bar:
+        for start in range(0, len(keys), CHUNK):
+            chunk = keys[start : start + CHUNK]
+            texts = [units[key].text for key in chunk]
+            vectors = encoder.documents(texts, [units[key].language for key in chunk])
+            if len(keys) > CHUNK:
+                writer.stage(space, chunk, vectors)
+            embeddings.update(zip(chunk, vectors, strict=True))
+            bar.update(len(chunk))
+    return embeddings
 
 
 def _report(changes: Mapping[int, TreeChanges], units: int, embedded: int, rebuilt: str = "") -> BuildReport:

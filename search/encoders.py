@@ -22,7 +22,7 @@ _LOOKUP_FIELDS = tuple(sorted(CONFIG_DEFAULTS.keys() - {"exit_layers", "num_hidd
 
 
 class UnitEncoder(Protocol):
-    """What embeds units and queries at one exit.
+    """An encoder of units and queries at one exit.
 
     Attributes:
         name: as `Meta.model`.

@@ -60,13 +60,13 @@ class Index:
         encoder: UnitEncoder | None = None,
         report: BuildReport | None = None,
         reading: ReadingReport | None = None,
-        **model: Any,
     ):
         self.report = report  #: counts of the build or of the update on opening; None if there was none
         self.reading = reading  #: which files the build read and left out; None for an opened index
         self.stale = ""  #: why the trees may have changed since; "" if they had not when they were last checked
-        self._snapshot, self._encoder, self._model = snapshot, encoder, model
+        self._snapshot, self._encoder = snapshot, encoder
         self._documents: UnitEncoder | None = None
+        self._model: dict[str, Any] = {}  # how to load the model, if it was not given
         self._checked = float("-inf")
         self._lock = threading.RLock()  # of what is loaded or replaced
 
@@ -100,8 +100,8 @@ class Index:
             SearchIndexError: there is no complete index, or it is damaged.
         """
         location = default_location(None) if path is None else Location(str(path))
-        options = {"model": model, "exit_layer": exit_layer, "trust_remote_code": trust_remote_code}
-        index = cls(read_snapshot(location), **options)
+        index = cls(read_snapshot(location))
+        index._model = {"model": model, "exit_layer": exit_layer, "trust_remote_code": trust_remote_code}
         if refresh:
             index.report = index.refresh()
         return index
@@ -171,7 +171,7 @@ class Index:
             ValueError: no such folder, model, exit or language, or `index_path` is something else than an index.
             SearchIndexError: no units found, another build is running, or the model returns NaN.
         """
-        from mose.search.building import BuildSettings, build_index
+        from mose.search.building import BuildSettings, update_index
 
         tree = Path(source_tree)
         if not tree.is_dir():
@@ -183,7 +183,7 @@ class Index:
             encoder = TorchEncoder(model, tokenizer, exit_layer, max_length)
 
         settings = BuildSettings(tree, languages, exclude, rules, max_length)
-        snapshot, report, reading = build_index(location, settings, encoder, progress)
+        snapshot, report, reading = update_index(location, settings, encoder, progress)
         index = cls(snapshot, encoder, report, reading)
         index._documents = encoder
         return index
@@ -195,7 +195,7 @@ class Index:
 
     @property
     def location(self) -> Location:
-        """Where the index is."""
+        """The place of the index."""
         return self._snapshot.location
 
     @property
@@ -259,7 +259,7 @@ class Index:
         newer = self._snapshot.newer()
         if newer is None:
             return False
-        if newer.meta.space != self._snapshot.meta.space and "model" in self._model:
+        if newer.meta.space != self._snapshot.meta.space and self._model:
             self._encoder = self._documents = None  # another model, which is loaded when it is needed
         self._snapshot = newer
         return True
@@ -342,6 +342,8 @@ class Index:
             raise ValueError(f"min_score must be in [0, 1], got {min_score}. Pass 0 to see all hits.")
 
         snapshot = self._snapshot
+        if not len(snapshot):
+            return []
         evidence, catalogue = self._evidence(snapshot, query), snapshot.catalogue
         rows = matching_rows(snapshot.units, languages, paths, kinds)
         if rows is not None:
@@ -383,9 +385,10 @@ class Index:
         """Return what embeds units, at the exit of the index."""
         with self._lock:
             if self._documents is None:
-                options = {**self._model, "exit_layer": self.meta.exit_layer}
-                is_same = self._encoder is not None and self._encoder.exit_layer == self.meta.exit_layer
-                self._documents = (
-                    self._encoder if is_same else query_encoder(self.meta, self.location.name, **options)
-                )
+                exit_layer = self.meta.exit_layer
+                if self._encoder is not None and self._encoder.exit_layer == exit_layer:
+                    self._documents = self._encoder
+                else:
+                    options = {**self._model, "exit_layer": exit_layer}
+                    self._documents = query_encoder(self.meta, self.location.name, **options)
             return self._documents

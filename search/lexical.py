@@ -56,7 +56,9 @@ class TermTable:
         mean = lengths.mean() if len(lengths) else 0.0
         norms = K1 * (1 - B + B * lengths / mean) if mean else np.ones(len(lengths))
         self._norms = norms.astype(np.float32)
-        self._rows: np.ndarray | None = None
+        #: Units and counts by term, and where each term begins: made for the second query.
+        self._inverted: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._queries = 0
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -69,6 +71,10 @@ class TermTable:
             distinct tokens by inverse document frequency, in [0, 1]. Other than a score, it does not depend on
             the length of a unit, and tells a query whose words are all unknown.
         """
+        self._queries += 1
+        if self._queries == 2:
+            self._inverted = self._invert()
+
         scores, covered = np.zeros((2, len(self)), np.float32)
         total = 0.0
         for token, times in sorted(Counter(bm25_tokens(query)).items()):
@@ -79,19 +85,22 @@ class TermTable:
             total += weight
         return scores, np.minimum(covered / total, 1) if total else covered
 
-    def prepare(self) -> None:
-        """Sort the terms, so that many queries are quick. A single one is quicker without."""
+    def _invert(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sort by term, so that many queries are quick. A single one is quicker without."""
         rows = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self._offsets))
         order = np.argsort(self._terms, kind="stable")
-        self._terms, self._counts, self._rows = self._terms[order], self._counts[order], rows[order]
+        return self._terms[order], rows[order], self._counts[order]
 
     def _postings(self, term: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the units that have a term, in ascending order, and how often."""
-        if self._rows is not None:
-            start, end = np.searchsorted(self._terms, np.array([term, term + 1], np.uint64))
-            return self._rows[start:end], self._counts[start:end].astype(np.float32)
+        if self._inverted is not None:
+            terms, rows, counts = self._inverted
+            start, end = np.searchsorted(terms, np.array([term, term + 1], np.uint64))
+            return rows[start:end], counts[start:end].astype(np.float32)
+
         places = np.flatnonzero(self._terms == np.uint32(term))
-        return np.searchsorted(self._offsets, places, side="right") - 1, self._counts[places].astype(np.float32)
+        rows = np.searchsorted(self._offsets, places, side="right") - 1
+        return rows, self._counts[places].astype(np.float32)
 
 
 def flatten_counts(counts: Sequence[dict[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Where indexes are kept if nobody says where: in the user's cache folder, one for each source tree."""
+"""The default places of indexes: in the user's cache folder, one for each source tree."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an index holds: units, files, and the description of itself."""
+"""The contents of an index: units, files, and the description of itself."""
 
 import dataclasses
 import hashlib
@@ -39,7 +39,7 @@ class Entry(NamedTuple):
 
 
 class FileRecord(NamedTuple):
-    """What an index knows of a file of its tree, read or left out."""
+    """A file of an indexed tree, read or left out."""
 
     digest: str  # SHA-256 of the content as it was read; "" if it was not
     stamp: str  # size and times; "" if the file may have changed without changing them
@@ -48,7 +48,7 @@ class FileRecord(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether its units could not be read because of an error."""
+        """True if its units could not be read because of an error."""
         return "failed" in self.notes
 
     def to_json(self) -> str:

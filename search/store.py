@@ -44,7 +44,7 @@ class DamagedIndexError(SearchIndexError):
 
 @dataclasses.dataclass(frozen=True)
 class Location:
-    """Where an index is: a folder, or a URI of an object store.
+    """The place of an index: a folder, or a URI of an object store.
 
     Args:
         name: as the user wrote it.

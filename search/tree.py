@@ -25,7 +25,7 @@ _OTHER_FILE, _UNASKED = "not a source language", "language not asked for"
 
 
 class TreeChanges(NamedTuple):
-    """What is different in a source tree since it was last read."""
+    """The differences of a source tree since it was last read."""
 
     records: dict[str, FileRecord]  # path -> what is known of it, of all files
     entries: dict[str, list[Entry]]  # path -> its units, of files that were parsed
@@ -104,14 +104,20 @@ def _read_file(
         from mose.data.source.definitions import extract_units
         from mose.data.source.texts import extract_sections
 
-        options = {"file_name": file.name, "max_characters": MAX_UNIT_CHARACTERS}
         if language == TEXT:
-            read = extract_sections(source.text, **options)
+            read = extract_sections(source.text, file.name, max_characters=MAX_UNIT_CHARACTERS)
         else:
-            on_errors = report.error_counter(file)
-            read = extract_units(source.source, language, **options, on_errors=on_errors)
-        fields = Entry._fields[1:-1]
-        units = [Entry(path, *(getattr(unit, name) for name in fields), tree.root) for unit in read]
+            read = extract_units(
+                source.source,
+                language,
+                file_name=file.name,
+                max_characters=MAX_UNIT_CHARACTERS,
+                on_errors=report.error_counter(file),
+            )
+        names = Entry._fields[1:-1]
+        units = [
+            Entry(path=path, root=tree.root, **{name: getattr(unit, name) for name in names}) for unit in read
+        ]
 
     notes = {reason: next(iter(names.values())) for reason, names in report.left_out.items()}
     for name, counts in ((_OTHER_FILE, report.other_files), (_UNASKED, report.unasked)):

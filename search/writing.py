@@ -168,7 +168,7 @@ class IndexWriter:
         updated, gone = [], []
         addresses = np.append(previous.addresses[removed], np.uint64(previous.meta_address))
         for number in np.unique(addresses >> np.uint64(32)).tolist():
-            fragment = previous.table.get_fragment(number)
+            fragment: Any = previous.table.get_fragment(number)
             places = addresses[addresses >> np.uint64(32) == number].tolist()
             left = fragment.delete(f"_rowaddr IN ({', '.join(map(str, places))})")
             if left is None:

@@ -18,16 +18,15 @@ from typing import Any, NamedTuple
 #: Extra of `setup.cfg` -> the third-party modules that it adds to the core.
 EXTRAS = {
     "search": (
-        "bm25s",
         "charset_normalizer",
-        "datasets",
         "datasketch",
-        "faiss",
+        "lance",
         "pathspec",
         "pyarrow",
         "rignore",
         "Stemmer",
         "tree_sitter",
+        "watchfiles",
     ),
     "eval": (
         *("bm25s", "datasets", "evaluate", "matplotlib", "pyarrow", "pytrec_eval", "scipy"),
@@ -35,7 +34,7 @@ EXTRAS = {
     ),
     "train": ("accelerate", "datasketch", "peft", "tensorboard"),  # and those of search and eval
     "onnx": ("onnx", "onnx_ir", "onnxruntime", "onnxscript"),
-    "serve": ("anyio", "starlette", "uvicorn"),
+    "serve": ("anyio", "fastapi", "httptools", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn"),
     "mteb": ("mteb",),
 }
 SUCCESS, FAILURE, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130

@@ -24,7 +24,7 @@ def identifiers(text: str) -> list[str]:
 def identifier_parts(word: str) -> list[str]:
     """Return the parts of a word, in lower case, split at case changes, underscores and digits.
 
-    `parseDate` and `parse_date` both give `["parse", "date"]`, `utf8` gives `["utf", "8"]`. A word without letters
-    and digits has none.
+    `parseDate` and `parse_date` both give `["parse", "date"]`, `utf8` gives `["utf", "8"]`. A word without
+    letters and digits has none.
     """
     return [part.lower() for part in _BOUNDARY.split(word) if part]

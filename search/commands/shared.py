@@ -116,26 +116,26 @@ def share(text: str) -> float:
     return value
 
 
-def check_model(name: str, exit_layer: int | None) -> None:
+def check_model_name(name: str, exit_layer: int | None) -> None:
     """Check what can be known of a model before the imports, which take seconds.
 
     Raises:
         ValueError: there is no such model, it is no MoSE, or has no such exit.
     """
     try:
-        if not is_local_folder(name):
-            return
-        text = (Path(name) / "config.json").read_text(encoding="utf-8")
+        is_local = is_local_folder(name)
     except FileNotFoundError as error:
         raise ValueError(f"--model {error}") from None
+    if not is_local:
+        return
 
     try:
-        config = json.loads(text)
+        config = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
         kind, exits = config.get("model_type"), config.get("exit_layers")
-    except (ValueError, AttributeError):
-        raise ValueError(f"--model {name}: config.json is no configuration. Pass the folder of a MoSE.") from None
+    except (OSError, ValueError, AttributeError):
+        raise ValueError(f"--model {name}: no config.json with a model_type. Pass a MoSE.") from None
     if not exits:
-        raise ValueError(f"--model {name}: a {kind!r} model_type has no exits. Pass the folder of a MoSE.")
+        raise ValueError(f"--model {name}: a {kind!r} model has no exits. Pass the folder of a MoSE.")
     if exit_layer is not None and exit_layer not in exits:
         allowed = ", ".join(map(str, exits))
         raise ValueError(f"exit_layer must be one of {allowed}, got {exit_layer}. Pass one of them.")
@@ -145,7 +145,7 @@ def load_search_model(
     name: str, exit_layer: int | None, timings: Timings, trust_remote_code: bool = False
 ) -> tuple[Any, Any]:
     """Return the model, loaded up to an exit, and its tokenizer."""
-    check_model(name, exit_layer)
+    check_model_name(name, exit_layer)
     with timings.measure("imports"):
         from mose.inference.loading import load_model
 
@@ -168,7 +168,7 @@ def build_index(options: argparse.Namespace, timings: Timings, location: Locatio
         model = known.model if known and known.model else SHIPPED
         exit_layer = known.exit_layer if known and exit_layer is None else exit_layer
     source = str(package_folder()) if model == SHIPPED else model
-    check_model(source, exit_layer)
+    check_model_name(source, exit_layer)
 
     with timings.measure("imports"):
         from mose.search.index import Index  # imports what reading and embedding need

@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import shutil
 import sys
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from mose.benchmarks import (
+    adaptive,
     command,
     encode,
     exits,
@@ -232,6 +234,42 @@ def test_topk(report_of, tmp_path):
     assert (report["vectors_bytes"], report["scores_bytes"]) == (4 * 1000 * 8, 4 * 1000 * 7)
     assert "1,000 vectors of 8" in text
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_adaptive(report_of, model_folder, toy_set, tmp_path):
+    folder = tmp_path / "aligned"
+    shutil.copytree(model_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "aligned_exits": True}))
+
+    arguments = ("--model", folder, "--data", toy_set, "--budgets", 0, 1)
+    some, _ = report_of(adaptive.AdaptiveDepth(), *arguments, "--exit-layers", 0, 2)
+    assert list(some["layouts"][adaptive.LAYOUTS[0]]["fixed"]) == ["0", "2"]
+    report, text = report_of(adaptive.AdaptiveDepth(), *arguments)
+    deep, own = (report["layouts"][layout] for layout in adaptive.LAYOUTS)
+    assert list(deep["fixed"]) == ["0", "1", "2"] and deep["fixed"]["2"] == pytest.approx(own["fixed"]["2"])
+    # A cascade over fewer documents than it may re-rank is a search of the deep index.
+    assert report["cascade"]["query at exit 2"] == pytest.approx(deep["fixed"]["2"])
+    assert report["cascade"]["query at exit 0"] == pytest.approx(deep["fixed"]["0"])
+    for figures in (deep, own):
+        assert [(row["signal"], row["split"], row["budget"]) for row in figures["adaptive"]] == [
+            (signal, "queries", budget) for signal in ("margin", "entropy") for budget in (0, 1)
+        ]
+        free = figures["adaptive"][0]
+        assert free["blocks"] == free["gain"] == 0 and free["mrr"] == pytest.approx(figures["fixed"]["0"])
+        assert all(row["mrr"] <= figures["best"] + 1e-9 for row in figures["adaptive"])
+    assert "mixture" in text
+
+    assert adaptive.AdaptiveDepth().main(["--model", str(model_folder), "--data", str(toy_set)]) == 2
+
+
+def test_mixtures_cost_what_they_may():
+    """Against the closed form: the concave hull of (blocks, MRR), never falling."""
+    zeros, sets = np.zeros(1), np.zeros(1, int)
+    trials = adaptive.DepthTrials({0: zeros, 1: zeros + 0.2, 3: zeros + 0.4, 4: zeros + 0.1}, {}, sets)
+    expected = np.interp([0, 0.5, 1, 2, 3, 3.5], [0, 1, 3, 4], [0, 0.2, 0.4, 0.4])
+    mixed = [adaptive.mixture(trials, trials, blocks)[0] for blocks in (0, 0.5, 1, 2, 3, 3.5)]
+    assert mixed == pytest.approx(expected.tolist())
 
 
 def test_hybrid(report_of, model_folder, toy_set):

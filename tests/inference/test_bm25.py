@@ -1,7 +1,5 @@
 import math
 from collections import Counter
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -61,18 +59,6 @@ def test_conventions_of_naming_meet():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="at least one document"):
         BM25([])
-
-
-@pytest.mark.slow
-@settings(deadline=None)
-@given(st.lists(words, min_size=1, max_size=8), words)
-def test_a_saved_index_scores_the_same(documents, query):
-    index = BM25(documents)
-    with TemporaryDirectory() as folder:
-        index.save(Path(folder) / "bm25")
-        loaded = BM25.load(Path(folder) / "bm25")
-        assert len(loaded) == len(documents)
-        np.testing.assert_array_equal(loaded.scores(query), index.scores(query))
 
 
 @settings(deadline=None)

@@ -17,58 +17,65 @@ from mose.inference.bm25 import BM25
 from mose.search.index import Index
 from mose.search.ranking.constants import DEFAULT_CONSTANTS
 from mose.search.ranking.fusion import fuse
-from mose.search.store import Entry, SearchIndexError, index_writer
+from mose.search.records import Entry
+from mose.search.store import Location, SearchIndexError
 from mose.search.tree import MAX_UNIT_CHARACTERS
+from mose.search.writing import NewRows, index_writer
 from mose.tokenization.prompts import code_prompt, text_prompt
 
 ADD = "def add(a, b):\n    return a + b\n"
 
 
-def text_of(row):
+def text_of(unit):
     """Return what is embedded of a unit."""
-    return f"{row['path']} {row['qualified_name']}\n{row['source']}"
+    return f"{unit.path} {unit.qualified_name}\n{unit.source}"
+
+
+def read_paths(index):
+    return {path for _, path in index.files}
 
 
 # --- Search ------------------------------------------------------------------------------------------------
 
 
 def test_functions_are_stored_with_their_place_and_text(build, tree):
-    rows = {row["name"]: row for row in build().units}
-    assert set(rows) == {"parse_iso_date", "next_month", "add", "readFile"}
-    assert rows["readFile"]["path"] == "web/files.js"
-    assert rows["readFile"]["language"] == "javascript"
-    for row in rows.values():
-        lines = (tree / row["path"]).read_text().splitlines()[row["start_line"] - 1 : row["end_line"]]
-        assert [line.strip() for line in lines] == [line.strip() for line in row["source"].splitlines()]
-    assert "ISO 8601" in rows["parse_iso_date"]["source"]
+    units = {unit.name: unit for unit in build().units}
+    assert set(units) == {"parse_iso_date", "next_month", "add", "readFile"}
+    assert units["readFile"].path == "web/files.js"
+    assert units["readFile"].language == "javascript"
+    for unit in units.values():
+        lines = (tree / unit.path).read_text().splitlines()[unit.start_line - 1 : unit.end_line]
+        assert [line.strip() for line in lines] == [line.strip() for line in unit.source.splitlines()]
+        assert unit.root == str(tree)
+    assert "ISO 8601" in units["parse_iso_date"].source
 
 
 def test_classes_and_code_outside_definitions_are_units(build, tree):
     (tree / "server.py").write_text(
         "PORTS = {1: 2}\n\n\nclass Server:\n    limit = 3\n\n    def run(self):\n        return self.limit\n"
     )
-    rows = [row for row in build().units if row["path"] == "server.py"]
-    assert [(row["kind"], row["qualified_name"]) for row in rows] == [
+    rows = build().units_of("server.py")
+    assert [(unit.kind, unit.qualified_name) for unit in rows] == [
         ("file", "server.py"),
         ("class", "Server"),
         ("method", "Server.run"),
     ]
-    assert "return" not in rows[1]["source"] and "def run(self): ..." in rows[1]["source"]
+    assert "return" not in rows[1].source and "def run(self): ..." in rows[1].source
 
 
 def test_long_units_are_stored_in_parts(build, tree):
     body = "".join(f"    total += weight_{i} * value_{i}\n" for i in range(200))
     (tree / "long.py").write_text(f"def long(total):\n{body}    return total\n")
-    rows = [row for row in build().units if row["path"] == "long.py"]
-    assert {row["name"] for row in rows} == {"long"} and len(rows) > 2
-    assert all(len(row["source"]) <= MAX_UNIT_CHARACTERS + 200 for row in rows)
-    assert [row["start_line"] for row in rows[1:]] == [row["end_line"] + 1 for row in rows[:-1]]
+    parts = build().units_of("long.py")
+    assert {part.name for part in parts} == {"long"} and len(parts) > 2
+    assert all(len(part.source) <= MAX_UNIT_CHARACTERS + 200 for part in parts)
+    assert [part.start_line for part in parts[1:]] == [part.end_line + 1 for part in parts[:-1]]
 
 
 def test_hits_equal_brute_force(build, model, embed):
     index = build()
-    stored = np.array(index.units["embedding"])
-    texts = [code_prompt(row["language"]) + text_of(row) for row in index.units]
+    stored = index.vectors
+    texts = [code_prompt(unit.language) + text_of(unit) for unit in index.units]
     np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5)
     cosines = (stored * embed(model, texts, 1)).sum(axis=1)
     assert cosines.min() > 0.999  # functions are embedded in bf16 if that is fast
@@ -77,7 +84,7 @@ def test_hits_equal_brute_force(build, model, embed):
     wanted = stored @ embed(model, [text_prompt() + query], 1)[0]
     hits = index.search(query, top_k=3, hybrid=False)
     order = np.argsort(-wanted)[:3]
-    assert [hit.name for hit in hits] == [index.units[int(row)]["name"] for row in order]
+    assert [hit.name for hit in hits] == [index.units[int(row)].name for row in order]
     np.testing.assert_allclose([hit.similarity for hit in hits], wanted[order], atol=1e-5)
     scaled = (wanted - wanted.min()) / (wanted.max() - wanted.min())
     np.testing.assert_allclose([hit.parts.rank_score for hit in hits], scaled[order], atol=1e-4)
@@ -86,11 +93,11 @@ def test_hits_equal_brute_force(build, model, embed):
 def test_hybrid_hits_start_from_the_fusion_of_brute_force(build, model, embed):
     index = build()
     query = "parse an ISO date"
-    dense = np.array(index.units["embedding"]) @ embed(model, [text_prompt() + query], 1)[0]
+    dense = index.vectors @ embed(model, [text_prompt() + query], 1)[0]
     # The article says nothing, so BM25 does not see it.
-    lexical = BM25([text_of(row) for row in index.units]).scores("parse ISO date")
+    lexical = BM25([text_of(unit) for unit in index.units]).scores("parse ISO date")
     wanted = dict(
-        zip(index.units["name"], fuse(dense, lexical, DEFAULT_CONSTANTS.dense_share_of_prose), strict=True)
+        zip(index.units.column("name"), fuse(dense, lexical, DEFAULT_CONSTANTS.dense_share_of_prose), strict=True)
     )
     hits = index.search(query, top_k=10, hybrid=True)
     assert len(hits) == len(index) == 4  # as many as there are
@@ -165,14 +172,14 @@ def test_ignored_binary_generated_and_excluded_files_are_left_out(build, tree):
     (tree / "made.py").write_text("# Generated by a tool. DO NOT EDIT\n" + ADD)
     (tree / "binary.py").write_bytes(b"def f():\n    return 1\n\0\0")
     index = build(exclude=["tests/"])
-    assert set(index.meta.files) == {"dates.py", "numbers.py", "web/files.js"}
+    assert read_paths(index) == {"dates.py", "numbers.py", "web/files.js"}
 
 
 def test_languages_narrow_and_widen_the_index(build, tree):
     (tree / "point.h").write_text("namespace n {\nint twice(int x) {\n  return 2 * x;\n}\n}\n")  # C++ by content
-    assert set(build(languages=["c", "python"]).units["language"]) == {"python"}
-    assert set(build().units["language"]) == {"python", "javascript", "cpp"}
-    assert set(build(languages=["javascript"]).units["language"]) == {"javascript"}
+    assert set(build(languages=["c", "python"]).units.column("language")) == {"python"}
+    assert set(build().units.column("language")) == {"python", "javascript", "cpp"}
+    assert set(build(languages=["javascript"]).units.column("language")) == {"javascript"}
     with pytest.raises(ValueError, match="klingon"):
         build(languages=["klingon"])
 
@@ -185,11 +192,11 @@ def test_a_file_that_fails_is_named_and_does_not_end_a_build(build, tree, monkey
 
     (tree / "broken.py").write_text("def broken():\n    return 1\n")
     (tree / "latin.py").write_bytes(b"def f():\n    return '\xe9'\n")
-    monkeypatch.setattr("mose.search.tree.extract_units", fail_in_broken_files)
+    monkeypatch.setattr("mose.data.source.definitions.extract_units", fail_in_broken_files)
     index = build()
-    assert index.meta.skipped == ["broken.py"]
+    assert index.report.skipped == 1
     assert [Path(name).name for name in index.reading.left_out["failed"]] == ["broken.py"]
-    assert any("return 'é'" in source for source in index.units["source"])
+    assert any("return 'é'" in source for source in index.units.column("source"))
     assert len(index) == 5
     assert build().report.skipped == 1
 
@@ -200,7 +207,7 @@ def test_a_file_that_fails_is_named_and_does_not_end_a_build(build, tree, monkey
 
 def test_file_names_in_no_encoding(build, tree):
     (tree / os.fsdecode(b"caf\xe9.py")).write_text("def brew():\n    return 'coffee'\n")
-    assert "caf\\xe9.py" in build().meta.files
+    assert "caf\\xe9.py" in read_paths(build())
     assert build().report.changed == 0
 
 
@@ -216,9 +223,9 @@ def test_only_what_changed_is_parsed_and_embedded_again(build, tree):
     (tree / "web" / "files.js").rename(tree / "files.js")
     index = build()
     assert dataclasses.asdict(index.report) == {
-        "files": 2, "changed": 2, "removed": 2, "skipped": 0, "units": 4, "embedded": 2,
+        "files": 2, "changed": 2, "removed": 2, "skipped": 0, "units": 4, "embedded": 2, "rebuilt": "",
     }  # fmt: skip
-    assert sorted(index.units["path"]) == ["dates.py"] * 3 + ["files.js"]
+    assert sorted(index.units.column("path")) == ["dates.py"] * 3 + ["files.js"]
     names = {hit.name for hit in index.search("add two numbers", 10)}
     assert names == {"parse_iso_date", "next_month", "today", "readFile"}
 
@@ -226,10 +233,13 @@ def test_only_what_changed_is_parsed_and_embedded_again(build, tree):
 def test_an_incremental_index_equals_a_fresh_one(build, tree, tmp_path, model, tokenizer):
     build()
     (tree / "numbers.py").write_text(ADD + "\n\ndef subtract(a, b):\n    return a - b\n")
-    grown = build().units[:]
-    fresh = Index.build(tree, model, tokenizer, tmp_path / "fresh", 1, progress=False).units[:]
-    np.testing.assert_allclose(grown.pop("embedding"), fresh.pop("embedding"), atol=1e-2)
-    assert grown == fresh
+    grown = build()
+    fresh = Index.build(tree, model, tokenizer, tmp_path / "fresh", 1, progress=False)
+    vectors = [dict(zip(index.units, index.vectors, strict=True)) for index in (grown, fresh)]
+    assert set(vectors[0]) == set(vectors[1])
+    for unit, vector in vectors[0].items():
+        np.testing.assert_allclose(vector, vectors[1][unit], atol=1e-2)
+    assert [hit.as_dict()["path"] for hit in grown.search("add")] == [hit.path for hit in fresh.search("add")]
 
 
 def test_an_unchanged_tree_leaves_the_index_alone(build, tmp_path):
@@ -244,7 +254,7 @@ def test_another_exit_or_length_embeds_again(build, tree, tmp_path, model, token
     shorter = build(max_length=100)
     assert (shorter.report.changed, shorter.report.embedded) == (0, 4)
     deeper = Index.build(tree, model, tokenizer, tmp_path / "index", 2, progress=False)
-    assert (deeper.meta.exit_layer, deeper.meta.units) == (2, 4)
+    assert (deeper.meta.exit_layer, len(deeper)) == (2, 4)
     assert deeper.report and deeper.report.embedded == 4
 
 
@@ -266,8 +276,9 @@ def test_equal_functions_of_a_file_are_embedded_once(build, tree):
 def test_a_place_outside_the_tree_is_not_shown(place, build, tmp_path, model, tokenizer):
     meta = build().meta
     entry = Entry(place, "function", "f", "f", "python", 1, 1, "def f(): pass")
-    with index_writer(tmp_path / "index") as writer:
-        writer.commit(dataclasses.replace(meta, units=1), [entry], np.eye(1, 32, dtype=np.float32))
+    rows = NewRows([0], [entry], np.eye(1, 32, dtype=np.float32), [{1: 1}], {})
+    with index_writer(Location(str(tmp_path / "index"))) as writer:
+        writer.replace(meta, rows)
     with pytest.raises(SearchIndexError, match="outside its tree"):
         Index.load(tmp_path / "index", model, tokenizer).search("f")
 
@@ -292,8 +303,8 @@ def test_an_aligned_model_is_queried_at_any_exit(tree, tmp_path, tiny_model, tok
         Index.load(tmp_path / "index", model, tokenizer, 2)
     assert Index.load(tmp_path / "index", model, tokenizer, 1).query_exit_layer == 1
     model.config.aligned_exits = True
-    functions = Index.load(tmp_path / "index", model, tokenizer).units
-    documents = dict(zip(functions["name"], functions["embedding"], strict=True))
+    index = Index.load(tmp_path / "index", model, tokenizer)
+    documents = dict(zip(index.units.column("name"), index.vectors, strict=True))
     for exit_layer in (0, 1, 2):
         index = Index.load(tmp_path / "index", model, tokenizer, exit_layer)
         assert (index.query_exit_layer, index.meta.exit_layer) == (exit_layer, 1)

@@ -46,8 +46,8 @@ def test_the_definition_of_a_symbol_is_first(index, query, path, name):
     [
         ("how are the embeddings of a corpus stored on disk", "inference/store.py"),
         ("how is a prompt chosen for a language", "tokenization/prompts.py"),
-        ("journal of a build that was killed", "search/store.py"),
-        ("lower tests and examples in the ranking", "search/ranking/roles.py"),
+        ("embeddings of a build that was killed", "search/writing.py"),
+        ("old versions and stubs are lowered", "search/ranking/roles.py"),
         ("test of the BM25 formula", "tests/test_bm25.py"),
     ],
 )

@@ -1,9 +1,11 @@
+import dataclasses
 import json
 
 import pytest
 
 from mose.data.source.mining import mine
 from mose.data.source.rules import DEFAULT_RULES
+from mose.search.records import Tree
 from mose.search.tree import read_tree
 
 
@@ -32,9 +34,11 @@ def tree(tmp_path):
     ],
 )
 def test_notebooks_are_read_as_code_and_text_if_it_is_asked_for(tree, languages, expected):
-    contents = read_tree(tree, None, languages, [], DEFAULT_RULES, progress=False)
-    assert [(entry.path, entry.name, entry.language) for entry in contents.entries] == expected
-    assert not contents.skipped
+    chosen = None if languages is None else tuple(languages)
+    changes = read_tree(Tree(0, str(tree), "tree", chosen, (), dataclasses.asdict(DEFAULT_RULES)), {})
+    units = [unit for path in sorted(changes.entries) for unit in changes.entries[path]]
+    assert sorted((unit.path, unit.name, unit.language) for unit in units) == sorted(expected)
+    assert not changes.failed
 
 
 def test_text_cannot_be_mined_for_functions(tree):

@@ -37,7 +37,7 @@ def raising(error):
         (FileNotFoundError(2, "No such file", "a.json"), 1, "mose x: [Errno 2] No such file: 'a.json'"),
         (ImportError("cannot import name 'a' from 'b'"), 1, "mose x: cannot import name 'a' from 'b'"),
         (KeyboardInterrupt(), 130, "mose x: interrupted"),
-        (ModuleNotFoundError("No module named 'faiss'", name="faiss"), 1, "mose x needs faiss: pip install"),
+        (ModuleNotFoundError("No module named 'lance'", name="lance"), 1, "mose x needs lance: pip install"),
     ],
 )
 def test_exit_codes(error, status, message, capsys):
@@ -117,7 +117,7 @@ def test_arguments_default_to_the_words_of_the_process(commands, monkeypatch):
 @pytest.mark.parametrize(
     ("program", "module", "extra"),
     [
-        ("mose search index", "faiss", "search"),
+        ("mose search index", "lance", "search"),
         ("mose search index", "tree_sitter_python", "search"),
         ("mose eval run", "datasets", "eval"),
         ("mose train", "datasets", "train"),
@@ -135,18 +135,18 @@ def test_the_missing_extra_is_the_one_of_the_command(program, module, extra):
 
 def test_other_errors_name_no_extra():
     assert missing_extra("mose eval", ModuleNotFoundError("No module named 'mine'", name="mine")) is None
-    assert missing_extra("mose eval", ValueError("faiss")) is None
+    assert missing_extra("mose eval", ValueError("lance")) is None
 
 
 def test_importing_a_command_without_its_extra_exits_with_a_message(monkeypatch, tmp_path):
-    (tmp_path / "fake_command.py").write_text("import faiss\n")
+    (tmp_path / "fake_command.py").write_text("import lance\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(SystemExit, match=r"mose search needs faiss: pip install 'mose\[search\]'"):
+    monkeypatch.setitem(sys.modules, "lance", None)
+    with pytest.raises(SystemExit, match=r"mose search needs lance: pip install 'mose\[search\]'"):
         import_command("mose search", "fake_command")
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         import_command("mose search", "no_such_module")
-    assert "faiss" in EXTRAS["search"]
+    assert "lance" in EXTRAS["search"]
 
 
 @given(st.integers(min_value=1))
