@@ -79,7 +79,7 @@ class Fragments(Benchmark):
         if not folders:
             raise ValueError("name folders of source code, or pass --fetch FOLDER.")
         rng = random.Random(options.seed)
-        units = sample_functions(folders, options.functions, rng)
+        units = balanced_functions(folders, options.functions, rng)
         model, tokenizer, exits = load_model(options.model, options.exit_layers, options.device)
         fragments = [
             fragment
@@ -126,7 +126,7 @@ class Fragments(Benchmark):
         return "\n".join(lines)
 
 
-def sample_functions(folders: Iterable[Path], count: int, rng: random.Random) -> list[Entry]:
+def balanced_functions(folders: Iterable[Path], count: int, rng: random.Random) -> list[Entry]:
     """Return functions of five lines or more, none twice, from as many languages as there are.
 
     Raises:
@@ -189,29 +189,18 @@ def lexical_engines(units: Sequence[Entry], texts: Sequence[str]) -> dict[str, C
     """Return what needs no model: name -> function from a fragment's position to the (units,) scores."""
     counter = TermCounter()
     terms = TermTable(*flatten_counts([counter.count(unit.text) for unit in units]))
-    terms.prepare()
     matches = [terms.match(text) for text in texts]
 
     signatures = np.stack([_signature(unit.source) for unit in tqdm(units, "MinHash")])
     table = ShapeTable.of_shapes([shape_of(unit.source, unit.language) for unit in units])
-    columns = _Columns(units)
-    structure = [shared_structure(table, columns, text) for text in texts]
+    languages = [unit.language for unit in units]
+    structure = [shared_structure(table, languages, text) for text in texts]
     return {
         "BM25": lambda number: matches[number][0],
         "MinHash": lambda number: (signatures == _signature(texts[number])).mean(axis=1),
         "structure": lambda number: structure[number],
         "words": lambda number: matches[number][1],
     }
-
-
-class _Columns:
-    """Units in memory, with as much as `shared_structure` calls."""
-
-    def __init__(self, units: Sequence[Entry]):
-        self._units = units
-
-    def column(self, name: str) -> list[Any]:
-        return [getattr(unit, name) for unit in self._units]
 
 
 def _by_row(matrix: np.ndarray) -> Callable[[int], np.ndarray]:

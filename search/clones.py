@@ -17,6 +17,7 @@ import numpy as np
 
 from mose.data.source.near_duplicates import similar_sets
 from mose.data.source.shapes import shape_of, tokens_of
+from mose.search.display import Results, list_html, place_of
 from mose.search.lexical import TermCounter
 from mose.search.records import Entry
 from mose.search.tree import MAX_UNIT_CHARACTERS
@@ -36,7 +37,7 @@ _BLOCK = 1024
 Pairs = dict[tuple[int, int], float]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class CloneGroup:
     """Units of which each two are clones.
 
@@ -59,6 +60,13 @@ class CloneGroup:
         lengths = [unit.end_line - unit.start_line + 1 for unit in self.units]
         return sum(lengths) - max(lengths)
 
+    def __repr__(self) -> str:
+        return f"CloneGroup({self.similarity:.2f}, {', '.join(map(place_of, self.units))})"
+
+    def _repr_html_(self) -> str:
+        title = f"{self.similarity:.2f} {', '.join(self.languages)}"
+        return list_html(title, {place_of(unit): unit.qualified_name for unit in self.units})
+
     def as_dict(self) -> dict[str, Any]:
         """Return the group, ready for JSON."""
         names = [name for name in Entry._fields if name != "source"]
@@ -74,7 +82,7 @@ def find_clones(
     threshold: float = CLONE_THRESHOLD,
     min_tokens: int = MIN_CLONE_TOKENS,
     same_file: bool = True,
-) -> list[CloneGroup]:
+) -> Results[CloneGroup]:
     """Return the groups of clones among units, those with most lines to save first.
 
     Args:
@@ -101,16 +109,18 @@ def find_clones(
         vectors = embed([unit.source for unit in firsts], [unit.language for unit in firsts])
         pairs |= _pairs_across_languages(firsts, vectors, words, threshold)
 
-    pairs = {pair: value for pair, value in pairs.items() if not _is_one_place(*(firsts[row] for row in pair))}
-    if not same_file:
-        pairs = {pair: value for pair, value in pairs.items() if len({_file(firsts[row]) for row in pair}) > 1}
+    def counts(first: int, second: int) -> bool:
+        one, other = firsts[first], firsts[second]
+        return not _is_one_place(one, other) if same_file else _file(one) != _file(other)
 
+    pairs = {pair: similarity for pair, similarity in pairs.items() if counts(*pair)}
     groups = []
     for rows, similarity in group_pairs(pairs, len(firsts)):
         members = _distinct((unit for row in rows for unit in copies[row]), same_file)
         if len(members) > 1:
-            groups.append(CloneGroup(similarity, tuple(sorted(members, key=_place))))
-    return sorted(groups, key=lambda group: (-group.extra_lines, -group.similarity, _place(group.units[0])))
+            groups.append(CloneGroup(similarity, tuple(sorted(members, key=_order_of))))
+    groups.sort(key=lambda group: (-group.extra_lines, -group.similarity, _order_of(group.units[0])))
+    return Results(groups)
 
 
 def group_pairs(pairs: Pairs, count: int) -> Iterator[tuple[list[int], float]]:
@@ -146,7 +156,7 @@ def group_pairs(pairs: Pairs, count: int) -> Iterator[tuple[list[int], float]]:
 def _exact_copies(units: Iterable[Entry], min_tokens: int) -> list[list[Entry]]:
     """Return the units that are long enough, those together that differ in white space alone."""
     copies: dict[bytes, list[Entry]] = defaultdict(list)
-    for unit in sorted(units, key=_place):
+    for unit in sorted(units, key=_order_of):
         tokens = tokens_of(unit.source)
         if len(tokens) >= min_tokens:
             text = " ".join([unit.language, *tokens]).encode("utf-8", "surrogatepass")
@@ -177,7 +187,7 @@ def _pairs_across_languages(
     names = np.array([unit.language for unit in units])
     rows_of = {name: np.flatnonzero(names == name) for name in sorted(set(names.tolist()))}
     nearest = {
-        (one, other): _nearest(vectors, rows, rows_of[other])
+        (one, other): _neighbours(vectors, rows, rows_of[other])
         for one, rows in rows_of.items()
         for other in rows_of
         if one != other
@@ -194,7 +204,7 @@ def _pairs_across_languages(
     return pairs
 
 
-def _nearest(vectors: np.ndarray, rows: np.ndarray, others: np.ndarray) -> set[tuple[int, int]]:
+def _neighbours(vectors: np.ndarray, rows: np.ndarray, others: np.ndarray) -> set[tuple[int, int]]:
     """Return each row with those of `others` that are nearest to it."""
     result: set[tuple[int, int]] = set()
     candidates, count = vectors[others], min(_NEIGHBOURS, len(others))
@@ -208,7 +218,7 @@ def _nearest(vectors: np.ndarray, rows: np.ndarray, others: np.ndarray) -> set[t
 
 
 class _WordOverlap:
-    """How many of their words texts share. Rare words weigh more.
+    """The words that texts share. Rare words weigh more.
 
     Args:
         texts: all that are compared.
@@ -256,5 +266,5 @@ def _file(unit: Entry) -> tuple[str, str]:
     return unit.root, unit.path
 
 
-def _place(unit: Entry) -> tuple[str, str, int, str]:
+def _order_of(unit: Entry) -> tuple[str, str, int, str]:
     return unit.root, unit.path, unit.start_line, unit.qualified_name

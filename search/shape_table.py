@@ -72,7 +72,7 @@ def shape_table(units: "Units") -> ShapeTable:
         digest = hashlib.blake2b(b"".join(units.column("key")), digest_size=16)
         digest.update(f"{SHAPE_TOKENS} {len(units)}".encode())
         path = cache_folder() / "shapes" / f"{digest.hexdigest()}.npz"
-        table = _read_table(path, len(units))
+        table = _cached_table(path, len(units))
         if table is None:
             table = _make_table(units)
             # Without a cache, the next process makes the table again.
@@ -92,7 +92,7 @@ def _make_table(units: "Units") -> ShapeTable:
     return ShapeTable.of_shapes(shapes)
 
 
-def _read_table(path: Path, units: int) -> ShapeTable | None:
+def _cached_table(path: Path, units: int) -> ShapeTable | None:
     """Return a stored table; None if there is none, or it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:

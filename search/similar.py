@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mose.data.source.shapes import shape_of
+from mose.search.display import Results
 from mose.search.filters import matching_rows
-from mose.search.index import Hit
+from mose.search.hits import Hit
 from mose.search.ranking.files import repeats
 from mose.search.ranking.ranker import Parts, best_rows_by
 from mose.search.shape_table import ShapeTable, shape_table
@@ -22,7 +23,6 @@ from mose.search.shape_table import ShapeTable, shape_table
 if TYPE_CHECKING:
     from mose.search.index import Index
     from mose.search.records import Entry
-    from mose.search.snapshot import Units
 
 #: Weights of the three signals (`benchmarks/fragments.py`).
 DENSE, STRUCTURE, WORDS = 0.5, 0.35, 0.15
@@ -55,7 +55,7 @@ def find_similar(
     languages: Sequence[str] | None = None,
     paths: Sequence[str] | None = None,
     kinds: Sequence[str] | None = None,
-) -> list[Hit]:
+) -> Results[Hit]:
     """Return the units that are most similar to code, best first.
 
     Args:
@@ -89,11 +89,13 @@ def find_similar(
         itself = np.fromiter((query.holds(*place) for place in places), bool, len(snapshot))
         rows = rows[~itself[rows]]
     if not len(rows):
-        return []
+        return Results()
 
     similarities = snapshot.vectors @ index.embed_snippet(query.code, query.language)
     dense = DENSE * np.maximum(similarities, 0)
-    structure = STRUCTURE * shared_structure(shape_table(snapshot.units), snapshot.units, query.code)
+    structure = STRUCTURE * shared_structure(
+        shape_table(snapshot.units), snapshot.units.column("language"), query.code
+    )
     words = WORDS * snapshot.terms.match(query.code)[1]
     scores = np.minimum(dense + structure + words, 1.0)
 
@@ -101,31 +103,36 @@ def find_similar(
     order = rows[best_rows_by(scores[rows], len(rows) if files else top_k, catalogue.position[rows])]
     order = order[repeats(catalogue.file_of[order]) == 0][:top_k] if files else order
     order = order[scores[order] >= min_score]
-    return [
+    return Results(
         Hit(
             score=float(scores[row]),
             similarity=float(similarities[row]),
-            parts=_parts(float(dense[row]), float(words[row]), float(structure[row])),
+            parts=_parts_of(float(dense[row]), float(words[row]), float(structure[row])),
             **unit._asdict(),
         )
         for row, unit in zip(order.tolist(), snapshot.units.take(order.tolist()), strict=True)
-    ]
+    )
 
 
-def shared_structure(table: ShapeTable, units: "Units", code: str) -> np.ndarray:
+def shared_structure(table: ShapeTable, languages: Sequence[str], code: str) -> np.ndarray:
     """Return which share of the code's sequences of tokens each unit has, (units,) float32 in [0, 1].
 
     The keywords are those of each unit's own language, so that nobody has to know that of a fragment.
+
+    Args:
+        table: the shapes of the units.
+        languages: that of each unit.
+        code: what to compare with.
     """
-    languages = np.array(units.column("language"), object)
+    columns = np.array(languages, object)
     result = np.zeros(len(table), np.float32)
-    for language in sorted(set(units.column("language"))):
-        is_in = languages == language
+    for language in sorted(set(languages)):
+        is_in = columns == language
         result[is_in] = table.shares(shape_of(code, language))[is_in]
     return result
 
 
-def _parts(dense: float, words: float, structure: float) -> Parts:
+def _parts_of(dense: float, words: float, structure: float) -> Parts:
     nothing = Parts(dense=0, lexical=0, definition=0, name=0, file_name=0, path=0, role=1, agreement=0, repeat=1)
     return nothing._replace(dense=dense, lexical=words, structure=structure)
 
@@ -148,7 +155,7 @@ def unit_at(index: "Index", location: str) -> CodeQuery:
     units = _units_of_file(index, name)
     around = [unit for unit in units if unit.start_line <= line <= unit.end_line]
     if not around:
-        raise ValueError(f"{name}:{line} is in no function, class or other unit. {_nearest(units, line)}")
+        raise ValueError(f"{name}:{line} is in no function, class or other unit. {_nearest_unit(units, line)}")
     # Of units around a line, the innermost is the shortest. The file itself comes last.
     unit = min(around, key=lambda unit: (unit.kind == "file", unit.end_line - unit.start_line))
     place = {name: getattr(unit, name) for name in CodeQuery._fields[1:6]}
@@ -173,7 +180,7 @@ def _units_of_file(index: "Index", name: str) -> "list[Entry]":
     raise ValueError(f"{name}: {reason}. It has the code of {', '.join(roots)}; `--code -` takes any other code.")
 
 
-def _nearest(units: "list[Entry]", line: int) -> str:
+def _nearest_unit(units: "list[Entry]", line: int) -> str:
     def distance(unit: "Entry") -> int:
         return max(unit.start_line - line, line - unit.end_line)
 

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     check_filters(options.languages, None)
     model = str(package_folder()) if options.model is None else options.model
     if not options.same_language:
-        shared.check_model(model, options.exit_layer)
+        shared.check_model_name(model, options.exit_layer)
 
     timings = shared.Timings()
     with timings.measure("imports"):  # of parsers
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
 
     with timings.measure("reading"):
         units, report = read_whole_tree(tree, options.languages, options.exclude, reading_rules(options))
-    embed = None if options.same_language else _embedder(model, options)
+    embed = None if options.same_language else _lazy_embed(model, options)
     with timings.measure("comparing"):
         settings = {"threshold": options.threshold, "min_tokens": options.min_tokens}
         groups = find_clones(units, embed, **settings, same_file=not options.across_files)
@@ -96,7 +96,7 @@ def render_clones(groups: "Sequence[CloneGroup]") -> str:
     return "\n".join(rows)
 
 
-def _embedder(model: str, options: argparse.Namespace) -> "Callable[[Sequence[str], Sequence[str]], np.ndarray]":
+def _lazy_embed(model: str, options: argparse.Namespace) -> "Callable[[Sequence[str], Sequence[str]], np.ndarray]":
     """Return a function that loads the model when it is first needed: a tree in one language never needs it."""
 
     def embed(texts: Sequence[str], languages: Sequence[str]) -> "np.ndarray":

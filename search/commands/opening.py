@@ -24,7 +24,7 @@ def add_opening_arguments(parser: argparse.ArgumentParser) -> None:
 def open_index(options: argparse.Namespace, timings: shared.Timings) -> "Index":
     """Open the index, and bring it up to date unless the options say no."""
     if options.model is not None:
-        shared.check_model(options.model, options.exit_layer)
+        shared.check_model_name(options.model, options.exit_layer)
     location = shared.existing_location(options.index)  # a missing index is reported before the imports
 
     with timings.measure("imports"):
