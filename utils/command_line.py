@@ -35,6 +35,7 @@ EXTRAS = {
     "train": ("accelerate", "datasketch", "peft", "tensorboard"),  # and those of search and eval
     "onnx": ("onnx", "onnx_ir", "onnxruntime", "onnxscript"),
     "serve": ("anyio", "fastapi", "httptools", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn"),
+    "demo": ("gradio",),
     "mteb": ("mteb",),
 }
 SUCCESS, FAILURE, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130

@@ -96,7 +96,9 @@ def render_clones(groups: "Sequence[CloneGroup]") -> str:
     return "\n".join(rows)
 
 
-def _lazy_embed(model: str, options: argparse.Namespace) -> "Callable[[Sequence[str], Sequence[str]], np.ndarray]":
+def _lazy_embed(
+    model: str, options: argparse.Namespace
+) -> "Callable[[Sequence[str], Sequence[str]], np.ndarray]":
     """Return a function that loads the model when it is first needed: a tree in one language never needs it."""
 
     def embed(texts: Sequence[str], languages: Sequence[str]) -> "np.ndarray":

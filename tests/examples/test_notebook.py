@@ -19,7 +19,10 @@ def shown(tmp_path_factory):
         for cell in notebook["cells"]:
             if cell["cell_type"] != "code":
                 continue
-            assert (cell["outputs"], cell["execution_count"]) == ([], None)  # results would hold paths of a machine
+            assert (cell["outputs"], cell["execution_count"]) == (
+                [],
+                None,
+            )  # results would hold paths of a machine
             tree = ast.parse("".join(cell["source"]))
             last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
             exec(compile(tree, "<cell>", "exec"), names)
