@@ -10,7 +10,7 @@ from mose.search.filters import check_filters
 from mose.search.rendering import printable, summarize_index
 
 #: Below it, a hit has little in common with the code (`benchmarks/fragments.py`).
-LOW_SIMILARITY = 0.5
+LOW_SIMILARITY = 0.55
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
