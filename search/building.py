@@ -1,18 +1,18 @@
 """Creating an index and bringing it up to date: what has changed is read, embedded and written."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from mose.data.source.report import ReadingReport
 from mose.data.source.rules import ReadingRules
 from mose.search.encoders import UnitEncoder
-from mose.search.lexical import TermCounter
 from mose.search.planning import Differences, Plan, plan_rebuild, plan_update
+from mose.search.progress import BuildProgress, progress_bar
 from mose.search.records import BuildReport, Entry, FileRecord, Meta, Tree
 from mose.search.snapshot import Snapshot, read_snapshot, salvaged_meta
 from mose.search.store import DamagedIndexError, Location, SearchIndexError
@@ -21,6 +21,8 @@ from mose.search.writing import IndexWriter, NewRows, index_writer
 
 #: Units that are embedded at a time. A long build stages them: killed, it loses at most one chunk.
 CHUNK = 4096
+#: Units after which progress is shown.
+STEP = 512
 #: Seconds that an update waits for another writer.
 LOCK_WAIT = 5.0
 
@@ -44,7 +46,7 @@ class BuildSettings(NamedTuple):
 
 
 def update_index(
-    location: Location, settings: BuildSettings, encoder: UnitEncoder, progress: bool
+    location: Location, settings: BuildSettings, encoder: UnitEncoder, progress: BuildProgress
 ) -> tuple[Snapshot, BuildReport, ReadingReport]:
     """Create an index, or bring one tree of it up to date, which is added if it is not there.
 
@@ -86,19 +88,21 @@ def update_index(
         committed, embedded = _commit(
             writer, previous, meta, changes, lambda: encoder, progress, damaged=bool(rebuilt)
         )
+        report, reading = _report(changes, embedded, rebuilt), changes[tree.id].report
+        changes.clear()  # the sources of all units, which are read again when they are needed
         snapshot = previous if previous and not committed else read_snapshot(location)
-        return snapshot, _report(changes, len(snapshot), embedded, rebuilt), changes[tree.id].report
+        return snapshot, dataclasses.replace(report, units=len(snapshot)), reading
 
 
 def refresh_index(
-    snapshot: Snapshot, open_encoder: Callable[[], UnitEncoder], progress: bool = False
+    snapshot: Snapshot, open_encoder: Callable[[], UnitEncoder], progress: BuildProgress = False
 ) -> tuple[Snapshot, BuildReport | None]:
     """Bring all trees of an index up to date. Nothing is locked or written if nothing has changed.
 
     Args:
         snapshot: the newest version.
         open_encoder: returns what embeds units at the exit of the index; called if there are new ones.
-        progress: show progress bars on stderr.
+        progress: show progress bars on stderr, or report to a function.
 
     Returns:
         The newest version, and counts of what has changed; None if nothing has.
@@ -120,7 +124,7 @@ def refresh_index(
         )
         if committed:
             snapshot = read_snapshot(snapshot.location)
-        report = _report(changes, len(snapshot), embedded)
+        report = dataclasses.replace(_report(changes, embedded), units=len(snapshot))
         return snapshot, report if report.changed or report.removed else None
 
 
@@ -142,7 +146,7 @@ def remove_tree(location: Location, root: Path) -> Snapshot:
         kept = {tree.id for tree in trees}
         owners = [*previous.units.column("tree"), *(tree for tree, _ in previous.records)]
         removed = np.flatnonzero([owner not in kept for owner in owners])
-        rows = NewRows([], [], np.zeros((0, previous.meta.dim), np.float32), [], {})
+        rows = NewRows([], [], np.zeros((0, previous.meta.dim), np.float32), {})
         writer.update(previous, dataclasses.replace(previous.meta, trees=trees), removed, rows)
         return read_snapshot(location)
 
@@ -206,7 +210,7 @@ def _commit(
     meta: Meta,
     changes: Mapping[int, TreeChanges],
     open_encoder: Callable[[], UnitEncoder],
-    progress: bool,
+    progress: BuildProgress,
     with_stamps: bool = False,
     damaged: bool = False,
 ) -> tuple[bool, int]:
@@ -233,55 +237,68 @@ def _new_rows(
     meta: Meta,
     plan: Plan,
     open_encoder: Callable[[], UnitEncoder],
-    progress: bool,
+    progress: BuildProgress,
 ) -> tuple[NewRows, int]:
     """Return the rows of a plan, and the number of units that were embedded for them."""
     units = [unit for _, unit in plan.units]
     keys = [unit.key for unit in units]
 
     # Units of one key have one embedding: of this version, of a killed build, or computed now.
-    known = writer.staged(meta.space) if units else {}
+    rows: dict[bytes, list[int]] = defaultdict(list)
+    for row, key in enumerate(keys):
+        rows[key].append(row)
+    vectors = np.empty((len(units), meta.dim), np.float32)
+    for key, vector in _known_vectors(writer, previous, meta.space, rows):
+        vectors[rows.pop(key)] = vector
+
+    new = [(places, units[places[0]]) for places in rows.values()]
+    if new:
+        _embed(writer, meta.space, new, open_encoder(), vectors, progress)
+    return NewRows([tree for tree, _ in plan.units], units, vectors, plan.records), len(new)
+
+
+def _known_vectors(
+    writer: IndexWriter, previous: Snapshot | None, space: str, keys: Collection[bytes]
+) -> list[tuple[bytes, np.ndarray]]:
+    """Return the embeddings that need not be computed, with their keys."""
+    known = {key: vector for key, vector in writer.staged(space).items() if key in keys} if keys else {}
     if previous:
         rows = previous.rows_by_key
         known |= {key: previous.vectors[rows[key]] for key in keys if key in rows}
-    new = {key: unit for key, unit in zip(keys, units, strict=True) if key not in known}
-
-    if new:
-        known |= _embed(writer, meta.space, new, open_encoder(), progress)
-    vectors = np.empty((len(units), meta.dim), np.float32)
-    for row, key in enumerate(keys):
-        vectors[row] = known[key]
-
-    counter = TermCounter()
-    terms = [counter.count(unit.text) for unit in units]
-    return NewRows([tree for tree, _ in plan.units], units, vectors, terms, plan.records), len(new)
+    return list(known.items())
 
 
 def _embed(
-    writer: IndexWriter, space: str, units: Mapping[bytes, Entry], encoder: UnitEncoder, progress: bool
-) -> dict[bytes, np.ndarray]:
-    """Return key -> embedding (dim,) of units by their keys. Those of a long build are staged."""
-    embeddings: dict[bytes, np.ndarray] = {}
-    keys = list(units)
-    with tqdm(total=len(keys), desc="Embedding", unit=" units", disable=not progress) as bar:
-        for start in range(0, len(keys), CHUNK):
-            chunk = keys[start : start + CHUNK]
-            texts = [units[key].text for key in chunk]
-            vectors = encoder.documents(texts, [units[key].language for key in chunk])
-            if len(keys) > CHUNK:
-                writer.stage(space, chunk, vectors)
-            embeddings.update(zip(chunk, vectors, strict=True))
-            bar.update(len(chunk))
-    return embeddings
+    writer: IndexWriter,
+    space: str,
+    units: Sequence[tuple[list[int], Entry]],
+    encoder: UnitEncoder,
+    vectors: np.ndarray,
+    progress: BuildProgress,
+) -> None:
+    """Write the embeddings of units into their rows of `vectors`. Those of a long build are staged."""
+    with progress_bar(progress, total=len(units), desc="Embedding", unit=" units") as bar:
+        for start in range(0, len(units), CHUNK):
+            chunk, parts = units[start : start + CHUNK], []
+            for begin in range(0, len(chunk), STEP):
+                step = [unit for _, unit in chunk[begin : begin + STEP]]
+                parts.append(encoder.documents([unit.text for unit in step], [unit.language for unit in step]))
+                bar.update(len(step))
+
+            computed = np.concatenate(parts)
+            for (rows, _), vector in zip(chunk, computed, strict=True):
+                vectors[rows] = vector
+            if len(units) > CHUNK:
+                writer.stage(space, [unit.key for _, unit in chunk], computed)
 
 
-def _report(changes: Mapping[int, TreeChanges], units: int, embedded: int, rebuilt: str = "") -> BuildReport:
+def _report(changes: Mapping[int, TreeChanges], embedded: int, rebuilt: str = "") -> BuildReport:
     return BuildReport(
         files=sum(change.read for change in changes.values()),
         changed=sum(len(change.entries) for change in changes.values()),
         removed=sum(len(change.removed) for change in changes.values()),
         skipped=sum(len(change.failed) for change in changes.values()),
-        units=units,
+        units=0,
         embedded=embedded,
         rebuilt=rebuilt,
     )

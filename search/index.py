@@ -15,6 +15,7 @@ from mose.search.encoders import TorchEncoder, UnitEncoder, check_encoder, open_
 from mose.search.filters import matching_rows
 from mose.search.hits import Hit
 from mose.search.places import default_location
+from mose.search.progress import BuildProgress
 from mose.search.ranking.catalogue import Catalogue
 from mose.search.ranking.confidence import hit_scores, query_confidence
 from mose.search.ranking.fusion import DEFAULT_HYBRID
@@ -131,7 +132,7 @@ class Index:
         exclude: Iterable[str] = (),
         rules: ReadingRules = DEFAULT_RULES,
         max_length: int = MAX_LENGTH,
-        progress: bool = True,
+        progress: BuildProgress = True,
         trust_remote_code: bool = False,
     ) -> "Index":
         """Create an index, or bring `source_tree` in it up to date. Other trees of the index stay.
@@ -149,7 +150,7 @@ class Index:
             exclude: patterns of paths to leave out, as in a `.gitignore` at the root of the tree.
             rules: which files to read of those that git does not ignore.
             max_length: maximum number of tokens of a unit that the model reads, prompt included.
-            progress: show progress bars on stderr.
+            progress: show progress bars on stderr, or report to a function.
             trust_remote_code: run the code stored beside the weights, if `model` is a name.
 
         Raises:
@@ -249,7 +250,7 @@ class Index:
         self._snapshot = newer
         return True
 
-    def refresh(self, max_age: float = 0.0, progress: bool = False) -> BuildReport | None:
+    def refresh(self, max_age: float = 0.0, progress: BuildProgress = False) -> BuildReport | None:
         """Take up the newest version, and bring it up to date with its trees.
 
         Files are compared by their size and times, and then by their content. If the index cannot be written,
@@ -257,7 +258,7 @@ class Index:
 
         Args:
             max_age: do nothing if the trees were checked less than this many seconds ago.
-            progress: show progress bars on stderr.
+            progress: show progress bars on stderr, or report to a function.
 
         Returns:
             Counts of what has changed; None if nothing has.

@@ -16,6 +16,7 @@ from transformers.trainer_utils import HubStrategy, rotate_checkpoints
 from mose.hub.card import SUMMARY, write_folder_card
 from mose.hub.errors import PublishError
 from mose.hub.files import write_sentence_transformers_files
+from mose.hub.weights import order_by_exit
 from mose.training.checkpoints import MANIFEST, last_whole_checkpoint, write_manifest
 from mose.training.hub import publish_run, run_summary
 from mose.training.interruption import SaveOnSignal
@@ -219,8 +220,12 @@ class MoSETrainer(Trainer):
             return
 
         folder = Path(str(output_dir or self.args.output_dir))
-        if type(self.accelerator.unwrap_model(self.model)).__name__ in EMBEDDING_MODELS:
-            write_sentence_transformers_files(folder)
+        model = self.accelerator.unwrap_model(self.model)
+        # Checkpoints are only resumed from, as a whole.
+        if folder.absolute() == Path(str(self.args.output_dir)).absolute():
+            order_by_exit(folder, model.config.built_exit_layers)
+        if type(model).__name__ in EMBEDDING_MODELS:
+            write_sentence_transformers_files(folder, model.config.resolve_truncate_dim())
         atomic_write_json(folder / SUMMARY, self.summary(), ensure_ascii=False)
 
     def summary(self) -> dict[str, Any]:

@@ -36,6 +36,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnx_ir", "onnxruntime", "onnxscript"),
     "serve": ("anyio", "fastapi", "httptools", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn"),
     "demo": ("gradio",),
+    "mcp": ("anyio", "mcp", "pydantic"),  # and those of search
     "mteb": ("mteb",),
 }
 SUCCESS, FAILURE, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130

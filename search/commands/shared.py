@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from mose.search.ranking.confidence import LOW_CONFIDENCE
 from mose.search.ranking.fusion import DEFAULT_HYBRID
 from mose.search.records import MAX_LENGTH, SHIPPED, Meta
 from mose.search.rendering import NOTHING_FITS, printable, render, summarize_index
-from mose.search.store import Location, SearchIndexError, read_meta
+from mose.search.store import DamagedIndexError, Location, SearchIndexError, read_meta
 from mose.utils.command_line import positive_int
 from mose.utils.locations import is_local_folder, package_folder
 
@@ -44,11 +44,16 @@ class Timings(dict[str, float]):
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model and the output format."""
+    add_model_choice(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+
+
+def add_model_choice(parser: argparse.ArgumentParser) -> None:
+    """Add the model."""
     text = "folder or Hub id of a MoSE (default: that of the index; the shipped model for a new one)"
     parser.add_argument("--model", metavar="MODEL", help=text)
     text = "run the code stored beside the weights, in place of the installed one"
     parser.add_argument("--trust-remote-code", action="store_true", help=text)
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
 
 
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:
@@ -192,9 +197,14 @@ def existing_location(path: str | None) -> Location:
 
 def _known_meta(location: Location) -> Meta | None:
     """Return the description of the index that is there, which knows its model and exit."""
-    with suppress(SearchIndexError):
+    try:
         return read_meta(location)
-    return None
+    except DamagedIndexError:
+        from mose.search.snapshot import salvaged_meta  # imports what reading needs
+
+        return salvaged_meta(location)
+    except SearchIndexError:
+        return None
 
 
 def print_hits(options: argparse.Namespace, index: "Index", timings: Timings) -> None:
