@@ -23,6 +23,8 @@ PARAMETERS = (
 )
 #: Largest number of tokens in a batch, padding included: on a CPU, and on an accelerator.
 TOKEN_BUDGETS = (4_096, 65_536)
+#: Texts, and characters of them together, that are tokenized without threads.
+FEW_TEXTS, FEW_CHARACTERS = 8, 4_000
 
 
 class RequestError(ValueError):
@@ -77,6 +79,9 @@ class EndpointHandler:
         self.tokenizer = tokenizer.backend_tokenizer
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
+        # Read once: a configuration's attributes are slow to look up.
+        self.exit_layers: tuple[int, ...] = tuple(self.model.exit_layers)
+        self.dim: int = self.model.config.embedding_size
         self.longest = min(tokenizer.model_max_length, self.model.config.max_position_embeddings)
         # `<sep>` in a text is text. Only that of a prompt is the token.
         self.tokenizer.encode_special_tokens = True
@@ -157,7 +162,7 @@ class EndpointHandler:
         return texts
 
     def _read_exit_layer(self, exit_layer: Any) -> int:
-        exits = self.model.exit_layers
+        exits = self.exit_layers
         if exit_layer is None:
             return exits[-1]
         # `type`, because True and 1.0 are in (1,), too.
@@ -167,7 +172,7 @@ class EndpointHandler:
         return exit_layer
 
     def _read_dim(self, parameters: dict[str, Any]) -> int:
-        size = self.model.config.embedding_size
+        size = self.dim
         dims: set[int] = set()
         for name in ("truncate_dim", "dimensions"):
             dim = parameters.get(name)
@@ -220,12 +225,15 @@ class EndpointHandler:
         return [(opening + content)[: self.longest - len(closing)] + closing for content in contents]
 
     def _text_ids(self, texts: list[str]) -> list[list[int]]:
+        # For a few texts, handing them to the tokenizer's threads takes longer than to encode them here.
+        if len(texts) <= FEW_TEXTS and sum(map(len, texts)) <= FEW_CHARACTERS:
+            return [self.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def embed(self, ids: list[list[int]], exit_layer: int) -> torch.Tensor:
         """Return the embeddings of token ids, (texts, embedding size), float32 on the CPU."""
         remaining = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        embeddings = torch.empty(len(ids), self.model.config.embedding_size)
+        embeddings = torch.empty(len(ids), self.dim)
 
         # Longest first: a batch's first text sets its width.
         while remaining:

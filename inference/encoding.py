@@ -1,20 +1,21 @@
 """Encoding texts at several exits in one pass, in length-sorted batches of bounded size."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
-from torch.nn.utils.rnn import pad_sequence
 
 from mose.inference.loading import resolve_exit_layers
 from mose.inference.progress import Progress, TokenBar
 from mose.tokenization.inputs import input_ids
 
-#: Texts that are tokenized and sorted together. Bounds the memory of their token ids.
-WINDOW = 16_384
+#: Texts that are tokenized and sorted together, while those before are encoded. Bounds the memory of token ids.
+WINDOW = 8_192
 
 
 def encode(
@@ -40,7 +41,8 @@ def encode(
             The limits of model and tokenizer apply as well; None means these alone.
         token_budget: maximum number of tokens in a batch, padding included; a longer text is a batch of its own.
             None means `default_token_budget`.
-        dtype: compute type, by autocast; None means the type of the weights.
+        dtype: compute type, by autocast; None means the type of the weights. On a CPU, exit 0 alone is always
+            computed in the type of the weights: it multiplies little, and casts cost more than they save.
         progress: True for a bar on stderr, or callbacks.
 
     Returns:
@@ -51,35 +53,40 @@ def encode(
         FloatingPointError: an embedding is NaN or infinite, because the weights are broken.
     """
     _check_texts(texts, prompts)
-    token_budget = default_token_budget(model.device) if token_budget is None else token_budget
+    exits = resolve_exit_layers(model.config, exit_layers)
+    token_budget = default_token_budget(model.device, exits[-1]) if token_budget is None else token_budget
     if token_budget < 1:
         raise ValueError(f"token_budget must be at least 1, got {token_budget}.")
 
-    exits = resolve_exit_layers(model.config, exit_layers)
     limit = token_limit(model, tokenizer, max_length)
     result: dict[int, np.ndarray] = {}
 
     characters = sum(map(len, texts)) if progress is True else 0
     bar = TokenBar(characters, progress) if isinstance(progress, bool) else nullcontext(progress)
-    with inference_context(model, dtype), bar as callbacks:
-        for rows, batch in _batches(tokenizer, texts, prompts, limit, token_budget, callbacks):
-            tokens = int(batch["attention_mask"].sum())  # before the copy to a GPU, which would wait for it
-            batch = {key: tensor.to(model.device, non_blocking=True) for key, tensor in batch.items()}
+    looked_up = exits == (0,) and model.device.type == "cpu"
+    with inference_context(model, dtype, cast=not looked_up), bar as callbacks:
+        for window in _windows(tokenizer, texts, prompts, limit):
+            callbacks.tokenized(window.characters, len(window.ids))
+            rows, embeddings = _encode_window(model, window, exits, token_budget, callbacks)
 
-            for exit_layer, embeddings in _exit_embeddings(model, batch, exits).items():
+            # One copy for each window: a GPU need not wait for the host after every batch.
+            for exit_layer, parts in embeddings.items():
+                vectors = normalize(torch.cat(parts).float(), dim=-1).cpu().numpy()
                 if exit_layer not in result:
-                    result[exit_layer] = np.empty((len(texts), embeddings.shape[-1]), dtype=np.float32)
-                result[exit_layer][rows] = normalize(embeddings.float(), dim=-1).cpu().numpy()
-            callbacks.encoded(tokens)
+                    result[exit_layer] = np.empty((len(texts), vectors.shape[1]), dtype=np.float32)
+                result[exit_layer][rows] = vectors
 
     _check_finite(result, texts, model)
     return result
 
 
-def default_token_budget(device: torch.device) -> int:
-    """Return the number of tokens in a batch that suits the device."""
+def default_token_budget(device: torch.device, exit_layer: int | None = None) -> int:
+    """Return the number of tokens in a batch that suits the device and the exit."""
     # A CPU is fastest if the activations fit its caches; an accelerator needs enough work to fill it.
-    return 2_048 if device.type == "cpu" else 65_536
+    if device.type != "cpu":
+        return 65_536
+    # Exit 0 has the fewest activations, and so little work that the overhead of each batch counts.
+    return 4_096 if exit_layer == 0 else 2_048
 
 
 def fast_dtype(device: torch.device) -> torch.dtype | None:
@@ -108,8 +115,8 @@ def token_limit(model: Any, tokenizer: Any, max_length: int | None) -> int:
 
 
 @contextmanager
-def inference_context(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
-    """Put the model in evaluation mode without autograd, under autocast to `dtype` if that differs.
+def inference_context(model: Any, dtype: torch.dtype | None, cast: bool = True) -> Iterator[None]:
+    """Put the model in evaluation mode without autograd, under autocast to `dtype` if that differs and `cast`.
 
     Use one context for all batches: autocast caches converted weights until it ends.
 
@@ -120,7 +127,7 @@ def inference_context(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
     if dtype is not None and dtype.itemsize > weights.itemsize:
         raise ValueError(f"dtype must not be wider than the weights ({weights}), got {dtype}.")
 
-    cast = dtype is not None and dtype != weights
+    cast = cast and dtype is not None and dtype != weights
     training = model.training
     model.eval()
     try:
@@ -130,23 +137,48 @@ def inference_context(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
         model.train(training)
 
 
-def length_sorted_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+def length_sorted_batches(lengths: Sequence[int] | np.ndarray, token_budget: int) -> Iterator[list[int]]:
     """Yield the positions of sequences, longest first, in batches of at most `token_budget` tokens or one row."""
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    while order:
+    lengths = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
         # The first sequence is the longest of the rest, so it determines the padded length.
-        size = max(1, token_budget // lengths[order[0]])
-        yield order[:size]
-        order = order[size:]
+        end = start + max(1, token_budget // int(lengths[order[start]]))
+        yield order[start:end].tolist()
+        start = end
 
 
 def pad_batch(ids: Sequence[Sequence[int]], padding: int) -> dict[str, torch.Tensor]:
     """Return the (batch, tokens) `input_ids` and `attention_mask` of sequences of token ids."""
-    rows = [torch.tensor(row) for row in ids]
-    return {
-        "input_ids": pad_sequence(rows, batch_first=True, padding_value=padding),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
-    }
+    return Window.of(ids, padding).batch(range(len(ids)))
+
+
+class Window(NamedTuple):
+    """Token ids of several texts, one after the other."""
+
+    start: int  # position of the first text
+    characters: int
+    ids: np.ndarray
+    lengths: np.ndarray
+    padding: int
+
+    @classmethod
+    def of(cls, ids: Sequence[Sequence[int]], padding: int, start: int = 0, characters: int = 0) -> "Window":
+        """Return the window of sequences of token ids."""
+        lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+        flat = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=lengths.sum())
+        return cls(start, characters, flat, lengths, padding)
+
+    def batch(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Return the (batch, tokens) `input_ids` and `attention_mask` of some texts, padded on the right."""
+        starts, lengths = (np.cumsum(self.lengths) - self.lengths)[rows], self.lengths[rows]
+        columns = np.arange(lengths.max())
+        mask = columns < lengths[:, None]
+
+        ids = np.full(mask.shape, self.padding, dtype=np.int64)
+        ids[mask] = self.ids[(starts[:, None] + columns)[mask]]
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
 
 def _check_texts(texts: Sequence[str], prompts: str | Sequence[str]) -> None:
@@ -167,25 +199,45 @@ def _check_finite(result: dict[int, np.ndarray], texts: Sequence[str], model: An
             raise FloatingPointError(f"{model.name_or_path}: {place} is not finite. Load intact weights.")
 
 
-def _batches(
-    tokenizer: Any,
-    texts: Sequence[str],
-    prompts: str | Sequence[str],
-    limit: int,
-    token_budget: int,
-    progress: Progress,
-) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """Yield (positions in `texts`, padded batch), longest texts first within a window."""
-    padding = tokenizer.pad_token_id or 0
+def _windows(tokenizer: Any, texts: Sequence[str], prompts: str | Sequence[str], limit: int) -> Iterator[Window]:
+    """Yield the texts in order, tokenized. The next window is tokenized while the caller encodes this one."""
 
-    for start in range(0, len(texts), WINDOW):
-        window = range(start, min(start + WINDOW, len(texts)))
-        window_prompts = prompts if isinstance(prompts, str) else [prompts[row] for row in window]
-        ids = input_ids(tokenizer, [texts[row] for row in window], window_prompts, limit)
-        progress.tokenized(sum(len(texts[row]) for row in window), sum(map(len, ids)))
+    def tokenize(start: int) -> Window:
+        part = range(start, min(start + WINDOW, len(texts)))
+        window, window_prompts = [texts[row] for row in part], prompts
+        if not isinstance(prompts, str):
+            window_prompts = [prompts[row] for row in part]
+        ids = input_ids(tokenizer, window, window_prompts, limit)
+        return Window.of(ids, tokenizer.pad_token_id or 0, start, sum(map(len, window)))
 
-        for rows in length_sorted_batches([len(text_ids) for text_ids in ids], token_budget):
-            yield [start + row for row in rows], pad_batch([ids[row] for row in rows], padding)
+    starts = range(0, len(texts), WINDOW)
+    if len(starts) == 1:  # as for a query, which needs no thread
+        yield tokenize(0)
+        return
+
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(tokenize, 0)
+        for following in (*starts[1:], None):
+            window = pending.result()
+            if following is not None:
+                pending = pool.submit(tokenize, following)
+            yield window
+
+
+def _encode_window(
+    model: Any, window: Window, exits: tuple[int, ...], token_budget: int, progress: Progress
+) -> tuple[np.ndarray, dict[int, list[torch.Tensor]]]:
+    """Return positions of texts, longest first, and for each exit their embeddings, batch by batch."""
+    order: list[int] = []
+    embeddings: dict[int, list[torch.Tensor]] = {exit_layer: [] for exit_layer in exits}
+
+    for rows in length_sorted_batches(window.lengths, token_budget):
+        batch = {key: tensor.to(model.device, non_blocking=True) for key, tensor in window.batch(rows).items()}
+        for exit_layer, part in _exit_embeddings(model, batch, exits).items():
+            embeddings[exit_layer].append(part)
+        order += rows
+        progress.encoded(int(window.lengths[rows].sum()))
+    return window.start + np.array(order), embeddings
 
 
 def _exit_embeddings(

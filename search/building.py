@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from mose.data.source.report import ReadingReport
 from mose.data.source.rules import ReadingRules
 from mose.search.encoders import UnitEncoder
 from mose.search.lexical import TermCounter
 from mose.search.planning import Differences, Plan, plan_rebuild, plan_update
+from mose.search.progress import BuildProgress, progress_bar
 from mose.search.records import BuildReport, Entry, FileRecord, Meta, Tree
 from mose.search.snapshot import Snapshot, read_snapshot, salvaged_meta
 from mose.search.store import DamagedIndexError, Location, SearchIndexError
@@ -21,6 +21,8 @@ from mose.search.writing import IndexWriter, NewRows, index_writer
 
 #: Units that are embedded at a time. A long build stages them: killed, it loses at most one chunk.
 CHUNK = 4096
+#: Units after which progress is shown.
+STEP = 512
 #: Seconds that an update waits for another writer.
 LOCK_WAIT = 5.0
 
@@ -44,7 +46,7 @@ class BuildSettings(NamedTuple):
 
 
 def update_index(
-    location: Location, settings: BuildSettings, encoder: UnitEncoder, progress: bool
+    location: Location, settings: BuildSettings, encoder: UnitEncoder, progress: BuildProgress
 ) -> tuple[Snapshot, BuildReport, ReadingReport]:
     """Create an index, or bring one tree of it up to date, which is added if it is not there.
 
@@ -91,14 +93,14 @@ def update_index(
 
 
 def refresh_index(
-    snapshot: Snapshot, open_encoder: Callable[[], UnitEncoder], progress: bool = False
+    snapshot: Snapshot, open_encoder: Callable[[], UnitEncoder], progress: BuildProgress = False
 ) -> tuple[Snapshot, BuildReport | None]:
     """Bring all trees of an index up to date. Nothing is locked or written if nothing has changed.
 
     Args:
         snapshot: the newest version.
         open_encoder: returns what embeds units at the exit of the index; called if there are new ones.
-        progress: show progress bars on stderr.
+        progress: show progress bars on stderr, or report to a function.
 
     Returns:
         The newest version, and counts of what has changed; None if nothing has.
@@ -206,7 +208,7 @@ def _commit(
     meta: Meta,
     changes: Mapping[int, TreeChanges],
     open_encoder: Callable[[], UnitEncoder],
-    progress: bool,
+    progress: BuildProgress,
     with_stamps: bool = False,
     damaged: bool = False,
 ) -> tuple[bool, int]:
@@ -233,7 +235,7 @@ def _new_rows(
     meta: Meta,
     plan: Plan,
     open_encoder: Callable[[], UnitEncoder],
-    progress: bool,
+    progress: BuildProgress,
 ) -> tuple[NewRows, int]:
     """Return the rows of a plan, and the number of units that were embedded for them."""
     units = [unit for _, unit in plan.units]
@@ -258,20 +260,24 @@ def _new_rows(
 
 
 def _embed(
-    writer: IndexWriter, space: str, units: Mapping[bytes, Entry], encoder: UnitEncoder, progress: bool
+    writer: IndexWriter, space: str, units: Mapping[bytes, Entry], encoder: UnitEncoder, progress: BuildProgress
 ) -> dict[bytes, np.ndarray]:
     """Return key -> embedding (dim,) of units by their keys. Those of a long build are staged."""
     embeddings: dict[bytes, np.ndarray] = {}
     keys = list(units)
-    with tqdm(total=len(keys), desc="Embedding", unit=" units", disable=not progress) as bar:
+    with progress_bar(progress, total=len(keys), desc="Embedding", unit=" units") as bar:
         for start in range(0, len(keys), CHUNK):
-            chunk = keys[start : start + CHUNK]
-            texts = [units[key].text for key in chunk]
-            vectors = encoder.documents(texts, [units[key].language for key in chunk])
+            chunk, parts = keys[start : start + CHUNK], []
+            for begin in range(0, len(chunk), STEP):
+                step = chunk[begin : begin + STEP]
+                texts = [units[key].text for key in step]
+                parts.append(encoder.documents(texts, [units[key].language for key in step]))
+                bar.update(len(step))
+
+            vectors = np.concatenate(parts)
             if len(keys) > CHUNK:
                 writer.stage(space, chunk, vectors)
             embeddings.update(zip(chunk, vectors, strict=True))
-            bar.update(len(chunk))
     return embeddings
 
 

@@ -14,6 +14,7 @@ from mose.data.source.rules import DEFAULT_RULES, ReadingRules
 from mose.search.encoders import TorchEncoder, UnitEncoder, check_encoder, open_encoder, query_encoder
 from mose.search.filters import matching_rows
 from mose.search.places import default_location
+from mose.search.progress import BuildProgress
 from mose.search.ranking.catalogue import Catalogue
 from mose.search.ranking.confidence import hit_scores, query_confidence
 from mose.search.ranking.fusion import DEFAULT_HYBRID
@@ -146,7 +147,7 @@ class Index:
         exclude: Iterable[str] = (),
         rules: ReadingRules = DEFAULT_RULES,
         max_length: int = MAX_LENGTH,
-        progress: bool = True,
+        progress: BuildProgress = True,
         trust_remote_code: bool = False,
     ) -> "Index":
         """Create an index, or bring `source_tree` in it up to date. Other trees of the index stay.
@@ -164,7 +165,7 @@ class Index:
             exclude: patterns of paths to leave out, as in a `.gitignore` at the root of the tree.
             rules: which files to read of those that git does not ignore.
             max_length: maximum number of tokens of a unit that the model reads, prompt included.
-            progress: show progress bars on stderr.
+            progress: show progress bars on stderr, or report to a function.
             trust_remote_code: run the code stored beside the weights, if `model` is a name.
 
         Raises:
@@ -255,7 +256,7 @@ class Index:
         self._snapshot = newer
         return True
 
-    def refresh(self, max_age: float = 0.0, progress: bool = False) -> BuildReport | None:
+    def refresh(self, max_age: float = 0.0, progress: BuildProgress = False) -> BuildReport | None:
         """Take up the newest version, and bring it up to date with its trees.
 
         Files are compared by their size and times, and then by their content. If the index cannot be written,
@@ -263,7 +264,7 @@ class Index:
 
         Args:
             max_age: do nothing if the trees were checked less than this many seconds ago.
-            progress: show progress bars on stderr.
+            progress: show progress bars on stderr, or report to a function.
 
         Returns:
             Counts of what has changed; None if nothing has.

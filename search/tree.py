@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pathspec
-from tqdm import tqdm
 
 from mose.data.source.files import candidate_files, path_below, read_source
 from mose.data.source.languages import TEXT
 from mose.data.source.report import ReadingReport
 from mose.data.source.rules import ReadingRules
+from mose.search.progress import BuildProgress, progress_bar
 from mose.search.records import Entry, FileRecord, Tree
 
 #: Longer units are split. A model reads about so much code at once: 512 tokens, prompt included.
@@ -43,7 +43,7 @@ class TreeChanges(NamedTuple):
 
 
 def read_tree(
-    tree: Tree, known: Mapping[str, FileRecord], trust_stamps: bool = False, progress: bool = False
+    tree: Tree, known: Mapping[str, FileRecord], trust_stamps: bool = False, progress: BuildProgress = False
 ) -> TreeChanges:
     """Return the changes of a source tree: functions, classes, and what is outside of them.
 
@@ -51,7 +51,7 @@ def read_tree(
         tree: the folder, and how to read it.
         known: path -> record of the files that need not be parsed again if they are unchanged.
         trust_stamps: do not read files whose size and times are those of their records.
-        progress: show a bar on stderr.
+        progress: show a bar on stderr, or report to a function.
     """
     root, rules = Path(tree.root), ReadingRules(**tree.rules)
     excluded = pathspec.GitIgnoreSpec.from_lines(tree.exclude)
@@ -61,7 +61,7 @@ def read_tree(
     records: dict[str, FileRecord] = {}
     entries: dict[str, list[Entry]] = {}
 
-    for file in tqdm(files, "Reading", unit=" files", disable=not progress, delay=1 if trust_stamps else 0):
+    for file in progress_bar(progress, files, "Reading", unit=" files", delay=1 if trust_stamps else 0):
         path, stamp = path_below(root, file), file_stamp(file)
         record = known.get(path)
         if record is None or not trust_stamps or not stamp or stamp != record.stamp or record.failed:

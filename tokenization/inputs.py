@@ -6,6 +6,8 @@ Only a prompt's own `<sep>` and the tokens that the tokenizer writes around an i
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from tokenizers import Tokenizer
+
 from mose.tokenization.prompts import PROMPT_START
 
 
@@ -70,15 +72,31 @@ def text_ids(tokenizer: Any, texts: Sequence[str], max_length: int | None = None
 def _encode(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> list[list[int]]:
     if not len(texts):
         return []
-    return tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        split_special_tokens=True,
-        truncation=max_length is not None,
-        max_length=max_length,
-        return_attention_mask=False,
-        verbose=False,
-    )["input_ids"]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        encoded = tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            truncation=max_length is not None,
+            max_length=max_length,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        return encoded["input_ids"]
+
+    # transformers sets these before each of its calls, which compute the places of tokens in their texts as well.
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    if not backend.encode_special_tokens:
+        backend.encode_special_tokens = True
+    encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+    cut = slice(max_length)
+    if max_length and tokenizer.truncation_side == "left":
+        cut = slice(-max_length, None)
+    return [encoding.ids[cut] for encoding in encodings]
 
 
 def _keep_as_text(

@@ -34,6 +34,7 @@ EXTRAS = {
     "train": ("accelerate", "datasketch", "peft", "tensorboard"),  # and those of search and eval
     "onnx": ("onnx", "onnx_ir", "onnxruntime", "onnxscript"),
     "serve": ("anyio", "fastapi", "httptools", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn"),
+    "mcp": ("anyio", "mcp", "pydantic"),  # and those of search
     "mteb": ("mteb",),
 }
 SUCCESS, FAILURE, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130

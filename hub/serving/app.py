@@ -201,7 +201,7 @@ def _add_tei(app: FastAPI, service: EmbeddingService, metrics: ServerMetrics, ma
         tokenization_workers=TOKENIZER_THREADS,
         version=VERSION,
         exit_layers=list(engine.exit_layers),
-        dim=config.embedding_size,
+        dim=handler.dim,
     )
 
     @app.post("/embed", tags=["TEI"], summary="Embed texts", responses={200: {"model": list[Vector]}})

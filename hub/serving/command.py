@@ -3,6 +3,7 @@
 import argparse
 import ipaddress
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,8 @@ def run(options: argparse.Namespace) -> None:
     if not keys and not _is_loopback(options.host):
         logger.warning("anyone who reaches %s may use this server; --api-key-file asks for a key", options.host)
 
+    # The thread of the model would otherwise keep the one of the connections waiting for 5 ms at a time.
+    sys.setswitchinterval(0.0005)
     try:
         server.run()
     finally:

@@ -35,8 +35,7 @@ class RequestMetrics:
             nonlocal status, exit_layer
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = dict(message["headers"])
-                exit_layer = headers.get(EXIT_HEADER.encode(), b"").decode()
+                exit_layer = dict(message["headers"]).get(EXIT_HEADER.encode(), b"").decode()
             await send(message)
 
         try:

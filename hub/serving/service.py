@@ -8,14 +8,12 @@ import anyio
 import numpy as np
 import torch
 
-from mose.handler import EmbeddingRequest, RequestError
+from mose.handler import FEW_CHARACTERS, EmbeddingRequest, RequestError
 from mose.hub.serving.batching import Batcher, EmbeddingJob, QueueFullError
 from mose.hub.serving.engine import Engine, ExitCost
 
 #: Requests that are tokenized in threads at the same time.
 TOKENIZER_THREADS = 2
-#: Requests with fewer characters are tokenized at once: that takes less time than to hand them to a thread.
-FEW_CHARACTERS = 4_000
 #: Tokens have fewer characters than this, spaces and comments aside.
 MANY_CHARACTERS = 8
 #: Rounds of the model hold this many batches. More sort their texts better by length, but take longer.
@@ -97,7 +95,7 @@ class EmbeddingService:
     async def _tokenize(self, request: EmbeddingRequest, batcher: Batcher | None) -> list[list[int]]:
         """Return the ids of a request's texts, unless the queue has no space for them."""
         tokenize = self.engine.handler.tokenize
-        if sum(map(len, request.texts)) <= FEW_CHARACTERS:
+        if sum(map(len, request.texts)) <= FEW_CHARACTERS:  # not worth a thread
             return tokenize(request)
 
         self._threads = self._threads or anyio.CapacityLimiter(TOKENIZER_THREADS)

@@ -44,11 +44,16 @@ class Timings(dict[str, float]):
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model and the output format."""
+    add_model_choice(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+
+
+def add_model_choice(parser: argparse.ArgumentParser) -> None:
+    """Add the model."""
     text = "folder or Hub id of a MoSE (default: that of the index; the shipped model for a new one)"
     parser.add_argument("--model", metavar="MODEL", help=text)
     text = "run the code stored beside the weights, in place of the installed one"
     parser.add_argument("--trust-remote-code", action="store_true", help=text)
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
 
 
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:

@@ -310,12 +310,15 @@ def test_export(report_of, model_folder, toy_set):
 
 @pytest.mark.slow
 def test_serving(report_of, model_folder):
-    small = ("--clients", 1, 3, "--requests", 40, "--words", 20)
-    report, _ = report_of(serving.ServerLoad(), "--model", model_folder, *small)
-    assert list(report["clients"]) == ["1", "3"]
-    for row in report["clients"].values():
-        assert row["answered"] + row["refused"] == 40 and row["answered"] > 20 and row["refused"] > 0
-        assert row["wrong"] == row["lost"] == 0
+    small = ("--clients", 3, "--seconds", 1, "--slow", 2, "--requests", 40, "--words", 20)
+    report, text = report_of(serving.ServerLoad(), "--model", model_folder, *small)
+    assert list(report["load"]) == ["one client", "3 clients", "one client, again"]
+    for row in report["load"].values():
+        assert row["answered"] > 0 and row["cpu_ms_per_request"] > 0
+        assert row["wrong"] == row["lost"] == row["busy"] == 0
+    assert report["load"]["3 clients"]["refused"] > 0
+    assert set(report["ms"]["3 clients"]) <= {"exit 0", "exit 1", "exit 2"}
+    assert "times the requests of one client" in text
 
 
 @pytest.mark.parametrize(
@@ -325,6 +328,7 @@ def test_serving(report_of, model_folder):
         (200, b"[[1.1]]", [[1.0]], "wrong"),
         (200, b"[1.0]", [[1.0]], "wrong"),
         (500, b"{}", [[1.0]], "wrong"),
+        (503, b"{}", [[1.0]], "busy"),
         (413, b"{}", None, "refused"),
         (200, b"[[1.0]]", None, "wrong"),
         (500, b"{}", None, "wrong"),
