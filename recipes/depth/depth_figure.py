@@ -23,7 +23,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
     together_or_alone(axes[0, 1], data)
     text_and_code(axes[0, 2], data)
     objectives(axes[1, 0], data)
-    sets(axes[1, 1], data)
+    by_set(axes[1, 1], data)
     curves(axes[1, 2], data)
     figure.savefig(path, dpi=80)
     pyplot.close(figure)
@@ -85,7 +85,7 @@ def objectives(axis: Axes, data: dict[str, Any]) -> None:
     axis.legend(fontsize=7)
 
 
-def sets(axis: Axes, data: dict[str, Any]) -> None:
+def by_set(axis: Axes, data: dict[str, Any]) -> None:
     """Draw claim 5: each set's MRR by exit, relative to the set's best exit."""
     mrr = data["arms"]["multi-equal 40000x1"]["mrr"]
     for name in data["queries"]:

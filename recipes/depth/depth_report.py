@@ -123,7 +123,7 @@ def mean_of_sets(values: Ranks, code: bool | None = None) -> float:
     return float(np.mean([v.mean() for name, v in values.items() if code in (None, name in CODE_SETS)]))
 
 
-def collect(runs: Path, trunks: Path) -> dict[str, Any]:
+def collect_results(runs: Path, trunks: Path) -> dict[str, Any]:
     """Return everything that tables and figure show: pre-training, arms by exit and set, comparisons."""
     results = Results(runs)
     arms: dict[str, Any] = {}
@@ -162,7 +162,7 @@ def arm_mean(
     return mean_of_sets({name: np.array(values) for name, values in sets.items()}, code)
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
     return "\n".join([lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]])
 
@@ -198,15 +198,15 @@ def tables(data: dict[str, Any]) -> str:
         "# What depth brings: the tables",
         "Made by `python recipes/depth/depth_report.py`; [depth.md](depth.md) describes the runs and what holds.",
         "## Pre-training: accuracy on held-out repositories",
-        _markdown(["arm", "task", *exits], pretraining_rows),
+        _table(["arm", "task", *exits], pretraining_rows),
         "## MRR by arm, mean over seeds and sets",
-        _markdown(["arm", "pairs × epochs", "seeds", *exits], arm_rows),
+        _table(["arm", "pairs × epochs", "seeds", *exits], arm_rows),
         "## Differences at equal depth",
         "MRR, mean of the sets' differences; in brackets p of a paired permutation test over the queries of all "
         "sets, each averaged over the seeds that both arms have.",
-        _markdown(["", *exits], comparison_rows),
+        _table(["", *exits], comparison_rows),
         "## By set: all exits in one model, equal weights",
-        _markdown(["set", "queries", *exits], set_rows),
+        _table(["set", "queries", *exits], set_rows),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -237,7 +237,7 @@ def main() -> int:
 
         path = HERE / "results.json"
         if options.runs:
-            atomic_write_json(path, collect(options.runs, options.trunks))
+            atomic_write_json(path, collect_results(options.runs, options.trunks))
         data = json.loads(path.read_text())
         atomic_write_text(DOCS / "depth-tables.md", tables(data))
         draw(data, DOCS / "depth.png")

@@ -270,7 +270,7 @@ def claim(folder: Path, run: Run) -> bool:
     return True
 
 
-def finetune(options: argparse.Namespace) -> None:
+def do_runs(options: argparse.Namespace) -> None:
     """Do the runs that nobody has claimed, until none is left or the time is over."""
     started = time.perf_counter()
     options.output_dir.mkdir(parents=True, exist_ok=True)
@@ -305,7 +305,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after this time")
     parser.add_argument("--compile", action="store_true", help="compile the blocks (needs a compiler)")
     options = parser.parse_args()
-    return exit_status(parser.prog, lambda: finetune(options))
+    return exit_status(parser.prog, lambda: do_runs(options))
 
 
 if __name__ == "__main__":

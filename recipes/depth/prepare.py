@@ -80,11 +80,11 @@ def pairs(options: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> No
     print(json.dumps({side: [len(t.lengths), len(t.ids)] for side, t in texts.items()}))
 
 
-def sets(options: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> None:
+def evaluation_sets(options: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> None:
     """Write the queries and documents of evaluation sets, and which document answers which query."""
     texts, columns = {}, {}
     for folder in tqdm(options.inputs, unit="set"):
-        rows = {part: list(_rows(folder / f"{part}.jsonl")) for part in ("queries", "corpus")}
+        rows = {part: list(_json_rows(folder / f"{part}.jsonl")) for part in ("queries", "corpus")}
         for part, part_rows in rows.items():
             languages = [row.get("language", "") for row in part_rows]
             in_code = [part == "corpus" or language not in ("", "en") for language in languages]
@@ -104,7 +104,7 @@ def sets(options: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> Non
     save(options.output, texts, **columns)
 
 
-def _rows(path: Path) -> Iterator[dict]:
+def _json_rows(path: Path) -> Iterator[dict]:
     with path.open(encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 
@@ -123,7 +123,7 @@ def main() -> int:
     def run() -> None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(options.tokenizer)
-        {"contexts": contexts, "pairs": pairs, "sets": sets}[options.step](options, tokenizer)
+        {"contexts": contexts, "pairs": pairs, "sets": evaluation_sets}[options.step](options, tokenizer)
 
     return exit_status(parser.prog, run)
 

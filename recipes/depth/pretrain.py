@@ -39,7 +39,7 @@ FIRST_ORDINARY = 4  # ids below are pad, sep, cls and mask
 EMBEDDING_ONLY = ("similarity_scale", ".gate.", ".projection.")
 
 
-def build_model(arm: str, vocabulary: int) -> MoSEForPreTraining:
+def untrained_model(arm: str, vocabulary: int) -> MoSEForPreTraining:
     """Return the untrained model of an arm."""
     exits = (BLOCKS,) if arm == "deepest" else EXITS
     config = MoSEConfig.from_preset(
@@ -75,7 +75,7 @@ def batch_inputs(
 
 
 @torch.no_grad()
-def evaluate(model: MoSEForPreTraining, arm: str, texts: DeviceTexts, labels: Tensor, batch: int) -> dict:
+def held_out_metrics(model: MoSEForPreTraining, arm: str, texts: DeviceTexts, labels: Tensor, batch: int) -> dict:
     """Return loss and accuracy of both tasks per exit on held-out contexts, with the same masks every time."""
     generator = torch.Generator(texts.ids.device).manual_seed(0)
     sums: dict[str, Tensor] = {}
@@ -109,7 +109,7 @@ def train(options: argparse.Namespace) -> None:
     labels = {name: torch.from_numpy(columns[f"{name}_labels"].astype(np.int64)).to(device) for name in texts}
     data["held_out"].starts = data["held_out"].starts[: options.eval_contexts]
 
-    model = build_model(options.arm, options.vocab_size).to(device)
+    model = untrained_model(options.arm, options.vocab_size).to(device)
     if options.compile:
         compile_blocks(model.model)
     optimizer = make_optimizer(model, options.learning_rate, {})
@@ -139,7 +139,9 @@ def train(options: argparse.Namespace) -> None:
             if not np.isfinite(entry["loss"]):
                 raise RuntimeError(f"loss must be finite, got {entry['loss']} at step {step}. Lower the rate.")
             if step % options.eval_every == 0 or step + 1 == steps:
-                entry |= evaluate(model, options.arm, data["held_out"], labels["held_out"], options.batch_size)
+                entry |= held_out_metrics(
+                    model, options.arm, data["held_out"], labels["held_out"], options.batch_size
+                )
             log.append(entry)
             print(options.arm, json.dumps(entry), flush=True)
 

@@ -1,4 +1,4 @@
-"""What pre-training and fine-tuning share here: device, compiled blocks, optimizer and schedule."""
+"""Steps that pre-training and fine-tuning share: device, compiled blocks, optimizer and schedule."""
 
 import math
 from collections.abc import Iterator
