@@ -162,7 +162,7 @@ def arm_mean(
     return mean_of_sets({name: np.array(values) for name, values in sets.items()}, code)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
     return "\n".join([lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]])
 
@@ -198,15 +198,15 @@ def tables(data: dict[str, Any]) -> str:
         "# What depth brings: the tables",
         "Made by `python recipes/depth/depth_report.py`; [depth.md](depth.md) describes the runs and what holds.",
         "## Pre-training: accuracy on held-out repositories",
-        _table(["arm", "task", *exits], pretraining_rows),
+        _markdown_table(["arm", "task", *exits], pretraining_rows),
         "## MRR by arm, mean over seeds and sets",
-        _table(["arm", "pairs × epochs", "seeds", *exits], arm_rows),
+        _markdown_table(["arm", "pairs × epochs", "seeds", *exits], arm_rows),
         "## Differences at equal depth",
         "MRR, mean of the sets' differences; in brackets p of a paired permutation test over the queries of all "
         "sets, each averaged over the seeds that both arms have.",
-        _table(["", *exits], comparison_rows),
+        _markdown_table(["", *exits], comparison_rows),
         "## By set: all exits in one model, equal weights",
-        _table(["set", "queries", *exits], set_rows),
+        _markdown_table(["set", "queries", *exits], set_rows),
     ]
     return "\n\n".join(parts) + "\n"
 

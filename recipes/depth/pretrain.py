@@ -39,7 +39,7 @@ FIRST_ORDINARY = 4  # ids below are pad, sep, cls and mask
 EMBEDDING_ONLY = ("similarity_scale", ".gate.", ".projection.")
 
 
-def untrained_model(arm: str, vocabulary: int) -> MoSEForPreTraining:
+def pretraining_model(arm: str, vocabulary: int) -> MoSEForPreTraining:
     """Return the untrained model of an arm."""
     exits = (BLOCKS,) if arm == "deepest" else EXITS
     config = MoSEConfig.from_preset(
@@ -109,7 +109,7 @@ def train(options: argparse.Namespace) -> None:
     labels = {name: torch.from_numpy(columns[f"{name}_labels"].astype(np.int64)).to(device) for name in texts}
     data["held_out"].starts = data["held_out"].starts[: options.eval_contexts]
 
-    model = untrained_model(options.arm, options.vocab_size).to(device)
+    model = pretraining_model(options.arm, options.vocab_size).to(device)
     if options.compile:
         compile_blocks(model.model)
     optimizer = make_optimizer(model, options.learning_rate, {})

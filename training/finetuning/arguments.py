@@ -166,7 +166,7 @@ class FineTuningArguments(LoRAArguments, shared.RunArguments):
         '\'{"gate": 10, "embed_tokens": 0.5}\'. The first match counts.'
     )
     exit_weights: str = flag(
-        "Weights of the exits in the loss: depth (the paper's, exit i / number of blocks), or equal, which serves "
+        "Weights of the exits in the loss: depth (the paper's, exit over blocks), or equal, which serves "
         "early exits better (docs/depth.md).",
         "depth",
         choices=list(EXIT_WEIGHTS),
