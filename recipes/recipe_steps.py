@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,41 @@ from mose.training.finetuning.arguments import FineTuningArguments
 from mose.training.finetuning.trainer import FineTuningTrainer
 from mose.utils.files import PARTIAL_SUFFIX
 
+#: Columns with the text of a query, a document, or a file.
+TEXT_COLUMNS = ("text", "content", "query")
+
 
 def text_fingerprint(text: str) -> str:
     """Return a text without case, white space and punctuation."""
     return re.sub(r"\W+|_", "", text).lower()
 
 
+def evaluation_texts(paths: Iterable[Path]) -> Iterator[str]:
+    """Yield the texts of evaluation sets, in order.
+
+    Args:
+        paths: files of JSON lines with `text`, `content` or `query`, or folders of such files (as BEIR's).
+
+    Raises:
+        ValueError: a folder has no such file, or a row no text.
+    """
+    for path in paths:
+        files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+        if not files:
+            raise ValueError(f"{path} has no .jsonl file. Name the folder of an evaluation set.")
+
+        for file in files:
+            with file.open(encoding="utf-8") as lines:
+                for number, row in enumerate(map(json.loads, lines), 1):
+                    text = next((row[name] for name in TEXT_COLUMNS if name in row), None)
+                    if text is None:
+                        raise ValueError(f"{file}, line {number}: no {' or '.join(TEXT_COLUMNS)} in the row.")
+                    yield text
+
+
 def evaluation_fingerprints(folders: Iterable[Path]) -> set[str]:
-    """Return the fingerprints of all queries and documents of evaluation sets (BEIR layout)."""
-    fingerprints: set[str] = set()
-    for folder in folders:
-        for name in ("queries.jsonl", "corpus.jsonl"):
-            with (folder / name).open(encoding="utf-8") as lines:
-                fingerprints.update(text_fingerprint(json.loads(line)["text"]) for line in lines)
-    return fingerprints - {""}
+    """Return the fingerprints of all queries and documents of evaluation sets, read by `evaluation_texts`."""
+    return set(map(text_fingerprint, evaluation_texts(folders))) - {""}
 
 
 def cached_pairs(path: Path, build: Callable[[], Dataset]) -> Dataset:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -22,6 +23,8 @@ from mose.utils.command_line import exit_status
 
 HERE = Path(__file__).parent
 PIP_OPTIONS = ("--quiet", "--no-deps", "--only-binary=:all:")
+#: A download that takes longer has failed.
+MAX_SECONDS = 900
 #: Section of sources.yaml → command that downloads one of its packages, and the archive that it leaves.
 FETCHERS = {
     "pip": ((sys.executable, "-m", "pip", "download", *PIP_OPTIONS), "*.whl"),
@@ -31,22 +34,32 @@ FETCHERS = {
 }
 
 
-def fetch(kind: str, package: str, work: Path, target: Path) -> None:
-    """Download a package to `work` and unpack it into `target`."""
-    command, pattern = FETCHERS[kind]
-    subprocess.run([*command, package], cwd=work, check=True, capture_output=True)
-    # Signatures of archives do not count.
-    archive = next(path for path in sorted(work.glob(pattern)) if path.is_file() and path.suffix != ".asc")
+def download_package(kind: str, package: str, work: Path) -> None:
+    """Download a package's archives to the folder `work`."""
+    command, _ = FETCHERS[kind]
+    subprocess.run([*command, package], cwd=work, check=True, capture_output=True, timeout=MAX_SECONDS)
 
+
+def unpack_package(archive: Path, target: Path, tar_filter: str | Callable = "data") -> None:
+    """Unpack an archive of any kind into the folder `target`; `tar_filter` is one of `tarfile`'s."""
     if archive.suffix == ".deb":
         subprocess.run(["dpkg-deb", "-x", archive, target], check=True, capture_output=True)
-        for sources in target.rglob("src.zip"):  # of OpenJDK
-            if not sources.is_symlink():
-                shutil.unpack_archive(sources, target / "src")
     elif archive.suffix == ".whl":
         shutil.unpack_archive(archive, target, "zip")
     else:
-        shutil.unpack_archive(archive, target, filter="data")
+        shutil.unpack_archive(archive, target, filter=tar_filter)
+
+
+def fetch(kind: str, package: str, work: Path, target: Path) -> None:
+    """Download a package to `work` and unpack it into `target`."""
+    download_package(kind, package, work)
+    # Signatures of archives do not count.
+    paths = sorted(work.glob(FETCHERS[kind][1]))
+    unpack_package(next(path for path in paths if path.is_file() and path.suffix != ".asc"), target)
+
+    for sources in target.rglob("src.zip") if kind == "debian" else ():  # of OpenJDK
+        if not sources.is_symlink():
+            shutil.unpack_archive(sources, target / "src")
 
 
 def fetch_all(output_dir: Path) -> None:
@@ -66,7 +79,7 @@ def fetch_all(output_dir: Path) -> None:
             unpacked.mkdir()
             try:
                 fetch(kind, package, Path(work), unpacked)
-            except (OSError, StopIteration, subprocess.CalledProcessError, shutil.ReadError) as error:
+            except (OSError, StopIteration, subprocess.SubprocessError, shutil.ReadError) as error:
                 failures.append(f"{package}: {type(error).__name__}")
                 continue
 
