@@ -5,8 +5,10 @@ task heads. The Hub serves this file as remote code: it imports only torch, tran
 """
 
 import copy
+import json
 from collections import OrderedDict
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Unpack, cast
@@ -22,10 +24,12 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_mose import MoSEConfig
+
+logger = logging.get_logger(__name__)
 
 #: Divisor of a summed loss. None: the number of items in this batch.
 Count = Tensor | int | None
@@ -259,11 +263,13 @@ class MoSEAttention(nn.Module):
         )
 
         cos, sin = (angle.to(query.dtype) for angle in position_embeddings)
-        query, key = (rotate(states, cos, sin, fused=folded) for states in (query, key))
+        inference = folded and is_cpu_inference(self, hidden_states)
+        query, key = (rotate(states, cos, sin, fused=inference) for states in (query, key))
 
         if folded:
             mixed = folded_attention(query, key, value, attention_mask, self.scaling)
-            return linear(self.o_proj, mixed.reshape(hidden_states.shape)), None
+            mixed = linear(self.o_proj, mixed.reshape(hidden_states.shape))
+            return F.dropout(mixed, p=self.config.residual_dropout, training=self.training), None
 
         implementation = self.config._attn_implementation
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
@@ -320,14 +326,41 @@ def widen(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+def last_positions(attention_mask: Tensor) -> Tensor:
+    """Return the position of each row's last real token, `<cls>`: (batch,). Padding may be on either side."""
+    positions = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
+    return ((attention_mask != 0) * positions).argmax(dim=1)
+
+
 def last_token(hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Return the state of the last real token, `<cls>`: (batch, hidden). Padding may be on either side."""
+    """Return the state of the last real token, `<cls>`: (batch, hidden)."""
     if attention_mask is None:
         return hidden_states[:, -1]
 
-    positions = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
-    last = ((attention_mask != 0) * positions).argmax(dim=1)
-    return hidden_states[torch.arange(len(hidden_states), device=hidden_states.device), last]
+    rows = torch.arange(len(hidden_states), device=hidden_states.device)
+    return hidden_states[rows, last_positions(attention_mask)]
+
+
+def put_at_last_token(states: Tensor, embedding: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return states (batch, tokens, dim) with the embedding (batch, dim) at `<cls>`, and zeros for padding."""
+    states = states[..., : embedding.shape[-1]] * (attention_mask != 0)[..., None]
+    rows = torch.arange(len(states), device=states.device)
+    return states.index_put((rows, last_positions(attention_mask)), embedding.to(states.dtype))
+
+
+class MoSEPlace(nn.Module):
+    """A linear layer with one input, the position: (…, 1) -> (…, gate_size).
+
+    It is no `nn.Linear`, which int8 quantizers would convert: a matrix of one column does not survive that.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(size, 1))
+        self.bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, position: Tensor) -> Tensor:
+        return position * self.weight[:, 0] + self.bias
 
 
 class ShiftedSum(torch.autograd.Function):
@@ -363,7 +396,7 @@ class MoSEGate(nn.Module):
         super().__init__()
         self.kernel_size = config.gate_kernel_size
         self.taps = nn.Linear(config.hidden_size, config.gate_kernel_size * config.gate_size)
-        self.place = nn.Linear(1, config.gate_size)
+        self.place = MoSEPlace(config.gate_size)
         # Starts at zero: before training, all tokens weigh the same.
         self.score = nn.Linear(config.gate_size, 1, bias=False)
 
@@ -520,8 +553,10 @@ class MoSEExit(nn.Module):
 # --- Trunk -------------------------------------------------------------------------------------------------
 
 
-def check_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None, attention_mask: Tensor | None) -> None:
-    """Raise ValueError unless there is exactly one non-empty input and the mask fits it."""
+def check_inputs(
+    input_ids: Tensor | None, inputs_embeds: Tensor | None, attention_mask: Tensor | None, longest: int
+) -> None:
+    """Raise ValueError unless there is one non-empty input of at most `longest` tokens and the mask fits it."""
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
 
@@ -538,6 +573,49 @@ def check_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None, attenti
             f"attention_mask must have shape (batch, tokens) = {shape[:2]}, got {tuple(attention_mask.shape)}. "
             "Pass 1 for each real token and 0 for padding."
         )
+
+    # The compiler's lengths are symbols, for which a comparison is a promise.
+    if not torch.compiler.is_compiling() and shape[1] > longest:
+        tokens = shape[1] if attention_mask is None else int(attention_mask.count_nonzero(dim=1).max())
+        if tokens > longest:
+            limit = f"at most max_position_embeddings={longest} tokens"
+            raise ValueError(f"{name} must have {limit}, got {tokens}. Truncate the texts.")
+
+
+def loads_on_cpu(device_map: Any = None, **kwargs) -> bool:
+    """Return whether `from_pretrained` with these arguments puts a model on the CPU."""
+    if device_map is None:
+        return torch.get_default_device().type == "cpu"
+    devices = device_map.values() if isinstance(device_map, dict) else [device_map]
+    # "auto" and its like choose an accelerator if there is one.
+    return all(str(d) == "cpu" or not torch.accelerator.is_available() for d in devices)
+
+
+@contextmanager
+def without_bare_names(quantizer: Any) -> Iterator[None]:
+    """Leave tensors whose names have no dot out of torchao's list while a model is saved.
+
+    torchao splits the names of its list at their last dots when it loads, and stumbles over `similarity_scale`.
+    Tensors that are not quantized load without the list.
+    """
+    if quantizer is None:
+        yield
+        return
+
+    flatten = quantizer.get_state_dict_and_metadata
+
+    def flatten_dotted(model: Any) -> tuple[Any, dict[str, str]]:
+        state_dict, metadata = flatten(model)
+        if "tensor_names" in metadata:
+            names = [name for name in json.loads(metadata["tensor_names"]) if "." in name]
+            metadata["tensor_names"] = json.dumps(names)
+        return state_dict, metadata
+
+    quantizer.get_state_dict_and_metadata = flatten_dotted
+    try:
+        yield
+    finally:
+        del quantizer.get_state_dict_and_metadata
 
 
 class MoSEPreTrainedModel(PreTrainedModel):
@@ -564,6 +642,8 @@ class MoSEPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     #: Patterns of other tasks' heads, which a checkpoint may hold without a warning.
     _ignored_heads: tuple[str, ...] = ()
+    #: Of the weights as they were loaded, if the configuration claims something of their embeddings.
+    _loaded_sample: dict[str, Tensor] | None = None
 
     config: MoSEConfig
 
@@ -588,6 +668,9 @@ class MoSEPreTrainedModel(PreTrainedModel):
     ):
         """Load a model as transformers does, but only from safetensors and only with a complete trunk.
 
+        On a CPU the default `dtype` is float32: in bfloat16 an embedding depends on its batch, by up to 2e-3.
+        "auto" keeps the checkpoint's, which is also the default if `device_map` names an accelerator.
+
         Raises:
             ValueError: `use_safetensors` is False, or the checkpoint lacks blocks or exits up to `exit_layer`.
             OSError: There are no safetensors weights.
@@ -598,6 +681,8 @@ class MoSEPreTrainedModel(PreTrainedModel):
                 "Convert the weights to safetensors."
             )
         kwargs |= {"output_loading_info": True, "use_safetensors": True}
+        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None and loads_on_cpu(**kwargs):
+            kwargs["dtype"] = torch.float32
         model, info = cast(Any, super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs))
 
         trunk = {f"{prefix}{name}" for prefix in ("", "model.") for name in model.base_model.state_dict()}
@@ -608,11 +693,52 @@ class MoSEPreTrainedModel(PreTrainedModel):
                 f"{pretrained_model_name_or_path} cannot be loaded at exit_layer={exit_layer}: it lacks "
                 f"{len(missing)} tensors, the first is {missing[0]}. Load it at an exit it holds."
             )
+        if model.config.aligned_exits or model.config.matryoshka_dims:
+            model._loaded_sample = model._sample_weights()
         return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, *args, **kwargs) -> None:
+        """Save a model as transformers does; after a training, without claims that held for the loaded weights.
+
+        `aligned_exits` and `matryoshka_dims` are kept if the weights are as they were loaded, or after
+        `describe_space`.
+        """
+        if self._loaded_sample is not None and self._has_changed(self._loaded_sample):
+            logger.warning(
+                "The weights have changed since they were loaded. Saved with aligned_exits=False and without "
+                "matryoshka_dims: training that keeps them calls `describe_space`."
+            )
+            self.describe_space()
+        with without_bare_names(getattr(self, "hf_quantizer", None)):
+            super().save_pretrained(*args, **kwargs)
+
+    def describe_space(self, aligned_exits: bool = False, matryoshka_dims: list[int] | None = None) -> None:
+        """Record in the configuration what these weights were trained for, or checked to have."""
+        self.config.aligned_exits, self.config.matryoshka_dims = aligned_exits, matryoshka_dims
+        self._loaded_sample = None
+
+    def _sample_weights(self) -> dict[str, Tensor]:
+        """Return a few values of each tensor of the trunk, by name; quantized tensors are left out."""
+        sample = {}
+        for name, parameter in self.base_model.named_parameters():
+            values = parameter.detach()
+            if type(values) is Tensor and values.is_floating_point() and values.device.type != "meta":
+                sample[name] = values.reshape(-1)[:: max(1, values.numel() // 16)].cpu().clone()
+        return sample
+
+    def _has_changed(self, before: dict[str, Tensor]) -> bool:
+        after = self._sample_weights()
+        return before.keys() != after.keys() or any(
+            values.shape != after[name].shape or bool((values.to(after[name].dtype) != after[name]).any())
+            for name, values in before.items()
+        )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        if isinstance(module, MoSEPlace):
+            init.normal_(module.weight, std=self.config.initializer_range)
+            init.zeros_(module.bias)
         if isinstance(module, MoSEModel):
             init.constant_(module.similarity_scale, self.config.similarity_scale_init)
             # Gates are initialised here: transformers skips modules without parameters of their own.
@@ -678,7 +804,7 @@ class MoSEModel(MoSEPreTrainedModel):
         # An adapter, a parametrization or a quantised layer is another class.
         modules = (self.embed_tokens, *((head.gate.taps, head.gate.place) if head.gate is not None else ()))
         hooks = self.embed_tokens._forward_hooks
-        if hooks or tuple(map(type, modules)) != (nn.Embedding, nn.Linear, nn.Linear):
+        if hooks or tuple(map(type, modules)) != (nn.Embedding, nn.Linear, MoSEPlace):
             return None
         parameters = StaticTables.parameters(cast(nn.Embedding, self.embed_tokens), head)
         if any(parameter.device.type != "cpu" or parameter.is_inference() for parameter in parameters):
@@ -690,6 +816,14 @@ class MoSEModel(MoSEPreTrainedModel):
             tables = StaticTables(cast(nn.Embedding, self.embed_tokens), head, positions)
             _STATIC_TABLES[self] = tables
         return tables
+
+    def _folds_attention(self, states: Tensor) -> bool:
+        """Return whether attention to all of short sequences is computed by `folded_attention`, on a CPU."""
+        config, dropout = self.config, self.training and self.config.attention_dropout > 0
+        if states.device.type != "cpu" or states.shape[1] > FOLDED_TOKENS or dropout:
+            return False
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        return config._attn_implementation == "sdpa" and not traced
 
     def _block_inputs(
         self, states: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, mask: Tensor
@@ -705,13 +839,30 @@ class MoSEModel(MoSEPreTrainedModel):
         base = cast(dict, config.rope_parameters)["rope_theta"]
         positions = rotary_embedding(position_ids, head_size, base)
 
-        short = states.shape[1] <= FOLDED_TOKENS and config._attn_implementation == "sdpa"
-        if short and is_cpu_inference(self, states):
+        if self._folds_attention(states):
             # Added to scores. No softmax sees a difference to infinity, and float16 can hold it.
             bias = None if mask.all() else torch.zeros(mask.shape).masked_fill(mask == 0, -3e4)[:, None]
             return {"attention_mask": bias, "position_embeddings": positions, "folded": True}
         block_mask = create_bidirectional_mask(config, inputs_embeds=states, attention_mask=padding)
         return {"attention_mask": block_mask, "position_embeddings": positions}
+
+    def _warn_of_misuse(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, exit_layer: int, reads_others: bool
+    ) -> None:
+        """Warn once of padding without a mask, and of training that reads one exit of several."""
+        if torch.compiler.is_compiling():
+            return
+        # `warn_if_padding_and_no_attention_mask` of transformers needs a BOS token.
+        pad = self.config.pad_token_id
+        if input_ids is not None and attention_mask is None and pad is not None and pad in input_ids[:, [0, -1]]:
+            logger.warning_once(
+                "input_ids have padding, which counts as text without an attention_mask. Pass both."
+            )
+        if not reads_others and self.training and torch.is_grad_enabled() and len(self.exit_layers) > 1:
+            logger.warning_once(
+                f"Training at exit {exit_layer} alone: the heads of the other exits learn nothing. "
+                "mose.training.MultiExitLoss trains all of them."
+            )
 
     @capture_outputs
     def forward(  # type: ignore[misc]  # TransformersKwargs has position_ids, too
@@ -730,7 +881,8 @@ class MoSEModel(MoSEPreTrainedModel):
 
         Args:
             input_ids: (batch, tokens), token ids.
-            attention_mask: (batch, tokens), 1 for real tokens. None: all are real.
+            attention_mask: (batch, tokens), 1 for real tokens. None: all are, and `input_ids` hold no padding.
+                A row without real tokens changes no other row; its own embedding is finite and means nothing.
             position_ids: (batch, tokens). None: real tokens are counted from 0, so padding moves no position.
             inputs_embeds: (batch, tokens, hidden), instead of `input_ids`.
             exit_layer: Number of blocks to run, one of `exit_layers`. None: the deepest exit built.
@@ -741,9 +893,10 @@ class MoSEModel(MoSEPreTrainedModel):
             kwargs: `output_hidden_states`, `output_attentions` and `return_dict`, as in transformers.
 
         Raises:
-            ValueError: There is no such exit or dimension, or the input has a wrong shape.
+            ValueError: There is no such exit or dimension, or the input has a wrong shape or more tokens than
+                `config.max_position_embeddings`.
         """
-        check_inputs(input_ids, inputs_embeds, attention_mask)
+        check_inputs(input_ids, inputs_embeds, attention_mask, self.config.max_position_embeddings)
         deepest = self.config.resolve_exit_layer(exit_layer)
         dim = self.config.resolve_truncate_dim(truncate_dim)
         exits = self.exit_layers if output_all_exits else (deepest,)
@@ -772,6 +925,7 @@ class MoSEModel(MoSEPreTrainedModel):
                     normed, weights = self._weigh_tokens(depth, states, input_ids, mask)
                     embeddings.append(head(normed, mask, dim, weights))
 
+        self._warn_of_misuse(input_ids, attention_mask, deepest, output_all_exits or output_exit_states)
         all_embeddings = output_all_exits and not output_exit_states
         return MoSEModelOutput(
             last_hidden_state=normed,
@@ -780,6 +934,34 @@ class MoSEModel(MoSEPreTrainedModel):
             similarity_scale=self.similarity_scale.clamp(*SIMILARITY_SCALE_RANGE) if all_embeddings else None,
             exit_states=exit_states if output_exit_states else None,
         )
+
+    def token_and_text_embeddings(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        exit_layer: int | None = None,
+        truncate_dim: int | None = None,
+    ) -> dict[str, Any]:
+        """Return what sentence-transformers reads: the tokens' states, with the text's embedding at `<cls>`.
+
+        Its stock pooling of the last token finds the embedding there. Arguments are those of `forward`.
+
+        Returns:
+            "token_embeddings": (batch, tokens, dim) at the exit, zero for padding. With
+            `config.output_hidden_states` also "hidden_states": the same for each exit up to it, shallow to deep.
+            sentence-transformers' losses over layers train these.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        options: dict[str, Any] = {"exit_layer": exit_layer, "return_dict": True}
+        if not getattr(self.config, "output_hidden_states", False):
+            out = self(input_ids, attention_mask, truncate_dim=truncate_dim, **options)
+            return {"token_embeddings": put_at_last_token(out.last_hidden_state, out.pooler_output, mask)}
+
+        out = self(input_ids, attention_mask, output_all_exits=True, output_exit_states=True, **options)
+        dim = self.config.resolve_truncate_dim(truncate_dim)
+        embeddings = {e: self.exits[str(e)](states, mask, dim) for e, states in out.exit_states.items()}
+        every_exit = tuple(put_at_last_token(out.exit_states[e], embeddings[e], mask) for e in embeddings)
+        return {"token_embeddings": every_exit[-1], "hidden_states": every_exit}
 
 
 # --- Heads -------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from mose.benchmarks import command
 from mose.benchmarks.command import Benchmark, Report
 from mose.configuration_mose import MoSEConfig
+from mose.hub.weights import order_by_exit
 from mose.modeling_mose import MoSEModel
 
 WEIGHTS = "model.safetensors"
@@ -111,9 +112,10 @@ class PartialLoading(Benchmark):
 
 
 def write_checkpoint(folder: Path, config: MoSEConfig) -> None:
-    """Save a model with random weights."""
+    """Save a model with random weights, as training does."""
     torch.manual_seed(0)
     MoSEModel(config).save_pretrained(folder)
+    order_by_exit(folder, config.built_exit_layers)
 
 
 def load_and_touch(folder: Path, exit_layer: int, tiny: Path) -> dict[str, float]:

@@ -16,7 +16,7 @@ from mose.inference.encoding import (
     pad_batch,
     token_limit,
 )
-from mose.inference.loading import default_device, load_mose_config, resolve_exit_layers
+from mose.inference.loading import default_device, load_class, load_mose_config, resolve_exit_layers
 from mose.tokenization.inputs import text_ids
 from mose.tokenization.pairs import join_pair
 
@@ -25,7 +25,10 @@ CLONE_LABELS = ("1", "true", "clone", "label_1")
 
 
 def load_pair_classifier(
-    source: str, exit_layers: Sequence[int] | None = None, device: str | None = None
+    source: str,
+    exit_layers: Sequence[int] | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[Any, Any, tuple[int, ...]]:
     """Load a MoSE with classification heads in float32, only as deep as the requested exits need.
 
@@ -35,13 +38,11 @@ def load_pair_classifier(
         ValueError: not a MoSE, an exit that it does not have, or no trained classifier at a requested exit.
         OSError: there is no model at `source`.
     """
-    # Slow to import.
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoTokenizer  # slow to import
 
-    exits = resolve_exit_layers(load_mose_config(source), exit_layers)
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        source, trust_remote_code=True, exit_layer=exits[-1], dtype=torch.float32, output_loading_info=True
-    )
+    exits = resolve_exit_layers(load_mose_config(source, trust_remote_code), exit_layers)
+    options = {"exit_layer": exits[-1], "dtype": torch.float32, "output_loading_info": True}
+    model, info = load_class(source, "ForSequenceClassification", trust_remote_code, **options)
 
     missing = info["missing_keys"]
     untrained = [k for k in exits if any(f"classifiers.{k}." in name for name in missing)]
@@ -50,7 +51,7 @@ def load_pair_classifier(
         raise ValueError(f"{message}. Train one with `train_hf.py classify`.")
     # Refuse a classifier of something else before hours of work.
     clone_class(model.config)
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     return model.to(device or default_device()).eval(), tokenizer, exits
 
 

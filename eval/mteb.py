@@ -57,6 +57,7 @@ class MTEBEncoder(AbsEncoder):
         dtype: compute type, by autocast; None means float32.
         prompts: prompts instead of the model's own, under MTEB's keys: `query`, `document`, a task's name, or
             `NAME-query`. The model's own prompt depends on the task, see `text_language`.
+        trust_remote_code: run the code stored beside the weights, in place of the installed one.
         kwargs: ignored; MTEB passes more than it documents.
 
     Raises:
@@ -74,10 +75,11 @@ class MTEBEncoder(AbsEncoder):
         max_length: int | None = None,
         dtype: torch.dtype | None = None,
         prompts: Mapping[str, str] | None = None,
+        trust_remote_code: bool = False,
         **kwargs: Any,
     ):
         requested = None if exit_layer is None else [exit_layer]
-        self.model, self.tokenizer, exits = load_model(model_name, requested, device)
+        self.model, self.tokenizer, exits = load_model(model_name, requested, device, trust_remote_code)
         self.exit_layer = exits[-1]
         self.max_length, self.dtype = max_length, dtype
         self.model_prompts: dict[str, str] = dict(prompts or {})

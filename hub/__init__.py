@@ -7,6 +7,7 @@ import importlib
 
 _MODULES = {
     "model_card": "card",
+    "order_by_exit": "weights",
     "publish": "publish",
     "slice_repository": "slice",
     "validate_card": "card",

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from mose.hub.card import adapter_base, validate_card
 from mose.hub.checkpoints import read_checkpoint, read_config
-from mose.hub.files import WEIGHT_FILE, forbidden_pattern
+from mose.hub.contents import check_contents, check_finite, check_prompts, check_tokenizer
+from mose.hub.files import WEIGHT_FILE, forbidden_pattern, refuse_link
+from mose.hub.weights import read_safetensors
 
 #: Path in the repository -> file.
 Files = Mapping[str, Path]
@@ -33,6 +35,11 @@ def check_no_unsafe_file(folder: Path, files: Files) -> None:
             )
 
 
+def check_files(folder: Path, files: Files) -> None:
+    """Check that no file is empty, damaged or a pickle under another name."""
+    check_contents(files)
+
+
 def check_adapter(folder: Path, files: Files) -> None:
     """Check that an adapter's weights are stored as safetensors, and that others can load its base."""
     if "adapter_config.json" not in files:
@@ -43,12 +50,24 @@ def check_adapter(folder: Path, files: Files) -> None:
             "safetensors; pickles are not published."
         )
     adapter_base(folder)
+    check_finite(folder, read_safetensors(files["adapter_model.safetensors"]))
 
 
 def check_weights(folder: Path, files: Files) -> None:
-    """Check that a model's weights are complete and have the shapes of its configuration."""
+    """Check that a model's weights are complete and finite, and have the shapes of its configuration."""
+    if "adapter_config.json" in files:
+        return
+    for path in folder.iterdir():
+        if WEIGHT_FILE.fullmatch(path.name):
+            refuse_link(folder, path)
+    check_finite(folder, read_checkpoint(folder, read_config(folder)))
+
+
+def check_texts(folder: Path, files: Files) -> None:
+    """Check that the tokenizer works and goes with the model, and that the prompts are complete."""
+    check_prompts(folder, files)
     if "adapter_config.json" not in files:
-        read_checkpoint(folder, read_config(folder))
+        check_tokenizer(folder, read_config(folder))
 
 
 def check_existing_card(folder: Path, files: Files) -> None:
@@ -60,8 +79,10 @@ def check_existing_card(folder: Path, files: Files) -> None:
 CHECKS: tuple[Callable[[Path, Files], None], ...] = (
     check_model_exists,
     check_no_unsafe_file,
+    check_files,
     check_adapter,
     check_weights,
+    check_texts,
     check_existing_card,
 )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mose.hub.files import refuse_link
 from mose.hub.onnx_encoder import model_file
 from mose.utils.command_line import ArgumentError
 from mose.utils.locations import is_local_folder
@@ -52,10 +53,20 @@ def export(
             (onnxruntime's dynamic quantization).
 
     Raises:
-        ValueError: the model has no such exit.
+        ValueError: the model has no such exit, a weight is not finite, or a file beside it is damaged or a link.
+        FileNotFoundError: there is no tokenizer.
         RuntimeError: an export differs from the model by more than `TOLERANCE`.
     """
+    from mose.hub.contents import check_contents, check_prompts, check_tokenizer  # imports torch
+
     exit_layers = [model.config.resolve_exit_layer(exit_layer) for exit_layer in exit_layers]
+    check_parameters(model, str(source))
+    companions = _companions(source)
+    check_contents(companions)
+    check_prompts(Path(source), companions)
+    if "tokenizer.json" not in companions:
+        raise FileNotFoundError(f"{source}: tokenizer.json is missing. Save the tokenizer beside the model.")
+    check_tokenizer(companions["tokenizer.json"].parent, model.config)
     output_dir.mkdir(parents=True, exist_ok=True)
 
     results = []
@@ -65,7 +76,7 @@ def export(
             results.append(_export_exit(model, exit_layer, Path(temporary), output_dir, int8))
 
         # MODEL and OUT may be the same folder.
-        for name, path in _companions(source).items():
+        for name, path in companions.items():
             if path.resolve() != (output_dir / name).resolve():
                 shutil.copyfile(path, output_dir / name)
         (output_dir / "onnx").mkdir(exist_ok=True)
@@ -75,12 +86,19 @@ def export(
     return results
 
 
+def check_parameters(model: Any, name: str) -> None:
+    """Raise ValueError if a parameter of the model that was loaded from `name` is not finite."""
+    for parameter, values in model.named_parameters():
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"{name}: the weight {parameter} has NaN or infinite values. Export another model.")
+
+
 def _export_exit(model: Any, exit_layer: int, staging: Path, output_dir: Path, int8: bool) -> Exported:
     path = model_file(staging, exit_layer)
     path.parent.mkdir(exist_ok=True)
     _write_onnx(model, exit_layer, path)
     difference, _ = _compare(model, exit_layer, path)
-    if difference > TOLERANCE:
+    if not difference <= TOLERANCE:  # NaN is no agreement
         raise RuntimeError(f"exit {exit_layer}: the export differs from the model by {difference:.1e}")
     if not int8:
         return Exported(exit_layer, model_file(output_dir, exit_layer), difference)
@@ -100,6 +118,8 @@ def _companions(source: str | Path) -> dict[str, Path]:
     for name in COMPANIONS:
         with contextlib.suppress(OSError):  # the model has no such file
             paths[name] = Path(str(cached_file(str(source), name)))
+    for path in paths.values():
+        refuse_link(path.parent, path)
     return paths
 
 
@@ -187,7 +207,8 @@ def _compare(model: Any, exit_layer: int, path: Path) -> tuple[float, float]:
                 expected = model(ids, mask, exit_layer=exit_layer).pooler_output
             (output,) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
             vectors = torch.from_numpy(output)
-            difference = max(difference, (vectors - expected).abs().max().item())
+            # `max` of Python would drop NaN.
+            difference = torch.tensor([difference, (vectors - expected).abs().max()]).max().item()
             cosine = min(cosine, torch.nn.functional.cosine_similarity(vectors, expected).min().item())
     return difference, cosine
 
@@ -201,6 +222,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", required=True, type=Path, metavar="OUT", help=output)
     int8 = "also write onnx/model_exitK_int8.onnx, a quarter of the size, for CPUs"
     parser.add_argument("--int8", action="store_true", help=int8)
+    trust = "run the code stored beside the weights, in place of the installed one"
+    parser.add_argument("--trust-remote-code", action="store_true", help=trust)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -211,11 +234,16 @@ def run(options: argparse.Namespace) -> None:
     import torch
     from transformers import AutoModel
 
+    from mose.modeling_mose import MoSEModel
+
     try:
         is_local_folder(options.model)
         deepest = max(options.exit_layer) if options.exit_layer else None
-        loading = {"trust_remote_code": True, "dtype": torch.float32, "exit_layer": deepest}
-        model = AutoModel.from_pretrained(options.model, **loading).eval()
+        loading: dict[str, Any] = {"dtype": torch.float32, "exit_layer": deepest}
+        if options.trust_remote_code:
+            model = AutoModel.from_pretrained(options.model, trust_remote_code=True, **loading).eval()
+        else:
+            model = MoSEModel.from_pretrained(options.model, **loading).eval()
         exit_layers = options.exit_layer or model.exit_layers
         results = export(model, options.model, options.output_dir, exit_layers, options.int8)
     except (ValueError, FileNotFoundError) as error:

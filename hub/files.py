@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ PUBLISHED = (
     *("config.json", "generation_config.json", "adapter_config.json", "adapter_model.safetensors"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "chat_template.jinja"),
-    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json"),
     *("README.md", "LICENSE", "CITATION.cff", "training_summary.json", *CODE),
     *("onnx/*.onnx", "onnx/*.onnx_data", "onnx/*.json"),
 )
@@ -34,9 +34,27 @@ WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetenso
 PROMPTS_FILE = "config_sentence_transformers.json"
 
 
+#: Suffixes of compressed files, which are judged by the name without them.
+COMPRESSED = re.compile(r"(\.(gz|bz2|xz|zst|lz4|zip|7z|tar|tgz))+$")
+
+
 def forbidden_pattern(path: str) -> str | None:
-    """Return the pattern of `FORBIDDEN` that any part of a path in a repository matches; None for none."""
-    return next((pattern for pattern in FORBIDDEN for part in path.split("/") if fnmatch(part, pattern)), None)
+    """Return the pattern of `FORBIDDEN` that any part of a path matches, whatever its case; None for none."""
+    parts = [COMPRESSED.sub("", part.casefold().rstrip(". ")) for part in path.split("/")]
+    return next((pattern for pattern in FORBIDDEN for part in parts if fnmatchcase(part, pattern)), None)
+
+
+def refuse_link(folder: Path, path: Path) -> None:
+    """Raise ValueError if a file of a folder is reached by a symbolic link, which could lead to any other file.
+
+    The Hub's own cache is made of such links; those to its blobs are allowed.
+    """
+    blobs = folder.resolve().parent.parent / "blobs"
+    for part in (path, *path.parents):
+        if part == folder:
+            return
+        if part.is_symlink() and part.resolve().parent != blobs:
+            raise ValueError(f"{part} is a symbolic link, which is never followed. Put the file itself there.")
 
 
 def published_files(folder: Path, include: Iterable[str] = ()) -> dict[str, Path]:
@@ -45,7 +63,7 @@ def published_files(folder: Path, include: Iterable[str] = ()) -> dict[str, Path
     `include` has patterns of further files, relative to the folder.
 
     Raises:
-        ValueError: a pattern leads out of the folder or matches no file.
+        ValueError: a pattern leads out of the folder or matches no file, or a file is a symbolic link.
     """
     files = {}
     # A glob such as onnx/*.json also matches hidden files.
@@ -62,6 +80,9 @@ def published_files(folder: Path, include: Iterable[str] = ()) -> dict[str, Path
         if not matching:
             raise ValueError(f"--include {pattern} matches no file in {folder}")
         files |= matching
+
+    for path in files.values():
+        refuse_link(folder, path)
     return files
 
 
@@ -98,13 +119,15 @@ def stored_prompts(folder: Path) -> dict[str, str]:
 
 
 def sentence_transformers_files(
-    prompts: Mapping[str, str] | None = None, normalize: bool = True
+    embedding_size: int, prompts: Mapping[str, str] | None = None, normalize: bool = True
 ) -> dict[str, dict[str, Any] | list[Any]]:
-    """Return the files that sentence-transformers needs: file name -> content as JSON.
+    """Return the files that sentence-transformers needs: path in the folder -> content as JSON.
 
-    The forward pass pools already: sentence-transformers takes `pooler_output`.
+    The model pools, and returns the embedding as the state of the last token. From there sentence-transformers'
+    own pooling takes it, so that its token embeddings and its losses over layers work, too.
 
     Args:
+        embedding_size: dimensions of an embedding.
         prompts: by name; None means `default_prompts()`.
         normalize: add a module that scales embeddings to unit norm.
     """
@@ -112,16 +135,19 @@ def sentence_transformers_files(
     modules: list[dict[str, Any]] = [
         # `encode` passes `exit_layer` on.
         {"idx": 0, "name": "0", "path": "", "type": f"{classes}.Transformer", "kwargs": ["exit_layer"]},
-        {"idx": 1, "name": "1", "path": "1_Normalize", "type": f"{classes}.Normalize"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{classes}.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Normalize", "type": f"{classes}.Normalize"},
     ]
+    forward = {"method": "token_and_text_embeddings", "method_output_name": "token_embeddings"}
 
     return {
-        "modules.json": modules if normalize else modules[:1],
+        "modules.json": modules if normalize else modules[:2],
         "sentence_bert_config.json": {
             "transformer_task": "feature-extraction",
-            "modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}},
-            "module_output_name": "sentence_embedding",
+            "modality_config": {"text": forward},
+            "module_output_name": "token_embeddings",
         },
+        "1_Pooling/config.json": {"embedding_dimension": embedding_size, "pooling_mode": "lasttoken"},
         PROMPTS_FILE: {
             "model_type": "SentenceTransformer",
             "prompts": dict(prompts or default_prompts()),
@@ -131,7 +157,18 @@ def sentence_transformers_files(
     }
 
 
-def write_sentence_transformers_files(folder: Path, **options: Any) -> None:
-    """Write `sentence_transformers_files(**options)` into a model's folder."""
-    for name, content in sentence_transformers_files(**options).items():
+def write_sentence_transformers_files(folder: Path, embedding_size: int | None = None, **options: Any) -> None:
+    """Write `sentence_transformers_files` into a model's folder.
+
+    Args:
+        folder: of the model.
+        embedding_size: dimensions of an embedding; None means those of the folder's configuration.
+        options: other arguments of `sentence_transformers_files`.
+    """
+    if embedding_size is None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        embedding_size = config.get("truncate_dim") or config["hidden_size"]
+
+    for name, content in sentence_transformers_files(embedding_size, **options).items():
+        (folder / name).parent.mkdir(exist_ok=True)
         atomic_write_json(folder / name, content, ensure_ascii=False)

@@ -121,6 +121,7 @@ def stage(
     # These import torch.
     from mose.hub.checkpoints import model_class, read_checkpoint, read_config
     from mose.hub.checks import check_folder
+    from mose.hub.contents import check_copy, check_onnx, check_tokenizer, probe_embeddings
     from mose.hub.shards import write_shards
 
     files = published_files(folder, include)
@@ -131,13 +132,18 @@ def stage(
 
     # A complete model folder is needed to generate the card.
     for name, path in files.items():
-        if "/" not in name and not (staging / name).exists():
+        if not (staging / name).exists():
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).symlink_to(path.resolve())
     if config is not None:
         add_missing_files(staging, sentence_transformers=model_class(config).__name__ == "MoSEModel")
+        tokenizer = check_tokenizer(folder, config)
+        expected = probe_embeddings(folder, config, tokenizer)
+        check_copy(expected, probe_embeddings(staging, config, tokenizer), f"the copy of {folder}")
+        check_onnx(files, tokenizer, expected)
     _stage_card(folder, staging, repo_id, report)
 
-    staged = {path.name: path for path in sorted(staging.iterdir())}
+    staged = {path.relative_to(staging).as_posix(): path for path in staging.rglob("*") if path.is_file()}
     return dict(sorted((files | staged).items()))
 
 

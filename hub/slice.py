@@ -14,6 +14,14 @@ from mose.configuration_mose import MoSEConfig
 from mose.hub.card import Origin, write_folder_card
 from mose.hub.card.metadata import source_metadata
 from mose.hub.checkpoints import read_checkpoint, read_config
+from mose.hub.contents import (
+    check_contents,
+    check_copy,
+    check_finite,
+    check_prompts,
+    check_tokenizer,
+    probe_embeddings,
+)
 from mose.hub.files import PUBLISHED, add_missing_files, published_files
 from mose.hub.shards import INDEX, TensorSource, index_name, write_shards
 from mose.hub.weights import WEIGHTS, read_index
@@ -67,7 +75,8 @@ def slice_repository(
     Raises:
         FileExistsError: see `mose.utils.files.check_new_folder`.
         FileNotFoundError: `source` does not exist, or lacks configuration or weights.
-        ValueError: the model has no such exit, or its weights are not complete.
+        ValueError: the model has no such exit, or a file is damaged, a link or a pickle.
+        RuntimeError: the slice returns other embeddings than the model.
     """
     output_dir = Path(output_dir)
     check_new_folder(output_dir)  # before anything is downloaded
@@ -80,13 +89,23 @@ def slice_repository(
     loaded = MoSEConfig.from_dict({**config.to_dict(), "exit_layer": exit_layer})
     index = index_name(exit_layer) if (folder / index_name(exit_layer)).is_file() else INDEX
     tensors = _keep_exits(read_checkpoint(folder, loaded, index), len(smaller.exit_layers))
+    files = {name: path for name, path in published_files(folder).items() if not name.startswith(NOT_COPIED)}
+    check_contents(files)
+    check_prompts(folder, files)
+    check_finite(folder, tensors)
+    tokenizer = check_tokenizer(folder, config)
 
     with atomic_folder(output_dir) as staging:
         smaller.save_pretrained(staging)
         write_shards(staging, tensors, smaller.built_exit_layers)
-        for name, path in published_files(folder).items():
-            if not name.startswith(NOT_COPIED):
-                shutil.copyfile(path, staging / name)
+        for name, path in files.items():
+            (staging / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, staging / name)
+
+        # A shard index of the exit alone is a variant to transformers.
+        variant = {"variant": f"exit{exit_layer}"} if index != INDEX else {}
+        expected = probe_embeddings(folder, config, tokenizer, exit_layer=exit_layer, **variant)
+        check_copy(expected, probe_embeddings(staging, smaller, tokenizer), f"the slice of {source}")
         add_missing_files(staging, sentence_transformers=(folder / "modules.json").exists())
 
         write_folder_card(

@@ -1,12 +1,13 @@
-"""Reading a checkpoint from one safetensors file or from shards, never from a pickle."""
+"""Reading a checkpoint from one safetensors file or from shards, never from a pickle; the order of one file."""
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 
 from safetensors import safe_open
 
-from mose.hub.shards import DTYPES, INDEX, TensorSource
+from mose.hub.shards import DTYPES, INDEX, TensorSource, first_exit_with, write_safetensors
 
 WEIGHTS = "model.safetensors"
 _TYPES = {name: dtype for dtype, name in DTYPES.items()}
@@ -88,3 +89,35 @@ def read_weights(folder: Path, index: str = INDEX) -> dict[str, TensorSource]:
             raise ValueError(f"{folder / shard}: {missing[0]} is missing, but {index} lists it there")
         tensors |= {name: stored[name] for name in listed}
     return tensors
+
+
+def order_by_exit(folder: Path, exits: tuple[int, ...]) -> None:
+    """Rewrite `model.safetensors` with its tensors in the order in which the exits need them.
+
+    safetensors sorts them by name, so an exit's blocks are apart, and a load up to it reads much of the file.
+    Nothing happens if there is no such file, if its types differ in size (tensors would lose their alignment), or
+    on Windows, which cannot replace a file that is read.
+
+    Args:
+        folder: of a saved model.
+        exits: of the model, sorted.
+
+    Raises:
+        ValueError: see `read_safetensors`.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file() or os.name == "nt":
+        return
+
+    sources = read_safetensors(path)
+    if len({source.dtype.itemsize for source in sources.values()}) > 1:
+        return
+
+    def place(name: str) -> tuple[int, int, str]:
+        # Blocks in the order of their numbers: "layers.10" comes after "layers.9".
+        numbers = [int(word) for word in name.split(".") if word.isdigit()]
+        return first_exit_with(name, exits), numbers[0] if numbers else -1, name
+
+    ordered = sorted(sources, key=place)
+    if ordered != list(sources):
+        write_safetensors(path, {name: sources[name] for name in ordered})

@@ -73,7 +73,7 @@ class MoSEEncoder:
         max_length: int | None = None,
         dtype: torch.dtype | None = None,
         source: str | None = None,
-        trust_remote_code: bool = True,
+        trust_remote_code: bool = False,
     ):
         self.model, self.tokenizer = model, tokenizer
         self.exits = resolve_exit_layers(model.config, exit_layers)

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+import transformers
+from transformers import AutoConfig, AutoTokenizer
 
+from mose import modeling_mose
 from mose.configuration_mose import MoSEConfig
-from mose.modeling_mose import MoSEModel
 from mose.utils.locations import is_hub_id
 
 
@@ -16,7 +17,7 @@ def load_model(
     source: str,
     exit_layers: Sequence[int] | None = None,
     device: str | None = None,
-    trust_remote_code: bool = True,
+    trust_remote_code: bool = False,
 ) -> tuple[Any, Any, tuple[int, ...]]:
     """Return a MoSE in float32 and evaluation mode, its tokenizer, and the requested exits.
 
@@ -35,14 +36,28 @@ def load_model(
     config = load_mose_config(source, trust_remote_code)
     exits = resolve_exit_layers(config, exit_layers)
 
-    model_class: Any = AutoModel if trust_remote_code else MoSEModel
-    options = {"trust_remote_code": True} if trust_remote_code else {}
-    model = model_class.from_pretrained(source, exit_layer=exits[-1], dtype=torch.float32, **options)
-    tokenizer = AutoTokenizer.from_pretrained(source, config=config, **options)
+    model = load_class(source, "", trust_remote_code, exit_layer=exits[-1], dtype=torch.float32)
+    # Not None, with which transformers asks on stdin.
+    tokenizer = AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=trust_remote_code)
     return model.to(device or default_device()).eval(), tokenizer, exits
 
 
-def load_mose_config(source: str, trust_remote_code: bool = True) -> Any:
+def load_class(source: str, head: str, trust_remote_code: bool, **options: Any) -> Any:
+    """Return what `from_pretrained` returns for a head, of the installed class or of the one beside the weights.
+
+    Args:
+        source: folder or Hub id.
+        head: "" for the encoder, or the end of a class's name, such as "ForSequenceClassification".
+        trust_remote_code: whether to run the code beside the weights.
+        options: further arguments of `from_pretrained`.
+    """
+    if trust_remote_code:
+        auto_class = getattr(transformers, f"AutoModel{head}")
+        return auto_class.from_pretrained(source, trust_remote_code=True, **options)
+    return getattr(modeling_mose, f"MoSE{head or 'Model'}").from_pretrained(source, **options)
+
+
+def load_mose_config(source: str, trust_remote_code: bool = False) -> Any:
     """Return the configuration of the MoSE at `source`, a folder or Hub id.
 
     Raises:

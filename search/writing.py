@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from mose.search.digests import row_digests, total_digest
-from mose.search.lexical import flatten_counts
+from mose.search.lexical import TermCounter, flatten_counts
 from mose.search.records import FORMAT, Entry, FileRecord, Meta, record_key
 from mose.search.snapshot import Snapshot
 from mose.search.store import (
@@ -33,7 +33,7 @@ KEEP_VERSIONS = datetime.timedelta(minutes=10)
 #: More fragments than this are merged: each costs a little when the index is opened.
 MAX_FRAGMENTS = 32
 _OLD_NAMES = (OLD_POINTER, f"{OLD_POINTER}.partial", "journal")
-_ROWS_AT_ONCE = 8192
+_ROWS_AT_ONCE = 2048
 
 
 class NewRows(NamedTuple):
@@ -43,14 +43,12 @@ class NewRows(NamedTuple):
         trees: id of the tree of each unit.
         units: the units.
         vectors: (units, dim) float32, rows of unit norm.
-        terms: the terms of each unit and how often they occur, see `mose.search.lexical.TermCounter`.
         records: what is known of each file, by the id of its tree and its path.
     """
 
     trees: Sequence[int]
     units: Sequence[Entry]
     vectors: np.ndarray
-    terms: Sequence[dict[int, int]]
     records: dict[tuple[int, str], FileRecord]
 
 
@@ -217,6 +215,7 @@ class _Batches:
     def __init__(self, meta: Meta, rows: NewRows, schema: pa.Schema, kept_rows: int = 0, kept_digest: int = 0):
         self.meta, self.rows, self.schema = meta, rows, schema
         self.kept_rows, self.digest = kept_rows, kept_digest
+        self._counter = TermCounter()
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         digest = self.digest
@@ -238,7 +237,7 @@ class _Batches:
 
     def _units(self, part: slice) -> tuple[pa.Table, np.ndarray]:
         units, vectors = self.rows.units[part], np.ascontiguousarray(self.rows.vectors[part], np.float32)
-        terms, counts, offsets = flatten_counts(self.rows.terms[part])
+        terms, counts, offsets = flatten_counts([self._counter.count(unit.text) for unit in units])
         fields = ("path", "kind", "name", "qualified_name", "language", "start_line", "end_line", "source", "key")
         columns: dict[str, Any] = {name: [getattr(unit, name) for unit in units] for name in fields}
         columns["terms"] = pa.ListArray.from_arrays(offsets, pa.array(terms))

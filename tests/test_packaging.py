@@ -23,6 +23,7 @@ NOT_PACKAGED = ("tests", "benchmarks", "examples", "recipes")
 
 #: What the wheel holds beside Python modules.
 DATA_FILES = {
+    "mose/1_Pooling/config.json",
     "mose/LICENSE",
     "mose/py.typed",
     "mose/config.json",
@@ -35,6 +36,7 @@ DATA_FILES = {
     "mose/docs/report/report.json",
     "mose/hub/card/adapter.md",
     "mose/hub/card/model.md",
+    *(f"mose/training/help/{name}.txt" for name in ("classify", "finetune", "merge", "pretrain")),
 }
 
 

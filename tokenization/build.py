@@ -162,7 +162,7 @@ def _add_prompt_pieces(steps: list[dict]) -> bool:
 def framed(
     tokenizer: Tokenizer, pad_token: str, model_max_length: int, split_special_tokens: bool = False
 ) -> PreTrainedTokenizerFast:
-    """Return a tokenizer that writes `<sep> … <cls>` around its input and pads on the left.
+    """Return a tokenizer that writes `<sep> … <cls>` around its input and pads on the right.
 
     Args:
         tokenizer: a tokenizer that has the special tokens; its post-processor is replaced.
@@ -179,7 +179,8 @@ def framed(
         sep_token=SEP,
         cls_token=CLS,
         mask_token=MASK,
-        padding_side="left",
+        # Results do not depend on it; sentence-transformers cuts token embeddings at padding on the right.
+        padding_side="right",
         model_max_length=model_max_length,
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,

@@ -101,7 +101,7 @@ class ModelSource:
 
 @dataclass
 class PresetSource:
-    """An untrained model as the alternative to `ModelSource.model`."""
+    """An untrained model, in place of a trained one."""
 
     preset: str | None = flag("Start untrained, with the sizes of mose-1b or mose-nano, instead of --model.")
 
@@ -130,7 +130,7 @@ class ValidationColumns(DatasetColumns):
 
 @dataclass
 class CodeSources(DatasetColumns):
-    """Source trees and data sets to train on; `rules` say which files of the trees to read."""
+    """Source trees and data sets to train on; the attribute `rules` says which files of the trees to read."""
 
     source_tree: list[str] = flag(
         "Folders of source code; may be given several times. finetune mines documented functions. For pretrain, "

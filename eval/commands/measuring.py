@@ -33,8 +33,6 @@ def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
         help="bm25, all-MiniLM-L6-v2, any folder or Hub id of a sentence-transformers model, or another MoSE, at "
         "all its exits or as NAME@K at exit K",
     )
-    text = "let baselines run the code stored beside their weights (--model always may)"
-    baselines.add_argument("--trust-remote-code", action="store_true", help=text)
 
     output = parser.add_argument_group("output")
     text = "the model's name in the report (default: the end of its folder or Hub id)"

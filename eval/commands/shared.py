@@ -17,6 +17,8 @@ def add_encoding_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--exit-layers", nargs="+", default=["all"], metavar="K", help="exits, in blocks run, or 'all' (default)"
     )
+    text = "run the code stored beside the weights of --model and --peers, in place of the installed one"
+    model.add_argument("--trust-remote-code", action="store_true", help=text)
     model.add_argument("--max-length", type=positive_int, metavar="TOKENS", help="truncate longer texts")
 
     computation = parser.add_argument_group("computation")
@@ -57,7 +59,7 @@ def compute_dtype(name: str) -> Any:
 
 
 def load_from_options(options: argparse.Namespace, load: Callable[..., Any]) -> Any:
-    """Return `load(source, exits, device)` for the flags `--model`, `--exit-layers` and `--device`.
+    """Return `load(source, exits, device, trust_remote_code)` for the flags of `add_encoding_arguments`.
 
     Raises:
         ArgumentError: no such model, or an exit that it does not have.
@@ -66,7 +68,7 @@ def load_from_options(options: argparse.Namespace, load: Callable[..., Any]) -> 
     exits = parse_exit_layers(options.exit_layers)
 
     try:
-        return load(options.model, exits, options.device)
+        return load(options.model, exits, options.device, options.trust_remote_code)
     except (ValueError, OSError) as error:
         raise ArgumentError(f"--model {options.model}: {error}") from None
     # Such as a truncated checkpoint; the libraries raise many types.

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from mose.hub.card.metadata import CITATION, TAGS, public_id
-from mose.hub.card.summary import recipe_table, training_summary
+from mose.hub.card.summary import escape, recipe_table, training_summary
 
 TEMPLATE = Path(__file__).with_name("adapter.md")
 
@@ -53,6 +53,7 @@ def adapter_card(
     repo_id = repo_id or folder.absolute().name
     # peft stores a list, or a pattern.
     modules = config.get("target_modules") or []
+    modules = modules if isinstance(modules, str) else ", ".join(sorted(map(str, modules)))
 
     data = ModelCardData(
         license=license,
@@ -68,8 +69,8 @@ def adapter_card(
         name=repo_id.rpartition("/")[2],
         repo_id=repo_id,
         base=base,
-        modules=modules if isinstance(modules, str) else ", ".join(sorted(modules)) or "its default modules",
-        rank=config.get("r", "not given"),
+        modules=" ".join(modules.replace("`", "").split()) or "its default modules",
+        rank=escape(config.get("r", "not given")),
         exits_trained=bool(config.get("modules_to_save")),
         recipe_table=recipe_table(training_summary(folder) if summary is None else summary),
         citation=CITATION,

@@ -144,7 +144,7 @@ def model_card(
         exits_table=_exits_table(folder, config),
         report_tables=_report_tables(report) if report else "",
         recipe_table=recipe_table(summary),
-        trained_from=summary.get("base_model"),
+        trained_from=_plain_name(summary.get("base_model")),
         origin=origin,
         config=config,
         citation=CITATION,
@@ -169,7 +169,7 @@ def _front_matter(
         "pipeline_tag": HEADS[class_name].pipeline_tag,
         "tags": [*tags, *(origin.tags if origin else ())],
         "base_model": public_id(origin.source if origin else summary.get("base_model")),
-        "datasets": [name for name in summary.get("datasets", []) if public_id(name)] or None,
+        "datasets": [name for name in _as_list(summary.get("datasets")) if public_id(name)] or None,
     }
 
     results = eval_results(report, CARD_METRICS) if report else []
@@ -177,6 +177,15 @@ def _front_matter(
         fields |= {"model_name": repo_id.rpartition("/")[2], "eval_results": results}
     # The source's own fields go first: its licence holds for the weights.
     return ModelCardData(**(fields | dict(origin.metadata if origin else {})))
+
+
+def _plain_name(name: Any) -> str | None:
+    """Return a name that a card may show as it is, or None: the file that it is from may be anybody's."""
+    return name if isinstance(name, str) and re.fullmatch(r"[\w./-]{1,200}", name) else None
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _widget(class_name: str, prompts: Mapping[str, str]) -> list[dict[str, str]]:

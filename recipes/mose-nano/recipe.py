@@ -25,6 +25,7 @@ from mose.configuration_mose import MoSEConfig
 from mose.data.retrieval.collator import PairCollator
 from mose.eval.baselines import bundled
 from mose.hub.files import write_sentence_transformers_files
+from mose.hub.weights import order_by_exit
 from mose.modeling_mose import MoSEModel
 from mose.tokenization.build import build_tokenizer
 from mose.training.checkpoints import last_whole_checkpoint
@@ -114,6 +115,7 @@ def ship(model_dir: Path, tokenizer: PreTrainedTokenizerBase, root: Path) -> Non
     # Staged first, so that a failure leaves the root as it was.
     staging = root / ".shipping"
     model.save_pretrained(staging)
+    order_by_exit(staging, model.exit_layers)
     tokenizer.save_pretrained(staging)
 
     # These fields only record how the tokenizer was loaded.
@@ -123,9 +125,11 @@ def ship(model_dir: Path, tokenizer: PreTrainedTokenizerBase, root: Path) -> Non
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
     write_sentence_transformers_files(staging)
-    for path in staging.iterdir():
-        if path.suffix != ".py":  # the code at the root is the original
-            path.replace(root / path.name)
+    for path in staging.rglob("*"):
+        if path.is_file() and path.suffix != ".py":  # the code at the root is the original
+            target = root / path.relative_to(staging)
+            target.parent.mkdir(exist_ok=True)
+            path.replace(target)
     shutil.rmtree(staging)
 
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from mose.search.ranking.confidence import LOW_CONFIDENCE
 from mose.search.ranking.fusion import DEFAULT_HYBRID
 from mose.search.records import MAX_LENGTH, SHIPPED, Meta
 from mose.search.rendering import NOTHING_FITS, printable, render, summarize_index
-from mose.search.store import Location, SearchIndexError, read_meta
+from mose.search.store import DamagedIndexError, Location, SearchIndexError, read_meta
 from mose.utils.command_line import positive_int
 from mose.utils.locations import is_local_folder, package_folder
 
@@ -185,9 +185,14 @@ def existing_location(path: str | None) -> Location:
 
 def _known_meta(location: Location) -> Meta | None:
     """Return the description of the index that is there, which knows its model and exit."""
-    with suppress(SearchIndexError):
+    try:
         return read_meta(location)
-    return None
+    except DamagedIndexError:
+        from mose.search.snapshot import salvaged_meta  # imports what reading needs
+
+        return salvaged_meta(location)
+    except SearchIndexError:
+        return None
 
 
 def print_hits(options: argparse.Namespace, index: "Index", timings: Timings) -> None:

@@ -368,7 +368,7 @@ def test_gradcache(report_of):
     report, text = report_of(gradcache.GradCacheStep(), *small)
     (row,) = report["memory"].values()
     assert 0 < row["before_bytes"] <= row["peak_bytes"]
-    assert set(report["time"]) == {"cached", "whole"} and "cached over whole" in text
+    assert set(report["time"]) == {"cached", "kept", "whole"} and "kept over cached" in text
 
 
 @pytest.mark.slow

@@ -102,7 +102,9 @@ def test_an_exit_holds_no_deeper_block(exported):
     assert not any("layers." in tensor.name for tensor in shallow)
 
 
-def test_released_kinds_of_exits_and_weights_that_lie_beside(build_model, tiny_config, tmp_path, monkeypatch):
+def test_released_kinds_of_exits_and_weights_that_lie_beside(
+    build_model, tiny_config, source, tmp_path, monkeypatch
+):
     """Un-normed states, a head of two layers on each token, short norms; weights in a file of their own."""
     monkeypatch.setattr(exporting, "INLINE_BYTES", 1_000)
     config = tiny_config(
@@ -111,7 +113,7 @@ def test_released_kinds_of_exits_and_weights_that_lie_beside(build_model, tiny_c
         projection_layers=2,
         embedding_norm="at_most_one",
     )
-    (done,) = export(build_model(MoSEModel, config), tmp_path / "nowhere", tmp_path / "out", [1])
+    (done,) = export(build_model(MoSEModel, config), source, tmp_path / "out", [1])
     assert done.difference <= 1e-5 and done.int8_path is None
     assert sorted(path.name for path in (tmp_path / "out/onnx").iterdir()) == [
         "model_exit1.onnx",

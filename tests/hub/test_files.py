@@ -7,6 +7,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from mose.hub.files import sentence_transformers_files, write_sentence_transformers_files
 from mose.tokenization.prompts import LANGUAGES, code_prompt, text_prompt
@@ -27,9 +28,10 @@ def load(folder: Path, **kwargs) -> SentenceTransformer:
 
 
 def test_what_is_written_is_the_json_that_was_promised(tmp_path):
-    files = sentence_transformers_files()
-    write_sentence_transformers_files(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == set(files)  # no folder for the normalisation, either
+    files = sentence_transformers_files(32)
+    write_sentence_transformers_files(tmp_path, 32)
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == set(files)  # no folder for the normalisation
     for name, content in files.items():
         assert json.loads((tmp_path / name).read_text(encoding="utf-8")) == content
     prompts = files["config_sentence_transformers.json"]["prompts"]
@@ -41,11 +43,11 @@ def test_what_is_written_is_the_json_that_was_promised(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_it_loads_without_a_word_as_a_transformer_and_a_normalisation(folder, caplog):
+def test_it_loads_without_a_word_as_stock_modules(folder, caplog):
     with caplog.at_level(logging.WARNING):
         encoder = load(folder)
     assert not caplog.records
-    assert [type(module) for module in encoder] == [Transformer, Normalize]
+    assert [type(module) for module in encoder] == [Transformer, Pooling, Normalize]
     assert encoder.similarity_fn_name == "cosine"
     assert encoder.get_embedding_dimension() == 32
 

@@ -27,6 +27,7 @@ COMPLETE = {
     "config.json",
     "configuration_mose.py",
     "modeling_mose.py",
+    "1_Pooling/config.json",
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
@@ -83,10 +84,10 @@ def test_publishing_twice_changes_nothing(online, model_folder):
     assert len(online.repository(REPO).history()) == 2
     assert sum(request.startswith("PUT") for request in online.requests) == uploads
     # A file that has changed goes alone.
-    (model_folder / "tokenizer_config.json").write_text("{}")
+    (model_folder / "LICENSE").write_text("mine")
     assert send(online, model_folder, commit_message="tokenizer").changed
     assert sum(request.startswith("PUT") for request in online.requests) == uploads
-    assert online.repository(REPO).files()["tokenizer_config.json"] == b"{}"
+    assert online.repository(REPO).files()["LICENSE"] == b"mine"
 
 
 def test_private_branch_tag_and_messages(online, model_folder):
@@ -120,7 +121,7 @@ def test_a_pull_request_leaves_main_alone(online, model_folder):
     assert done.url == f"{online.url}/{REPO}/discussions/1" and done.changed
     again = send(online, model_folder, create_pr=True)  # nothing new: no second one
     assert (again.url, again.changed) == (done.url, False) and len(repository.pull_requests) == 1
-    (model_folder / "tokenizer_config.json").write_text("{}")
+    (model_folder / "LICENSE").write_text("mine")
     assert send(online, model_folder, create_pr=True).url == f"{online.url}/{REPO}/discussions/2"
     with pytest.raises(ValueError, match="create_pr opens a pull request to main"):
         send(online, model_folder, create_pr=True, tag="v1")
@@ -207,8 +208,11 @@ def test_further_files_go_where_they_are_asked_for(online, model_folder):
 
 
 @pytest.mark.parametrize("model_class", [MoSEForPreTraining, MoSEForSequenceClassification])
-def test_other_heads_are_published_as_what_they_are(online, build_model, tiny_config, tmp_path, model_class):
+def test_other_heads_are_published_as_what_they_are(
+    online, build_model, tiny_config, tiny_tokenizer, tmp_path, model_class
+):
     build_model(model_class, tiny_config(num_labels=3)).save_pretrained(tmp_path / "head")
+    tiny_tokenizer.save_pretrained(tmp_path / "head")
     files = send(online, tmp_path / "head").files
     assert set(files) >= WEIGHTS and "modules.json" not in files
     tag = {MoSEForPreTraining: "feature-extraction"}.get(model_class, "text-classification")
@@ -294,13 +298,13 @@ def test_a_hub_that_fails_is_left_as_it_was_and_the_next_try_finishes(
 ):
     send(online, model_folder)
     before = online.repository(REPO).files()
-    (model_folder / "tokenizer_config.json").write_text("{}")
+    (model_folder / "LICENSE").write_text("mine")
     online.fail(pattern, **fault)
     with pytest.raises(PublishError, match=advice):
         send(online, model_folder)
     assert online.repository(REPO).files() == before
     assert send(online, model_folder).changed
-    assert online.repository(REPO).files() == before | {"tokenizer_config.json": b"{}"}
+    assert online.repository(REPO).files() == before | {"LICENSE": b"mine"}
 
 
 def test_an_upload_that_fails_once_is_tried_again(online, model_folder):

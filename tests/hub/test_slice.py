@@ -25,10 +25,11 @@ CLASSES = {
 @pytest.mark.parametrize("exit_layer", [0, 1, 3])
 @pytest.mark.parametrize("model_class", CLASSES)
 def test_a_slice_gives_the_same_at_every_exit_that_it_has(
-    build_model, tiny_config, tiny_batch, tmp_path, model_class, exit_layer, exit_norm
+    build_model, tiny_config, tiny_tokenizer, tiny_batch, tmp_path, model_class, exit_layer, exit_norm
 ):
     model = build_model(model_class, tiny_config(exit_norm=exit_norm, num_labels=3))
     model.save_pretrained(tmp_path / "whole")
+    tiny_tokenizer.save_pretrained(tmp_path / "whole")
     loaded = model_class.from_pretrained(slice_repository(tmp_path / "whole", exit_layer, tmp_path / "slice"))
     assert loaded.config.exit_layers == tuple(e for e in (0, 1, 3) if e <= exit_layer)
     assert loaded.config.exit_layer is None and len(loaded.base_model.layers) == exit_layer
@@ -59,10 +60,14 @@ def test_the_configuration_of_a_slice():
         sliced_config(MoSEConfig(exit_layer=4), 9)
 
 
-def test_a_slice_of_a_slice_and_of_a_model_saved_at_an_exit(shared_tiny_model, tiny_batch, tmp_path):
+def test_a_slice_of_a_slice_and_of_a_model_saved_at_an_exit(
+    shared_tiny_model, tiny_tokenizer, tiny_batch, tmp_path
+):
     shared_tiny_model.save_pretrained(tmp_path / "whole")
+    tiny_tokenizer.save_pretrained(tmp_path / "whole")
     slice_repository(tmp_path / "whole", 1, tmp_path / "one")
     MoSEModel.from_pretrained(tmp_path / "whole", exit_layer=1).save_pretrained(tmp_path / "saved")
+    tiny_tokenizer.save_pretrained(tmp_path / "saved")
     for source in ("one", "saved"):
         slice_repository(tmp_path / source, 0, tmp_path / f"{source}-zero")
         embeddings = MoSEModel.from_pretrained(tmp_path / f"{source}-zero")(**tiny_batch).pooler_output
@@ -85,6 +90,7 @@ def test_it_stands_alone_with_tokenizer_sentence_transformers_and_card(model_fol
         "model.safetensors.index.exit1.json",
         "model.safetensors.index.json",
         "modeling_mose.py",
+        "1_Pooling",
         "modules.json",
         "sentence_bert_config.json",
         "tokenizer.json",
@@ -123,7 +129,7 @@ def test_from_the_hub_only_what_the_exit_needs_is_downloaded(online, model_folde
     publish(tmp_path / "out", "tester/slice")
     files, local = online.repository("tester/slice").files(), tmp_path / "out"
     assert {n: c for n, c in files.items() if n != ".gitattributes"} == {
-        path.name: path.read_bytes() for path in local.iterdir()
+        path.relative_to(local).as_posix(): path.read_bytes() for path in local.rglob("*") if path.is_file()
     }
 
 

@@ -1,17 +1,20 @@
 """Reading weights and checking checkpoints: what is there, what is broken, what leads elsewhere."""
 
 import json
+import re
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from mose.hub.__main__ import main
 from mose.hub.checkpoints import read_checkpoint, read_config
 from mose.hub.files import FORBIDDEN, WEIGHT_FILE, forbidden_pattern
-from mose.hub.weights import read_index, read_weights
+from mose.hub.shards import first_exit_with
+from mose.hub.weights import order_by_exit, read_index, read_weights
 from mose.modeling_mose import MoSEForPreTraining, MoSEModel
 
 
@@ -132,3 +135,45 @@ def test_a_model_of_ours_is_whole(shared_tiny_model, tmp_path):
     assert set(read_checkpoint(tmp_path, read_config(tmp_path))) == set(
         MoSEModel(shared_tiny_model.config).state_dict()
     )
+
+
+@pytest.mark.parametrize("model_class", [MoSEModel, MoSEForPreTraining])
+def test_tensors_of_one_file_come_in_the_order_of_the_exits(
+    build_model, tiny_config, tiny_batch, tmp_path, model_class
+):
+    model = build_model(model_class, tiny_config(num_hidden_layers=12, exit_layers=(0, 2, 12)))
+    model.save_pretrained(tmp_path)
+    before = load_file(tmp_path / "model.safetensors")
+    order_by_exit(tmp_path, model.config.exit_layers)
+
+    # safetensors' own reader accepts the file, and finds the same in it.
+    after = load_file(tmp_path / "model.safetensors")
+    assert before.keys() == after.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+    content = (tmp_path / "model.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header.pop("__metadata__")
+    names = sorted(header, key=lambda name: header[name]["data_offsets"])
+    depths = [first_exit_with(name, (0, 2, 12)) for name in names]
+    assert depths == sorted(depths)
+    blocks = [int(re.search(r"layers\.(\d+)\.", name)[1]) for name in names if "layers." in name]
+    assert blocks == sorted(blocks)
+
+    shallow = model_class.from_pretrained(tmp_path, exit_layer=2).eval()
+    with torch.no_grad():
+        expected, actual = model(**tiny_batch, exit_layer=2), shallow(**tiny_batch)
+    assert torch.equal(actual[0], expected[0])
+
+
+def test_files_that_cannot_be_ordered_stay_as_they_are(tmp_path):
+    order_by_exit(tmp_path, (0, 1))  # nothing there
+    assert not list(tmp_path.iterdir())
+    save_file(
+        {"b": torch.ones(1, dtype=torch.uint8), "layers.0.a": torch.ones(2)}, tmp_path / "model.safetensors"
+    )
+    content = (tmp_path / "model.safetensors").read_bytes()
+    order_by_exit(tmp_path, (0, 1))
+    assert (tmp_path / "model.safetensors").read_bytes() == content

@@ -16,7 +16,7 @@ def independent_gate(exit_head: MoSEExit, states: torch.Tensor) -> torch.Tensor:
     The taps' biases ride on a channel of ones, which the convolution pads with zeros as it does the states.
     """
     gate = exit_head.gate
-    kernel, width, hidden = gate.kernel_size, gate.place.out_features, states.shape[1]
+    kernel, width, hidden = gate.kernel_size, len(gate.place.bias), states.shape[1]
     convolution = nn.Conv1d(hidden + 1, width, kernel, padding=kernel - 1, bias=False)
     weight = torch.cat((gate.taps.weight, gate.taps.bias[:, None]), dim=1).view(kernel, width, hidden + 1)
     # Tap s looks s tokens back; torch's kernel runs from the past to the present.

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers.utils.logging import warning_once
 
 from mose.modeling_mose import MoSEForPreTraining, MoSEForSequenceClassification, MoSEModel
 
@@ -99,3 +100,22 @@ def test_a_model_without_any_block_embeds(build_model, tiny_config, tiny_batch):
     model = build_model(MoSEModel, tiny_config(num_hidden_layers=0, exit_layers=(0,)))
     assert len(model.layers) == 0
     assert model(**tiny_batch).pooler_output.shape == (3, 32)
+
+
+def test_an_input_beyond_the_context_is_refused(tiny_model):
+    ids = torch.randint(4, 320, (1, 65))
+    with pytest.raises(ValueError, match="at most max_position_embeddings=64 tokens, got 65. Truncate"):
+        tiny_model(ids)
+    mask = torch.ones_like(ids)
+    mask[0, 0] = 0  # padding does not count
+    torch.testing.assert_close(tiny_model(ids, mask).pooler_output, tiny_model(ids[:, 1:]).pooler_output)
+
+
+def test_padding_without_a_mask_is_warned_of_once(tiny_model, tiny_batch, caplog):
+    warning_once.cache_clear()
+    tiny_model.config.pad_token_id = 0
+    tiny_model(**tiny_batch)
+    assert not caplog.messages
+    for _ in range(2):
+        tiny_model(tiny_batch["input_ids"])
+    assert sum("attention_mask" in message for message in caplog.messages) == 1

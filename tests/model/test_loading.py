@@ -7,8 +7,10 @@ from contextlib import contextmanager
 import pytest
 import safetensors
 import torch
+from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
+from mose.configuration_mose import MoSEConfig
 from mose.modeling_mose import MoSEForPreTraining, MoSEForSequenceClassification, MoSEModel
 
 CLASSES = (MoSEModel, MoSEForPreTraining, MoSEForSequenceClassification)
@@ -165,8 +167,47 @@ def test_a_checkpoint_in_shards_loads_up_to_an_exit(saved, tiny_batch, tensors_r
 def test_half_precision_survives_saving_and_loading(saved, tiny_batch, tmp_path):
     model = MoSEModel.from_pretrained(saved["MoSEModel"][1], dtype=torch.bfloat16)
     model.save_pretrained(tmp_path)
-    loaded = MoSEModel.from_pretrained(tmp_path)
+    loaded = MoSEModel.from_pretrained(tmp_path, dtype="auto")
     assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
     assert torch.equal(result(loaded, tiny_batch), result(model, tiny_batch))
     widened = MoSEModel.from_pretrained(tmp_path, dtype=torch.float32)
     torch.testing.assert_close(result(widened, tiny_batch), result(model, tiny_batch).float(), atol=0.02, rtol=0)
+
+
+def test_on_a_cpu_the_default_is_float32_through_every_entrance(saved, tmp_path):
+    model = MoSEModel.from_pretrained(saved["MoSEModel"][1], dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    assert MoSEConfig.from_pretrained(tmp_path).dtype == torch.bfloat16
+    entrances = {
+        "class": lambda **options: MoSEModel.from_pretrained(tmp_path, **options),
+        "auto": lambda **options: AutoModel.from_pretrained(tmp_path, trust_remote_code=True, **options),
+        "head": lambda **options: MoSEForPreTraining.from_pretrained(tmp_path, **options),
+    }
+    for name, load in entrances.items():
+        for options in ({}, {"dtype": None}, {"device_map": "cpu"}, {"device_map": {"": "cpu"}}):
+            assert load(**options).dtype == torch.float32, (name, options)
+        for dtype in ("auto", torch.bfloat16, "bfloat16"):
+            assert load(dtype=dtype).dtype == torch.bfloat16, (name, dtype)
+
+
+def test_claims_are_kept_as_long_as_the_weights_are(tiny_config, build_model, tmp_path):
+    build_model(MoSEModel, tiny_config(aligned_exits=True, matryoshka_dims=[16])).save_pretrained(tmp_path / "a")
+
+    def claims(change, folder=tmp_path / "b"):
+        model = MoSEModel.from_pretrained(tmp_path / "a")
+        change(model)
+        model.save_pretrained(folder)
+        config = MoSEConfig.from_pretrained(folder)
+        return config.aligned_exits, config.matryoshka_dims
+
+    def step(model):
+        model.train()(torch.tensor([[5, 6, 7]]), output_all_exits=True).exit_embeddings[1].sum().backward()
+        torch.optim.SGD(model.parameters(), lr=1e-3).step()
+
+    def step_and_check(model):
+        step(model)
+        model.describe_space(aligned_exits=True, matryoshka_dims=[16])
+
+    for unchanged in (lambda model: model, MoSEModel.train, MoSEModel.bfloat16, step_and_check):
+        assert claims(unchanged) == (True, [16])
+    assert claims(step) == (False, None)

@@ -82,9 +82,7 @@ def write(path, names, **changes):
     """Write an index of functions with these names."""
     units = [Entry("a.py", "function", name, name, "python", 1, 1, f"def {name}(): pass") for name in names]
     meta = Meta("m", "f", "", 1, 512, 4, (Tree(0, "/", "root", None, (), {}),))
-    counter = TermCounter()
-    vectors = np.eye(len(units), 4, dtype=np.float32)
-    rows = NewRows([0] * len(units), units, vectors, [counter.count(unit.text) for unit in units], {})
+    rows = NewRows([0] * len(units), units, np.eye(len(units), 4, dtype=np.float32), {})
     with index_writer(Location(str(path))) as writer:
         writer.replace(dataclasses.replace(meta, **changes), rows)
 

@@ -165,11 +165,11 @@ def test_a_text_is_cut_to_the_models_length_by_itself(tokenizer):
     assert (len(ids), ids[0], ids[-1]) == (32, SEP, CLS)
 
 
-def test_padding_is_on_the_left_and_masked(tokenizer):
+def test_padding_is_on_the_right_and_masked(tokenizer):
     batch = tokenizer(["a", "parse the date"], padding=True)
-    assert batch["input_ids"][0][-3:][0] == SEP
-    assert batch["attention_mask"][0] == [0] * (len(batch["input_ids"][0]) - 3) + [1, 1, 1]
-    assert batch["input_ids"][0][0] == 0
+    assert batch["input_ids"][0][0] == SEP
+    assert batch["attention_mask"][0] == [1, 1, 1] + [0] * (len(batch["input_ids"][0]) - 3)
+    assert batch["input_ids"][0][-1] == 0
 
 
 def test_it_is_saved_as_a_stock_tokenizer_that_needs_no_remote_code(tokenizer, tmp_path):

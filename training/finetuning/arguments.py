@@ -161,6 +161,11 @@ class FineTuningArguments(LoRAArguments, shared.RunArguments):
         "Texts in one forward pass; default 32. Memory grows with this and not with the batch, at the price of a "
         "second forward pass. A batch that fits needs only one."
     )
+    graph_memory: int = flag(
+        "Megabytes for mini-batches that need no second forward pass, as long as gradients are not synchronised "
+        "between processes. 0 saves the memory.",
+        2048,
+    )
     learning_rate_multipliers: dict | str | None = flag(
         "JSON object from part of a parameter name to a learning rate multiplier: "
         '\'{"gate": 10, "embed_tokens": 0.5}\'. The first match counts.'
@@ -229,6 +234,7 @@ class FineTuningArguments(LoRAArguments, shared.RunArguments):
             "A contrastive loss needs at least 2 pairs.",
         )
         check_fields(self, ("mini_batch_size",), lambda value: value >= 1, "at least 1")
+        check_fields(self, ("graph_memory",), lambda value: value >= 0, "at least 0")
 
         temperatures = ("teacher_temperature", "distillation_temperature")
         weights = ("contrastive", "align", "distillation", "teacher_kl", "teacher_cosine")

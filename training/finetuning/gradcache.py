@@ -11,6 +11,7 @@ is differentiated, which has the gradient of the loss (section 3.2).
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ class MiniBatch(NamedTuple):
 
 
 def embed(
-    model: Any, sides: Sequence[tuple[Tensor, Tensor]], mini_batch_size: int
+    model: Any, sides: Sequence[tuple[Tensor, Tensor]], mini_batch_size: int, kept_tokens: int = 0
 ) -> tuple[list[dict[int, Tensor]], Tensor]:
     """Embed several lists of texts at every exit, in mini-batches of texts of similar length.
 
@@ -48,6 +49,8 @@ def embed(
         sides: queries, documents and perhaps more, as (`input_ids`, `attention_mask`), each (texts, tokens),
             padded on either side. A list may be empty, except for the first.
         mini_batch_size: texts in one forward pass.
+        kept_tokens: mini-batches of so many tokens, padding included, keep their graphs and go through the model
+            once. Ignored if processes synchronise gradients, since they do so in one backward pass.
 
     Returns:
         For each side, (texts, dim) per exit, in the order of the texts; and the similarity scale (1,).
@@ -55,18 +58,47 @@ def embed(
     batches = [
         batch for side, (ids, mask) in enumerate(sides) for batch in _split(side, ids, mask, mini_batch_size)
     ]
-    lengths = [len(ids) for ids, _ in sides]
+    kept = len(batches)
+    if torch.is_grad_enabled() and max(len(ids) for ids, _ in sides) > mini_batch_size:
+        kept = 0 if hasattr(model, "no_sync") else _count_kept(batches, kept_tokens)
 
-    if torch.is_grad_enabled() and max(lengths) > mini_batch_size:
+    outputs = [batch.forward(model) for batch in batches[:kept]]
+    parts = [output.exit_embeddings for output in outputs]
+    if kept == len(batches):
+        scale = outputs[-1].similarity_scale[:1]  # DataParallel returns one for each device
+    else:
         # Autograd only calls `backward` if an input requires a gradient.
         trigger = torch.empty(0, requires_grad=True)
-        *flat, scale = _CachedEmbedding.apply(trigger, model, batches, lengths)
-    else:
-        *flat, scale = _embed_batches(model, batches, lengths)
+        *flat, scale = _CachedEmbedding.apply(trigger, model, batches[kept:])
+        count = len(flat) // len(batches[kept:])
+        parts += [tuple(flat[start : start + count]) for start in range(0, len(flat), count)]
 
     exits = getattr(model, "module", model).exit_layers
-    starts = range(0, len(flat), len(exits))
-    return [dict(zip(exits, flat[start : start + len(exits)], strict=True)) for start in starts], scale
+    merged = [_merge(side, batches, parts) for side in range(len(sides))]
+    return [dict(zip(exits, embeddings, strict=True)) for embeddings in merged], scale
+
+
+def graph_tokens(config: Any, length: int, megabytes: float) -> int:
+    """Return how many tokens, in sequences of `length`, have graphs of so many megabytes in float32."""
+    block = 8 * config.hidden_size + 2 * config.intermediate_size + 2 * config.num_attention_heads * length
+    floats = config.built_exit_layers[-1] * block + len(config.built_exit_layers) * 2 * config.hidden_size
+    return int(megabytes * 1e6 / (4 * max(floats, 1)))
+
+
+def _count_kept(batches: Sequence[MiniBatch], tokens: int) -> int:
+    """Return how many of the first mini-batches have at most so many tokens together."""
+    return sum(size <= tokens for size in accumulate(batch.input_ids.numel() for batch in batches))
+
+
+def _merge(side: int, batches: Sequence[MiniBatch], parts: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Return the embeddings of one side at every exit, in the order of its texts."""
+    own = [(batch.rows, part) for batch, part in zip(batches, parts, strict=True) if batch.side == side]
+    if not own:
+        return [embeddings[:0] for embeddings in parts[-1]]
+
+    # Mini-batches are sorted by length.
+    order = torch.cat([rows for rows, _ in own]).argsort()
+    return [torch.cat(chunks)[order] for chunks in zip(*(part for _, part in own), strict=True)]
 
 
 def _split(side: int, input_ids: Tensor, attention_mask: Tensor, size: int) -> Iterator[MiniBatch]:
@@ -77,35 +109,6 @@ def _split(side: int, input_ids: Tensor, attention_mask: Tensor, size: int) -> I
         mask = attention_mask[rows]
         used_columns = mask.any(dim=0)
         yield MiniBatch(side, rows, input_ids[rows][:, used_columns], mask[:, used_columns])
-
-
-def _embed_batches(
-    model: Any, batches: Sequence[MiniBatch], lengths: Sequence[int], states: list[tuple] | None = None
-) -> tuple[Tensor, ...]:
-    """Return the embeddings of the first side at every exit, then of the second, …, and the scale.
-
-    The random state before each mini-batch is appended to `states`.
-    """
-    parts: list[list[tuple[Tensor, ...]]] = [[] for _ in lengths]
-    rows: list[list[Tensor]] = [[] for _ in lengths]
-    for batch in batches:
-        if states is not None:
-            states.append(_random_state(batch.input_ids))
-        output = batch.forward(model)
-        parts[batch.side].append(output.exit_embeddings)
-        rows[batch.side].append(batch.rows)
-
-    flat: list[Tensor] = []
-    for side_parts, side_rows in zip(parts, rows, strict=True):
-        if side_parts:
-            # Mini-batches are sorted by length: restore the order of the texts.
-            order = torch.cat(side_rows).argsort()
-            flat += [torch.cat(chunks)[order] for chunks in zip(*side_parts, strict=True)]
-        else:
-            flat += [embedding[:0] for embedding in output.exit_embeddings]
-
-    # DataParallel returns one scale for each device.
-    return *flat, output.similarity_scale[:1]
 
 
 def _random_state(tensor: Tensor) -> tuple:
@@ -128,24 +131,30 @@ def _autocast(device: str, dtype: torch.dtype, enabled: bool) -> Iterator[None]:
 
 
 class _CachedEmbedding(torch.autograd.Function):
-    """`_embed_batches` without its graph; the backward pass runs the model again, mini-batch by mini-batch."""
+    """Embeddings without their graph; the backward pass runs the model again, mini-batch by mini-batch."""
 
     @staticmethod
-    def forward(ctx, trigger, model, batches, lengths):
+    def forward(ctx, trigger, model, batches):
+        """Return each mini-batch's embeddings at every exit, one mini-batch after the other, and the scale."""
         device = batches[0].input_ids.device.type
         ctx.model, ctx.batches, ctx.states = model, batches, []
         ctx.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
 
-        embeddings = _embed_batches(model, batches, lengths, ctx.states)
+        embeddings: list[Tensor] = []
+        for batch in batches:
+            ctx.states.append(_random_state(batch.input_ids))
+            output = batch.forward(model)
+            embeddings += output.exit_embeddings
         torch.clear_autocast_cache()
-        return embeddings
+        return *embeddings, output.similarity_scale[:1]
 
     @staticmethod
     def backward(ctx, *gradients):
         *embedding_gradients, scale_gradient = gradients
         state_after_forward = _random_state(ctx.batches[0].input_ids)
+        exits = len(embedding_gradients) // len(ctx.batches)
 
-        for batch, state in zip(ctx.batches, ctx.states, strict=True):
+        for number, (batch, state) in enumerate(zip(ctx.batches, ctx.states, strict=True)):
             is_last = batch is ctx.batches[-1]
             # Processes synchronise their gradients once, with the last mini-batch.
             with nullcontext() if is_last else getattr(ctx.model, "no_sync", nullcontext)():
@@ -153,18 +162,17 @@ class _CachedEmbedding(torch.autograd.Function):
                 with torch.enable_grad(), _autocast(*ctx.autocast):
                     output = batch.forward(ctx.model)
 
-                exits = len(output.exit_embeddings)
-                side_gradients = embedding_gradients[batch.side * exits : (batch.side + 1) * exits]
-                pairs = zip(output.exit_embeddings, side_gradients, strict=True)
+                own = embedding_gradients[number * exits : (number + 1) * exits]
+                pairs = zip(output.exit_embeddings, own, strict=True)
                 with torch.enable_grad():
-                    products = [(widen(emb) * widen(gradient[batch.rows])).sum() for emb, gradient in pairs]
+                    products = [(widen(embedding) * widen(gradient)).sum() for embedding, gradient in pairs]
                     surrogate = torch.stack(products).sum()
                     if is_last:
                         surrogate = surrogate + (output.similarity_scale[:1] * scale_gradient).sum()
                 surrogate.backward()
 
         _restore_random_state(*state_after_forward)
-        return None, None, None, None
+        return None, None, None
 
 
 @dataclass(frozen=True)

@@ -160,9 +160,8 @@ def load_adapter(folder: str | Path, base: str | None = None, exit_layer: int | 
         raise OSError(f"the base {name} of adapter {folder}: {error}") from error
     check_base(folder, digests(model), name)
 
-    for field, value in (_read_metadata(folder, SPACE) or {}).items():
-        if field in SPACE_FIELDS:
-            setattr(model.config, field, value)
+    space = _read_metadata(folder, SPACE) or {}
+    model.describe_space(**{field: value for field, value in space.items() if field in SPACE_FIELDS})
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # as in LoRAModel
         return PeftModel.from_pretrained(model, str(folder))
 

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from mose.modeling_mose import SIMILARITY_SCALE_RANGE, MoSEModel
 from mose.training.arguments import select_fields
 from mose.training.finetuning.arguments import FineTuningArguments
-from mose.training.finetuning.gradcache import Ranks, embed, gather, gather_ranks
+from mose.training.finetuning.gradcache import Ranks, embed, gather, gather_ranks, graph_tokens
 from mose.training.finetuning.objective import Batch, Objective
 from mose.training.trainer import MoSETrainer
 
@@ -93,8 +93,8 @@ class FineTuningTrainer(MoSETrainer):
         full_size = config.resolve_truncate_dim()
         truncated = {config.resolve_truncate_dim(dim) for dim in args.matryoshka_dims} - {full_size}
         dims = sorted(truncated, reverse=True)
-        config.aligned_exits = args.align_exits and args.align_weight > 0
-        config.matryoshka_dims = dims or None
+        base: MoSEModel = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        base.describe_space(args.align_exits and args.align_weight > 0, dims or None)
 
         options = select_fields(args, [field.name for field in dataclasses.fields(Objective)])
         options["matryoshka_dims"] = (full_size, *dims) if dims else ()
@@ -108,7 +108,10 @@ class FineTuningTrainer(MoSETrainer):
         """Return this process's part of the loss: a scalar whose mean over processes is that of all pairs."""
         sides = [side for side in SIDES if f"{side}_input_ids" in inputs]
         token_ids = [(inputs[f"{side}_input_ids"], inputs[f"{side}_attention_mask"]) for side in sides]
-        exits, scale = embed(model, token_ids, self.args.mini_batch_size)
+        length = max(ids.shape[1] for ids, _ in token_ids)
+        config = self.accelerator.unwrap_model(self.model).config
+        kept = graph_tokens(config, length, self.args.graph_memory)
+        exits, scale = embed(model, token_ids, self.args.mini_batch_size, kept)
         embeddings = dict(zip(sides, exits, strict=True))
 
         batch, share = self._gather_batch(embeddings, inputs, scale)

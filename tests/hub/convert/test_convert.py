@@ -335,7 +335,7 @@ def test_the_tokenizer_keeps_cls_and_has_the_ids_of_the_checkpoint(tmp_path):
     by_hand = original(f"<sep>{text}<cls>")["input_ids"]
     assert converted(text)["input_ids"] == by_hand
     cut = converted(text, truncation=True, max_length=6)["input_ids"]
-    assert cut == [*by_hand[:5], by_hand[-1]] and converted.padding_side == "left"
+    assert cut == [*by_hand[:5], by_hand[-1]] and converted.padding_side == "right"
     ids = [original.convert_tokens_to_ids(token) for token in ("<sep>", "<cls>", "<mask>")]
     assert [plan.config.sep_token_id, plan.config.cls_token_id, plan.config.mask_token_id] == ids
     assert converted.model_max_length == 64 and converted.pad_token_id == 0

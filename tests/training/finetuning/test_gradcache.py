@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mose.modeling_mose import MoSEModel
-from mose.training.finetuning.gradcache import Ranks, embed, gather, gather_ranks
+from mose.training.finetuning.gradcache import Ranks, embed, gather, gather_ranks, graph_tokens
 from mose.training.finetuning.objective import Batch, Objective
 from mose.training.losses import clip_loss, weighted_sum
 
@@ -255,3 +255,30 @@ def test_shares_make_the_mean_of_means_the_mean_over_all():
     assert [list(each.rows) for each in of_ranks] == [[0, 1, 2], [3], [4, 5, 6, 7]]
     means = [each.share * values[each.rows.start : each.rows.stop].mean() for each in of_ranks]
     assert torch.stack(means).mean() == values.mean()
+
+
+@pytest.mark.parametrize("kept_tokens", [25, 50, 10_000])
+def test_kept_graphs_change_no_gradient_and_spare_the_second_pass(tiny_model, sides, kept_tokens):
+    model = model_of(tiny_model)
+    passes = []
+    hook = model.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    results = []
+    for kept in (0, kept_tokens):
+        model.zero_grad()
+        (queries, documents), scale = embed(model, sides, 2, kept)
+        total(queries, documents, scale, model.config.exit_weights).backward()
+        results.append((gradients(model), len(passes)))
+        passes.clear()
+    hook.remove()
+
+    (expected, twice), (actual, fewer) = results
+    assert fewer < twice and (kept_tokens < 10_000 or 2 * fewer == twice)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(actual[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_graphs_are_kept_within_the_memory(tiny_config):
+    config = tiny_config()
+    assert graph_tokens(config, 16, 0) == 0
+    assert graph_tokens(config, 16, 100) > graph_tokens(config, 64, 100) > 0
+    assert graph_tokens(tiny_config(exit_layer=1), 16, 100) > graph_tokens(config, 16, 100)
