@@ -16,6 +16,7 @@ PROGRAMS = {
     "eval": Command("mose.eval.__main__", "measure a model at its exits and report the figures"),
     "hub": Command("mose.hub.__main__", "publish, slice, import, export and serve models"),
     "train": Command("mose.train_hf", "pre-train, fine-tune or train a classifier"),
+    "demo": Command("mose.demo.__main__", "show the same query at each exit side by side, in the browser"),
     "synthconl": Command("mose.data.synthconl.__main__", "build a dataset of translated code pairs"),
 }
 
