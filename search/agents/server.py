@@ -130,7 +130,7 @@ class SearchTools:
             if not hits or hits[0].score < LOW_CONFIDENCE:
                 note = f"{NOTHING_FITS} {note}".strip()
             named = self._several_folders()
-            summaries = (_summary(hit, lines, named, hit.score) for hit in hits)
+            summaries = (_unit_summary(hit, lines, named, hit.score) for hit in hits)
             return _result(cut_hits(summaries, max_tokens, note))
 
     def find_similar(
@@ -162,7 +162,7 @@ class SearchTools:
 
             hits = self._workspace.similar(query, top_k, folder)
             named = self._several_folders()
-            summaries = (_summary(hit, lines, named, hit.score) for hit in hits)
+            summaries = (_unit_summary(hit, lines, named, hit.score) for hit in hits)
             return _result(cut_hits(summaries, max_tokens, self._note()))
 
     def show_unit(
@@ -184,11 +184,11 @@ class SearchTools:
             before = [other for other in places[:position] if other not in around]
 
             def summaries(rows: Sequence[UnitPlace]) -> list[UnitSummary]:
-                return [_summary(row.entry, 1, named) for row in rows]
+                return [_unit_summary(row.entry, 1, named) for row in rows]
 
             named = self._several_folders()
             answer = UnitAnswer(
-                unit=_summary(entry, 0, named),
+                unit=_unit_summary(entry, 0, named),
                 code=entry.source,
                 first_line=entry.start_line,
                 inside_of=summaries(around),
@@ -306,7 +306,7 @@ def _encloses(outer: UnitPlace, inner: UnitPlace) -> bool:
     return first <= start and end <= last and (first, last) != (start, end)
 
 
-def _summary(unit: Entry | Any, lines: int, named: bool, score: float | None = None) -> UnitSummary:
+def _unit_summary(unit: Entry | Any, lines: int, named: bool, score: float | None = None) -> UnitSummary:
     """Return where a unit or a hit is, with its first lines.
 
     Args:
