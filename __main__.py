@@ -18,6 +18,7 @@ PROGRAMS = {
     "encode": Command("mose.scale.encode", "embed a corpus of any size, here or on a Ray cluster"),
     "deduplicate": Command("mose.scale.deduplicate", "take near-duplicates out of a corpus of any size"),
     "train": Command("mose.train_hf", "pre-train, fine-tune or train a classifier"),
+    "demo": Command("mose.demo.__main__", "show the same query at each exit side by side, in the browser"),
     "synthconl": Command("mose.data.synthconl.__main__", "build a dataset of translated code pairs"),
 }
 

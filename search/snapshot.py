@@ -13,8 +13,9 @@ import numpy as np
 from mose.search.digests import row_digests, total_digest
 from mose.search.lexical import TermTable
 from mose.search.ranking.catalogue import Catalogue
-from mose.search.records import Entry, FileRecord, Meta
+from mose.search.records import Entry, FileRecord, Meta, record_key
 from mose.search.store import (
+    ABOUT,
     FILE_ROW,
     META_ROW,
     Location,
@@ -23,7 +24,6 @@ from mose.search.store import (
     open_table,
     read_meta,
     reading,
-    table_meta,
 )
 
 if TYPE_CHECKING:
@@ -248,12 +248,14 @@ def _term_table(units: "pyarrow.Table") -> TermTable:
 
 
 def salvaged_meta(location: Location) -> Meta | None:
-    """Return the description of a damaged index, by its newest version that still has one."""
+    """Return the description of a damaged index, from its table or from the copy beside that."""
     with suppress(SearchIndexError):
         return read_meta(location)
-    with suppress(SearchIndexError):
-        table = open_table(location)
-        for version in range(table.version - 1, 0, -1):
-            with suppress(SearchIndexError):
-                return table_meta(location, open_table(location, version))
-    return None
+    if location.folder is None:
+        return None
+    try:
+        fields = json.loads((location.folder / ABOUT).read_text(encoding="utf-8"))
+        is_intact = record_key(fields["about"]).hex() == fields["key"]
+        return Meta.from_json(fields["about"]) if is_intact else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 EXTRAS = {
     "search": (
         "charset_normalizer",
+        "datasketch",
         "lance",
         "pathspec",
         "pyarrow",
@@ -34,6 +35,7 @@ EXTRAS = {
     "train": ("accelerate", "datasketch", "peft", "tensorboard"),  # and those of search and eval
     "onnx": ("onnx", "onnx_ir", "onnxruntime", "onnxscript"),
     "serve": ("anyio", "fastapi", "httptools", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn"),
+    "demo": ("gradio",),
     "mcp": ("anyio", "mcp", "pydantic"),  # and those of search
     "mteb": ("mteb",),
     "ray": ("datasketch", "datatrove", "fsspec", "lance", "pyarrow", "ray"),
