@@ -1,5 +1,6 @@
 """Load tables from the Hub and from local files, and rename their columns."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def load_table(data: str | Path | Dataset, split: str, streaming: bool = False) 
     try:
         table = _read_table(Path(data), str(data), split, streaming)
     except Exception as error:  # readers raise many classes; name the dataset
-        raise ValueError(f"dataset {str(data)!r}: {error}") from error
+        raise ValueError(f"dataset {str(data)!r}: {find_bad_row(Path(data)) or error}") from error
 
     if isinstance(table, DatasetDict):
         if split not in table:
@@ -34,6 +35,24 @@ def load_table(data: str | Path | Dataset, split: str, streaming: bool = False) 
         table = table[split]
 
     return load_table(table, split, streaming) if isinstance(table, Dataset) else table
+
+
+def find_bad_row(path: Path, only_encoding: bool = False) -> str | None:
+    """Return which row of a text file is not in UTF-8 or, in a `.jsonl` file, not JSON; None if there is none."""
+    if path.suffix not in (".jsonl", ".json", ".csv") or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if path.suffix == ".jsonl" and text.strip() and not only_encoding:
+                    json.loads(text)
+            except UnicodeDecodeError as error:
+                advice = f"Convert it: iconv -f LATIN1 -t UTF-8 {path.name}"
+                return f"row {number} is not UTF-8 (byte 0x{line[error.start]:02x}). {advice}"
+            except ValueError as error:
+                return f"row {number} is not JSON: {error}"
+    return None
 
 
 def check_column_mapping(
@@ -95,4 +114,7 @@ def _read_table(path: Path, name: str, split: str, streaming: bool) -> Dataset |
         raise ValueError("no such file")
     if path.suffix not in _BUILDERS:
         raise ValueError(f"the suffix of a file must be one of {', '.join(_BUILDERS)}")
+    # Arrow takes any bytes for text, and fails when a row is read.
+    if fault := find_bad_row(path, only_encoding=True):
+        raise ValueError(fault)
     return load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train", streaming=streaming)

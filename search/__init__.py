@@ -7,12 +7,17 @@ import importlib
 
 _HOMES = {
     "BuildReport": "records",
-    "Hit": "index",
+    "CloneGroup": "clones",
+    "CodeQuery": "similar",
+    "Hit": "hits",
     "Index": "index",
     "SearchIndexError": "store",
+    "find_clones": "clones",
+    "find_similar": "similar",
     "fuse": "ranking.fusion",
     "main": "__main__",
     "render": "rendering",
+    "unit_at": "similar",
 }
 __all__ = sorted(_HOMES)
 

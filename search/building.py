@@ -1,7 +1,8 @@
 """Creating an index and bringing it up to date: what has changed is read, embedded and written."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,6 @@ import numpy as np
 from mose.data.source.report import ReadingReport
 from mose.data.source.rules import ReadingRules
 from mose.search.encoders import UnitEncoder
-from mose.search.lexical import TermCounter
 from mose.search.planning import Differences, Plan, plan_rebuild, plan_update
 from mose.search.progress import BuildProgress, progress_bar
 from mose.search.records import BuildReport, Entry, FileRecord, Meta, Tree
@@ -88,8 +88,10 @@ def update_index(
         committed, embedded = _commit(
             writer, previous, meta, changes, lambda: encoder, progress, damaged=bool(rebuilt)
         )
+        report, reading = _report(changes, embedded, rebuilt), changes[tree.id].report
+        changes.clear()  # the sources of all units, which are read again when they are needed
         snapshot = previous if previous and not committed else read_snapshot(location)
-        return snapshot, _report(changes, len(snapshot), embedded, rebuilt), changes[tree.id].report
+        return snapshot, dataclasses.replace(report, units=len(snapshot)), reading
 
 
 def refresh_index(
@@ -122,7 +124,7 @@ def refresh_index(
         )
         if committed:
             snapshot = read_snapshot(snapshot.location)
-        report = _report(changes, len(snapshot), embedded)
+        report = dataclasses.replace(_report(changes, embedded), units=len(snapshot))
         return snapshot, report if report.changed or report.removed else None
 
 
@@ -144,7 +146,7 @@ def remove_tree(location: Location, root: Path) -> Snapshot:
         kept = {tree.id for tree in trees}
         owners = [*previous.units.column("tree"), *(tree for tree, _ in previous.records)]
         removed = np.flatnonzero([owner not in kept for owner in owners])
-        rows = NewRows([], [], np.zeros((0, previous.meta.dim), np.float32), [], {})
+        rows = NewRows([], [], np.zeros((0, previous.meta.dim), np.float32), {})
         writer.update(previous, dataclasses.replace(previous.meta, trees=trees), removed, rows)
         return read_snapshot(location)
 
@@ -153,6 +155,8 @@ def _previous(location: Location, root: Path) -> tuple[Snapshot | None, tuple[Tr
     """Return the index that is there, its trees, and why it cannot be used if it cannot."""
     try:
         previous = read_snapshot(location)
+        # Sources are not checked before they are shown, but what is damaged must be found here to be healed.
+        previous.units.sources(range(len(previous)))
         return previous, previous.meta.trees, ""
     except DamagedIndexError as error:
         meta = salvaged_meta(location)
@@ -242,52 +246,61 @@ def _new_rows(
     keys = [unit.key for unit in units]
 
     # Units of one key have one embedding: of this version, of a killed build, or computed now.
-    known = writer.staged(meta.space) if units else {}
+    rows: dict[bytes, list[int]] = defaultdict(list)
+    for row, key in enumerate(keys):
+        rows[key].append(row)
+    vectors = np.empty((len(units), meta.dim), np.float32)
+    for key, vector in _known_vectors(writer, previous, meta.space, rows):
+        vectors[rows.pop(key)] = vector
+
+    new = [(places, units[places[0]]) for places in rows.values()]
+    if new:
+        _embed(writer, meta.space, new, open_encoder(), vectors, progress)
+    return NewRows([tree for tree, _ in plan.units], units, vectors, plan.records), len(new)
+
+
+def _known_vectors(
+    writer: IndexWriter, previous: Snapshot | None, space: str, keys: Collection[bytes]
+) -> list[tuple[bytes, np.ndarray]]:
+    """Return the embeddings that need not be computed, with their keys."""
+    known = {key: vector for key, vector in writer.staged(space).items() if key in keys} if keys else {}
     if previous:
         rows = previous.rows_by_key
         known |= {key: previous.vectors[rows[key]] for key in keys if key in rows}
-    new = {key: unit for key, unit in zip(keys, units, strict=True) if key not in known}
-
-    if new:
-        known |= _embed(writer, meta.space, new, open_encoder(), progress)
-    vectors = np.empty((len(units), meta.dim), np.float32)
-    for row, key in enumerate(keys):
-        vectors[row] = known[key]
-
-    counter = TermCounter()
-    terms = [counter.count(unit.text) for unit in units]
-    return NewRows([tree for tree, _ in plan.units], units, vectors, terms, plan.records), len(new)
+    return list(known.items())
 
 
 def _embed(
-    writer: IndexWriter, space: str, units: Mapping[bytes, Entry], encoder: UnitEncoder, progress: BuildProgress
-) -> dict[bytes, np.ndarray]:
-    """Return key -> embedding (dim,) of units by their keys. Those of a long build are staged."""
-    embeddings: dict[bytes, np.ndarray] = {}
-    keys = list(units)
-    with progress_bar(progress, total=len(keys), desc="Embedding", unit=" units") as bar:
-        for start in range(0, len(keys), CHUNK):
-            chunk, parts = keys[start : start + CHUNK], []
+    writer: IndexWriter,
+    space: str,
+    units: Sequence[tuple[list[int], Entry]],
+    encoder: UnitEncoder,
+    vectors: np.ndarray,
+    progress: BuildProgress,
+) -> None:
+    """Write the embeddings of units into their rows of `vectors`. Those of a long build are staged."""
+    with progress_bar(progress, total=len(units), desc="Embedding", unit=" units") as bar:
+        for start in range(0, len(units), CHUNK):
+            chunk, parts = units[start : start + CHUNK], []
             for begin in range(0, len(chunk), STEP):
-                step = chunk[begin : begin + STEP]
-                texts = [units[key].text for key in step]
-                parts.append(encoder.documents(texts, [units[key].language for key in step]))
+                step = [unit for _, unit in chunk[begin : begin + STEP]]
+                parts.append(encoder.documents([unit.text for unit in step], [unit.language for unit in step]))
                 bar.update(len(step))
 
-            vectors = np.concatenate(parts)
-            if len(keys) > CHUNK:
-                writer.stage(space, chunk, vectors)
-            embeddings.update(zip(chunk, vectors, strict=True))
-    return embeddings
+            computed = np.concatenate(parts)
+            for (rows, _), vector in zip(chunk, computed, strict=True):
+                vectors[rows] = vector
+            if len(units) > CHUNK:
+                writer.stage(space, [unit.key for _, unit in chunk], computed)
 
 
-def _report(changes: Mapping[int, TreeChanges], units: int, embedded: int, rebuilt: str = "") -> BuildReport:
+def _report(changes: Mapping[int, TreeChanges], embedded: int, rebuilt: str = "") -> BuildReport:
     return BuildReport(
         files=sum(change.read for change in changes.values()),
         changed=sum(len(change.entries) for change in changes.values()),
         removed=sum(len(change.removed) for change in changes.values()),
         skipped=sum(len(change.failed) for change in changes.values()),
-        units=units,
+        units=0,
         embedded=embedded,
         rebuilt=rebuilt,
     )

@@ -15,17 +15,19 @@ _MIXER = np.uint64(0x9E3779B97F4A7C15)
 _ROWS_AT_ONCE = 512
 
 
-def row_digests(table: pa.Table, vectors: np.ndarray) -> np.ndarray:
+def row_digests(table: pa.Table, vectors: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
     """Return the digest of each row, (rows,) uint64.
 
     Args:
         table: columns of integers, strings, fixed-size bytes and lists of integers, without nulls.
-        vectors: (n, dim) float32, those of the first n rows. The others have none.
+        vectors: (n, dim) float32.
+        rows: the n rows that have these vectors. The others have none.
     """
     digests = np.zeros(len(table), np.uint64)
     for factor, name in zip(_FACTORS, sorted(table.column_names), strict=False):
         digests += _mixed(_column_digests(_contiguous(table.column(name)))) * factor
-    digests[: len(vectors)] += _mixed(_matrix_digests(vectors))
+    if len(vectors):
+        digests[rows] += _mixed(_matrix_digests(vectors))
     return _mixed(digests)
 
 

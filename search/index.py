@@ -1,6 +1,5 @@
 """An index of source trees: building it, searching it, and keeping it up to date."""
 
-import dataclasses
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -11,42 +10,20 @@ import numpy as np
 
 from mose.data.source.report import ReadingReport
 from mose.data.source.rules import DEFAULT_RULES, ReadingRules
+from mose.search.display import Results, table_html
 from mose.search.encoders import TorchEncoder, UnitEncoder, check_encoder, open_encoder, query_encoder
 from mose.search.filters import matching_rows
+from mose.search.hits import Hit
 from mose.search.places import default_location
 from mose.search.progress import BuildProgress
 from mose.search.ranking.catalogue import Catalogue
 from mose.search.ranking.confidence import hit_scores, query_confidence
 from mose.search.ranking.fusion import DEFAULT_HYBRID
 from mose.search.ranking.queries import parse_query
-from mose.search.ranking.ranker import Evidence, Parts, collect_evidence, rank_by_similarity, rank_units
+from mose.search.ranking.ranker import Evidence, collect_evidence, rank_by_similarity, rank_units
 from mose.search.records import MAX_LENGTH, BuildReport, Entry, FileRecord, Meta, Tree
 from mose.search.snapshot import Snapshot, Units, read_snapshot
 from mose.search.store import DamagedIndexError, Location, SearchIndexError
-
-
-@dataclasses.dataclass(frozen=True)
-class Hit:
-    """One search result."""
-
-    score: float  # confidence in [0, 1] that it answers the query, which never rises from hit to hit
-    similarity: float  # cosine similarity of the embeddings
-    path: str  # relative to the indexed tree, with forward slashes
-    kind: str  # one of `mose.data.source.units.KINDS`
-    name: str
-    qualified_name: str  # the names of the definitions around it and its own, joined by dots
-    language: str
-    start_line: int  # 1-based; the last line is part of the unit
-    end_line: int
-    source: str
-    parts: Parts  # how its rank came about
-    root: str = ""  # the indexed tree
-
-    def as_dict(self, explain: bool = False) -> dict[str, Any]:
-        """Return the fields, ready for JSON; the parts of the rank if asked to explain it."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        parts = fields.pop("parts")
-        return {**fields, "parts": {**parts._asdict(), "rank_score": parts.rank_score}} if explain else fields
 
 
 class Index:
@@ -73,6 +50,14 @@ class Index:
 
     def __len__(self) -> int:
         return len(self._snapshot)
+
+    def __repr__(self) -> str:
+        return f"Index({self.location.name!r}, {len(self):,} units, exit {self.meta.exit_layer})"
+
+    def _repr_html_(self) -> str:
+        rows = {"index": self.location.name, "trees": self.meta.roots, "units": f"{len(self):,}"}
+        rows |= {"files": f"{len(self.files):,}", "model": self.meta.model, "exit": str(self.meta.exit_layer)}
+        return table_html(rows | ({"not up to date": self.stale} if self.stale else {}))
 
     @classmethod
     def open(
@@ -190,6 +175,11 @@ class Index:
         return index
 
     @property
+    def snapshot(self) -> Snapshot:
+        """The version in use. It never changes; `refresh` and `reload` put a newer one in its place."""
+        return self._snapshot
+
+    @property
     def location(self) -> Location:
         """The place of the index."""
         return self._snapshot.location
@@ -245,6 +235,10 @@ class Index:
             languages: one for each text.
         """
         return self._document_encoder().documents(texts, languages)
+
+    def embed_snippet(self, code: str, language: str = "") -> np.ndarray:
+        """Return the embedding of code to compare with the units, (dim,) float32, at the exit of queries."""
+        return self._query_encoder().documents([code], [language])[0]
 
     def reload(self) -> bool:
         """Take up the newest version if another process has written one. Return whether it has."""
@@ -309,7 +303,7 @@ class Index:
         languages: Sequence[str] | None = None,
         paths: Sequence[str] | None = None,
         kinds: Sequence[str] | None = None,
-    ) -> list[Hit]:
+    ) -> Results[Hit]:
         """Return the units that fit a query best, best first.
 
         Args:
@@ -335,13 +329,13 @@ class Index:
 
         snapshot = self._snapshot
         if not len(snapshot):
-            return []
+            return Results()
         evidence, catalogue = self._evidence(snapshot, query), snapshot.catalogue
         rows = matching_rows(snapshot.units, languages, paths, kinds)
         if rows is not None:
             evidence, catalogue = evidence.take(rows), catalogue.take(rows)
         if not len(catalogue):
-            return []
+            return Results()
 
         if DEFAULT_HYBRID if hybrid is None else hybrid:
             ranking = rank_units(evidence, catalogue, top_k, one_per_file=files)
@@ -353,10 +347,10 @@ class Index:
         chosen = [int(ranking.rows[number]) for number in good]
         units = snapshot.units.take(chosen if rows is None else rows[chosen].tolist())
         similarities = evidence.similarities[chosen].tolist()
-        return [
+        return Results(
             Hit(scores[number], similarity, parts=ranking.parts[number], **unit._asdict())
             for number, similarity, unit in zip(good, similarities, units, strict=True)
-        ]
+        )
 
     def _evidence(self, snapshot: Snapshot, query: str) -> Evidence:
         if not query.strip():

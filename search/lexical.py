@@ -13,6 +13,8 @@ import numpy as np
 from mose.inference.bm25 import K1, B, bm25_tokens, identifier_tokens
 from mose.utils.identifiers import identifiers
 
+#: Identifiers whose terms are remembered: a few megabytes.
+_MOST_KNOWN = 50_000
 #: Terms occur at most so often in one unit: what the type of the stored counts can hold.
 _MAX_COUNT = 2**16 - 1
 
@@ -25,6 +27,8 @@ class TermCounter:
 
     def count(self, text: str) -> dict[int, int]:
         """Return term -> how often it occurs."""
+        if len(self._known) > _MOST_KNOWN:
+            self._known.clear()
         known, counts = self._known, Counter[int]()
         for identifier, number in Counter(identifiers(text)).items():
             if identifier not in known:

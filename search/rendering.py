@@ -51,7 +51,7 @@ def render(
 
 def explain_rank(parts: "Parts") -> str:
     """Return how a hit's rank came about, as a sum: what is 0, and factors of 1, are left out."""
-    terms = ("dense", "lexical", "definition", "name", "file_name", "path")
+    terms = ("dense", "lexical", "structure", "definition", "name", "file_name", "path")
     fields = parts._asdict()
     text = " + ".join(f"{name.replace('_', ' ')} {fields[name]:.3f}" for name in terms if fields[name]) or "0"
     text = f"({text}) × role {parts.role:g}" if parts.role != 1 else text

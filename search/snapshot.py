@@ -13,8 +13,9 @@ import numpy as np
 from mose.search.digests import row_digests, total_digest
 from mose.search.lexical import TermTable
 from mose.search.ranking.catalogue import Catalogue
-from mose.search.records import Entry, FileRecord, Meta
+from mose.search.records import Entry, FileRecord, Meta, record_key
 from mose.search.store import (
+    ABOUT,
     FILE_ROW,
     META_ROW,
     Location,
@@ -23,12 +24,14 @@ from mose.search.store import (
     open_table,
     read_meta,
     reading,
-    table_meta,
 )
 
 if TYPE_CHECKING:
     import lance
     import pyarrow
+
+#: An index of more units leaves their sources on disk.
+_MOST_IN_MEMORY = 100_000
 
 
 class Units(Sequence[Entry]):
@@ -53,6 +56,8 @@ class Units(Sequence[Entry]):
         self._location, self._table, self._columns, self._places = location, table, columns, places
         self._roots = roots
         self._lists: dict[str, list[Any]] = {}
+        self._sources: pyarrow.StringArray | None = None
+        self._reads = 0
 
     def __len__(self) -> int:
         return len(self._places)
@@ -78,12 +83,21 @@ class Units(Sequence[Entry]):
         if not len(rows):
             return []
         with reading(self._location):
-            taken = self._table.take(self._places[list(rows)].tolist(), columns=["source"])
-            sources = taken.column("source").to_pylist()
+            sources = self._read_sources(list(rows))
         for row, source in zip(rows, sources, strict=True):
             if self._entry(row, source).key != self.column("key")[row]:
                 raise self._location.damaged(f"the source of unit {row} does not have its digest")
         return sources
+
+    def _read_sources(self, rows: list[int]) -> list[str]:
+        """Return the sources of units as they are on disk, or in memory from the second time on."""
+        self._reads += 1
+        if self._reads > 1 and self._sources is None and len(self) <= _MOST_IN_MEMORY:
+            self._sources = self._table.to_table(columns=["source"]).column("source").combine_chunks()
+        if self._sources is not None:
+            return [self._sources[place].as_py() for place in self._places[rows].tolist()]
+        taken = self._table.take(self._places[rows].tolist(), columns=["source"])
+        return taken.column("source").to_pylist()
 
     def take(self, rows: Sequence[int]) -> list[Entry]:
         """Return units, with their sources read at once."""
@@ -197,12 +211,12 @@ def _checked_snapshot(location: Location, table: "lance.LanceDataset") -> Snapsh
     vectors = vectors.reshape(-1, meta.dim)
 
     order = np.concatenate([unit_places, file_places])
-    columns = rows.drop_columns(["vector", "_rowaddr"]).take(order)
-    digests = row_digests(columns, vectors)
+    columns = rows.drop_columns(["vector", "_rowaddr"])
+    digests = row_digests(columns, vectors, unit_places)[order]
     if (meta.rows, meta.digest) != (len(order), total_digest(digests)):
         raise location.damaged("its rows do not have the digest that it states")
 
-    units, files = columns.slice(0, len(unit_places)), columns.slice(len(unit_places))
+    units, files = _rows_at(columns, unit_places), _rows_at(columns, file_places)
     records = zip(*(files.column(name).to_pylist() for name in ("tree", "path", "record")), strict=True)
     addresses = rows.column("_rowaddr").to_numpy()
     return Snapshot(
@@ -219,6 +233,13 @@ def _checked_snapshot(location: Location, table: "lance.LanceDataset") -> Snapsh
     )
 
 
+def _rows_at(table: "pyarrow.Table", places: np.ndarray) -> "pyarrow.Table":
+    """Return rows of a table, without a copy if they are one after the other."""
+    if len(places) and places[-1] - places[0] == len(places) - 1:
+        return table.slice(int(places[0]), len(places))
+    return table.take(places)
+
+
 def _term_table(units: "pyarrow.Table") -> TermTable:
     terms, counts = (units.column(name).combine_chunks() for name in ("terms", "counts"))
     offsets = terms.offsets.to_numpy()
@@ -227,12 +248,14 @@ def _term_table(units: "pyarrow.Table") -> TermTable:
 
 
 def salvaged_meta(location: Location) -> Meta | None:
-    """Return the description of a damaged index, by its newest version that still has one."""
+    """Return the description of a damaged index, from its table or from the copy beside that."""
     with suppress(SearchIndexError):
         return read_meta(location)
-    with suppress(SearchIndexError):
-        table = open_table(location)
-        for version in range(table.version - 1, 0, -1):
-            with suppress(SearchIndexError):
-                return table_meta(location, open_table(location, version))
-    return None
+    if location.folder is None:
+        return None
+    try:
+        fields = json.loads((location.folder / ABOUT).read_text(encoding="utf-8"))
+        is_intact = record_key(fields["about"]).hex() == fields["key"]
+        return Meta.from_json(fields["about"]) if is_intact else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,8 +1,9 @@
 """Reading the units of a source tree: of files that have changed since they were last read."""
 
+import dataclasses
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import pathspec
 from mose.data.source.files import candidate_files, path_below, read_source
 from mose.data.source.languages import TEXT
 from mose.data.source.report import ReadingReport
-from mose.data.source.rules import ReadingRules
+from mose.data.source.rules import DEFAULT_RULES, ReadingRules
 from mose.search.progress import BuildProgress, progress_bar
 from mose.search.records import Entry, FileRecord, Tree
 
@@ -135,3 +136,16 @@ def _count(report: ReadingReport, file: Path, record: FileRecord) -> None:
             report.unasked[detail] += 1
         else:
             report.count(reason, file, detail)
+
+
+def read_whole_tree(
+    root: Path,
+    languages: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    rules: ReadingRules = DEFAULT_RULES,
+) -> tuple[list[Entry], ReadingReport]:
+    """Return all units of a folder, and what was read and left out."""
+    wanted = None if languages is None else tuple(languages)
+    tree = Tree(0, str(root.resolve()), "", wanted, tuple(exclude), dataclasses.asdict(rules))
+    changes = read_tree(tree, {})
+    return [unit for units in changes.entries.values() for unit in units], changes.report

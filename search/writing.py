@@ -1,6 +1,7 @@
 """Writing an index: one lock, one commit, and embeddings that survive a killed build."""
 
 import datetime
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -10,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from mose.search.digests import row_digests, total_digest
-from mose.search.lexical import flatten_counts
+from mose.search.lexical import TermCounter, flatten_counts
 from mose.search.records import FORMAT, Entry, FileRecord, Meta, record_key
 from mose.search.snapshot import Snapshot
 from mose.search.store import (
+    ABOUT,
     FILE_ROW,
     FORMAT_KEY,
     LOCK,
@@ -27,13 +29,14 @@ from mose.search.store import (
     import_lance,
     reading,
 )
+from mose.utils.files import PARTIAL_SUFFIX, atomic_write_text
 
 #: Readers may go on with the version that they opened for so long after it was replaced.
 KEEP_VERSIONS = datetime.timedelta(minutes=10)
 #: More fragments than this are merged: each costs a little when the index is opened.
 MAX_FRAGMENTS = 32
 _OLD_NAMES = (OLD_POINTER, f"{OLD_POINTER}.partial", "journal")
-_ROWS_AT_ONCE = 8192
+_ROWS_AT_ONCE = 2048
 
 
 class NewRows(NamedTuple):
@@ -43,14 +46,12 @@ class NewRows(NamedTuple):
         trees: id of the tree of each unit.
         units: the units.
         vectors: (units, dim) float32, rows of unit norm.
-        terms: the terms of each unit and how often they occur, see `mose.search.lexical.TermCounter`.
         records: what is known of each file, by the id of its tree and its path.
     """
 
     trees: Sequence[int]
     units: Sequence[Entry]
     vectors: np.ndarray
-    terms: Sequence[dict[int, int]]
     records: dict[tuple[int, str], FileRecord]
 
 
@@ -77,7 +78,14 @@ def index_writer(location: Location, wait: float = 0.0) -> Iterator["IndexWriter
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"index path {folder} is a file. Name a folder.")
     for file in sorted(folder.iterdir()) if folder.exists() else ():
-        if file.name not in {TABLE, PENDING, LOCK, *_OLD_NAMES} and not file.match(f"{OLD_GENERATIONS}"):
+        if file.name not in {
+            TABLE,
+            PENDING,
+            LOCK,
+            ABOUT,
+            f"{ABOUT}{PARTIAL_SUFFIX}",
+            *_OLD_NAMES,
+        } and not file.match(f"{OLD_GENERATIONS}"):
             raise ValueError(
                 f"index path {folder} is no index: it contains {file.name}. Name an empty or new folder."
             )
@@ -145,7 +153,7 @@ class IndexWriter:
 
         batches = _Batches(meta, rows, _schema(meta.dim))
         reader = pa.RecordBatchReader.from_batches(batches.schema, iter(batches))
-        self._tidy(lance.write_dataset(reader, self._location.table(), mode="overwrite"))
+        self._tidy(lance.write_dataset(reader, self._location.table(), mode="overwrite"), meta)
 
     def update(self, previous: Snapshot, meta: Meta, removed: np.ndarray, rows: NewRows) -> None:
         """Remove rows of a version and add others, in one commit.
@@ -186,9 +194,9 @@ class IndexWriter:
         except Exception as error:
             message = f"{self._location.name}: another process has written this index meanwhile ({error})"
             raise SearchIndexError(f"{message}. Try again.") from error
-        self._tidy(table)
+        self._tidy(table, meta)
 
-    def _tidy(self, table: Any) -> None:
+    def _tidy(self, table: Any, meta: Meta) -> None:
         """Merge fragments if there are many, and delete what no reader needs any more."""
         with suppress(Exception):  # the commit is done: what fails here can be done by the next one
             if len(table.get_fragments()) > MAX_FRAGMENTS:
@@ -197,6 +205,8 @@ class IndexWriter:
 
         folder = self._location.folder
         if folder is not None:
+            text = meta.to_json()
+            atomic_write_text(folder / ABOUT, json.dumps({"about": text, "key": record_key(text).hex()}))
             for old in [*folder.glob(OLD_GENERATIONS), folder / "journal", folder / PENDING]:
                 shutil.rmtree(old, ignore_errors=True)
             for name in _OLD_NAMES[:2]:
@@ -217,6 +227,7 @@ class _Batches:
     def __init__(self, meta: Meta, rows: NewRows, schema: pa.Schema, kept_rows: int = 0, kept_digest: int = 0):
         self.meta, self.rows, self.schema = meta, rows, schema
         self.kept_rows, self.digest = kept_rows, kept_digest
+        self._counter = TermCounter()
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         digest = self.digest
@@ -238,7 +249,7 @@ class _Batches:
 
     def _units(self, part: slice) -> tuple[pa.Table, np.ndarray]:
         units, vectors = self.rows.units[part], np.ascontiguousarray(self.rows.vectors[part], np.float32)
-        terms, counts, offsets = flatten_counts(self.rows.terms[part])
+        terms, counts, offsets = flatten_counts([self._counter.count(unit.text) for unit in units])
         fields = ("path", "kind", "name", "qualified_name", "language", "start_line", "end_line", "source", "key")
         columns: dict[str, Any] = {name: [getattr(unit, name) for unit in units] for name in fields}
         columns["terms"] = pa.ListArray.from_arrays(offsets, pa.array(terms))

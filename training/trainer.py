@@ -34,7 +34,7 @@ SCALING_STEPS = 30
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written."""
+    """A checkpoint could not be written, or not be read."""
 
 
 class MoSETrainer(Trainer):
@@ -102,6 +102,16 @@ class MoSETrainer(Trainer):
             self._rotate()
         return output
 
+    def _load_optimizer_and_scheduler(self, checkpoint) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except Exception as error:  # readers of pickles raise many types
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(
+                f"{checkpoint}: the state of the optimizer or the schedule does not load: {reason}. Delete this "
+                "checkpoint to resume from the one before."
+            ) from error
+
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         """Train on a batch as `Trainer` does, and note its loss; the one returned is for the log."""
         if self._step_loss is None:
@@ -115,27 +125,28 @@ class MoSETrainer(Trainer):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         step_norm = torch.as_tensor(norm, device=self.args.device)
         loss, self._step_loss = self._step_loss, None
-        is_finite = step_norm.isfinite()
-        if loss is not None:
-            is_finite = is_finite & loss.to(is_finite.device).isfinite()
+        norm_is_bad = ~step_norm.isfinite()
+        loss_is_bad = torch.zeros_like(norm_is_bad) if loss is None else ~loss.to(norm_is_bad.device).isfinite()
+        faults = torch.stack((norm_is_bad, loss_is_bad)).int()
         if self.args.world_size > 1:
             # All processes must decide alike.
-            is_finite = self.accelerator.reduce((~is_finite).int(), "sum") == 0
+            faults = self.accelerator.reduce(faults, "sum")
 
         # The only wait for the device in a step.
-        if bool(is_finite):
+        norm_faults, loss_faults = faults.tolist()
+        if not norm_faults and not loss_faults:
             self._scaled_steps = 0
             self._rotate()
             return norm
-        self._handle_nonfinite(loss)
+        self._handle_nonfinite(loss_is_finite=not loss_faults)
         return None
 
-    def _handle_nonfinite(self, loss: torch.Tensor | None) -> None:
-        """Skip the step, or raise NonFiniteError."""
+    def _handle_nonfinite(self, loss_is_finite: bool) -> None:
+        """Skip the step, or raise NonFiniteError. `loss_is_finite` speaks of all processes."""
         step, folder = self.state.global_step + 1, Path(str(self.args.output_dir))
         where = concerned(self.averages.nonfinite())
         scaler = getattr(self.accelerator, "scaler", None)
-        if scaler is not None and (loss is None or bool(loss.isfinite())) and self._scaled_steps < SCALING_STEPS:
+        if scaler is not None and loss_is_finite and self._scaled_steps < SCALING_STEPS:
             # Overflow of scaled gradients is how the scale is found; the scaler skips such steps itself.
             self._scaled_steps += 1
             return

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 EXTRAS = {
     "search": (
         "charset_normalizer",
+        "datasketch",
         "lance",
         "pathspec",
         "pyarrow",
@@ -34,8 +35,10 @@ EXTRAS = {
     "train": ("accelerate", "datasketch", "peft", "tensorboard"),  # and those of search and eval
     "onnx": ("onnx", "onnx_ir", "onnxruntime", "onnxscript"),
     "serve": ("anyio", "fastapi", "httptools", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn"),
+    "demo": ("gradio",),
     "mcp": ("anyio", "mcp", "pydantic"),  # and those of search
     "mteb": ("mteb",),
+    "ray": ("datasketch", "datatrove", "fsspec", "lance", "pyarrow", "ray"),
 }
 SUCCESS, FAILURE, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
 #: Exceptions of programming errors, whose texts alone explain little.
@@ -115,7 +118,8 @@ def missing_extra(program: str, error: Exception) -> str | None:
         return None
 
     # Several extras may bring the module: prefer the one of the command, such as "eval" in "mose eval run".
-    words = program.replace("train_hf.py", "train").replace("synthconl", "train").split()
+    aliases = {"train_hf.py": "train", "synthconl": "train", "encode": "ray", "deduplicate": "ray"}
+    words = [aliases.get(word, word) for word in program.split()]
     extra = next((word for word in words if word in ("train", *extras)), extras[0])
     return f"{program} needs {module}: pip install 'mose[{extra}]'"
 

@@ -20,6 +20,12 @@ logger = logging.getLogger(__name__)
 
 ROW_COLUMNS = ("text", "repository", "language", "path")
 PARTS = ("train", "held_out")
+
+
+class EmptyPartError(ValueError):
+    """A part of the corpus would have no repository."""
+
+
 #: A block ends at this many characters, whatever its number of files.
 MAX_BLOCK_CHARACTERS = 64_000_000
 #: A block with one repository is extended in search of a second one, up to this many times `shuffle_buffer`.
@@ -90,7 +96,7 @@ def load_corpus(
     if source_trees:
         trees = TreeSource(source_trees, includes, seed, languages, files_per_repository, rules)
         if not any(map(includes, trees.repositories)):
-            raise ValueError(
+            raise EmptyPartError(
                 f"held_out={held_out} leaves none of the {len(trees.repositories)} repositories in {trees.name} "
                 f"in the part {part!r}. Choose another share, or --held-out 0 to evaluate on none."
             )

@@ -1,10 +1,12 @@
-"""Replace the names of functions in code, so that models cannot match by name."""
+"""Names in code, and replacing those of functions, so that models cannot match by name."""
 
 import re
 
 from tree_sitter import Parser
 
-from mose.data.source.languages import PROGRAMMING_LANGUAGES, grammar, supported_languages
+from mose.data.source.languages import PROGRAMMING_LANGUAGES, grammar, keywords, supported_languages
+
+_WORD = re.compile(r"[^\W\d]\w*")
 
 
 def anonymize(code: str, language: str, name: str) -> str:
@@ -34,3 +36,26 @@ def anonymize(code: str, language: str, name: str) -> str:
         return b"f" if exact and identifier and not variable else match[0]
 
     return pattern.sub(rename, source).decode()
+
+
+def identifiers_of(code: str, language: str) -> list[str]:
+    """Return the names in code, each once, in their order: without keywords, strings and comments.
+
+    Raises:
+        ValueError: definitions cannot be read in `language`.
+    """
+    prefix = PROGRAMMING_LANGUAGES[language].file_prefix.encode() if language in PROGRAMMING_LANGUAGES else b""
+    root = Parser(grammar(language)).parse(prefix + code.encode()).root_node
+    reserved = keywords(language)
+
+    names: dict[str, None] = {}
+    # Iterative: syntax trees can be deeper than Python's stack.
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        stack += reversed(node.children)
+        if not node.child_count and node.type.endswith(("identifier", "name", "constant")) and node.text:
+            word = node.text.decode()
+            if _WORD.fullmatch(word) and word not in reserved:
+                names[word] = None
+    return list(names)

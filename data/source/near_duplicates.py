@@ -1,7 +1,11 @@
 """Near-duplicate detection by MinHash and locality-sensitive hashing over character 5-grams."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from datasketch import MinHash, MinHashLSH
+
+from mose.data.source.ngrams import hashed_ngrams
 
 #: Estimated Jaccard similarity from which two texts are near-duplicates.
 THRESHOLD = 0.7
@@ -10,7 +14,8 @@ PERMUTATIONS = 256
 #: Weights of false positives and false negatives in datasketch's choice of bands. False positives are filtered by
 #: their signatures later; false negatives are lost, so weigh them more.
 _WEIGHTS = (0.1, 0.9)
-_MULTIPLIER = np.uint64(6364136223846793005)
+#: Length of a signature that only has to propose pairs.
+_PAIR_PERMUTATIONS = 128
 
 
 class NearDuplicates:
@@ -47,14 +52,28 @@ class NearDuplicates:
         return signature
 
 
-def hashed_ngrams(text: str, ngram: int = 5) -> np.ndarray:
-    """Return the set of a text's character n-grams, as sorted 32-bit hashes: (distinct n-grams,) uint64."""
-    characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
-    count = max(len(characters) - ngram + 1, 1)
-    hashes = np.full(count, len(characters) if len(characters) < ngram else ngram, dtype=np.uint64)
+def similar_sets(sets: Sequence[np.ndarray], threshold: float, seed: int = 0) -> Iterator[tuple[int, int, float]]:
+    """Yield the pairs of sets with a Jaccard similarity of `threshold` or more.
 
-    for offset in range(min(ngram, len(characters))):
-        # A multiplicative hash modulo 2**64. Its high bits are the good ones, so fold them down.
-        hashes = (hashes + characters[offset : offset + count]) * _MULTIPLIER
-        hashes ^= hashes >> np.uint64(29)
-    return np.unique(hashes >> np.uint64(32))
+    Candidates come from signatures, so that a pair at the threshold can be missed. Similarities are exact.
+
+    Args:
+        sets: (size,) uint64 each, ascending, below 2**32, not empty.
+        threshold: in (0, 1].
+        seed: of the permutations.
+
+    Yields:
+        Positions of both, the lower one first, and the similarity. The order is that of the higher position.
+    """
+    empty = MinHash(num_perm=_PAIR_PERMUTATIONS, seed=seed + 1, hashfunc=int)
+    index = MinHashLSH(threshold=min(threshold, 0.99), num_perm=_PAIR_PERMUTATIONS, weights=_WEIGHTS)
+
+    for row, values in enumerate(sets):
+        signature = empty.copy()
+        signature.update_batch(values.tolist())
+        for other in sorted(index.query(signature)):
+            common = len(np.intersect1d(values, sets[other], assume_unique=True))
+            similarity = common / (len(values) + len(sets[other]) - common)
+            if similarity >= threshold:
+                yield other, row, similarity
+        index.insert(row, signature, check_duplication=False)

@@ -7,8 +7,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,12 @@ from mose.search.ranking.confidence import LOW_CONFIDENCE
 from mose.search.ranking.fusion import DEFAULT_HYBRID
 from mose.search.records import MAX_LENGTH, SHIPPED, Meta
 from mose.search.rendering import NOTHING_FITS, printable, render, summarize_index
-from mose.search.store import Location, SearchIndexError, read_meta
+from mose.search.store import DamagedIndexError, Location, SearchIndexError, read_meta
 from mose.utils.command_line import positive_int
 from mose.utils.locations import is_local_folder, package_folder
 
 if TYPE_CHECKING:
-    from mose.search.index import Index
+    from mose.search.index import Hit, Index
 
 
 class Timings(dict[str, float]):
@@ -76,14 +76,19 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
 def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the query and the options of searching."""
     parser.add_argument("query", type=_query, metavar="QUERY", help="description of what the code does")
-    text = "number of hits to print (default: %(default)s)"
-    parser.add_argument("--top-k", type=positive_int, default=5, metavar="N", help=text)
     text = "rank by names, paths and BM25 besides the embeddings "
     text += f"(default: {'--hybrid' if DEFAULT_HYBRID else '--no-hybrid'})"
     parser.add_argument("--hybrid", action=argparse.BooleanOptionalAction, help=text)
+    add_hit_arguments(parser)
+
+
+def add_hit_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what to search and which hits to print."""
+    text = "number of hits to print (default: %(default)s)"
+    parser.add_argument("--top-k", type=positive_int, default=5, metavar="N", help=text)
     parser.add_argument("--files", action="store_true", help="print the best unit of each file alone")
     text = "leave out hits with a lower score, in [0, 1] (default: none)"
-    parser.add_argument("--min-score", type=_share, default=0.0, metavar="SCORE", help=text)
+    parser.add_argument("--min-score", type=share, default=0.0, metavar="SCORE", help=text)
     text = "search units in these languages alone, such as python java"
     parser.add_argument("--language", nargs="+", metavar="LANGUAGE", help=text)
     text = "search files that match alone, as in a .gitignore: src/ '*.py' '!tests/'"
@@ -93,13 +98,20 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--explain", action="store_true", help="show how each hit's rank came about")
 
 
+def hit_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_hit_arguments` as arguments of `Index.search`."""
+    settings = {"files": options.files, "min_score": options.min_score, "languages": options.language}
+    return {**settings, "paths": options.path, "kinds": options.kind}
+
+
 def _query(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("the query is empty. Describe what the code does.")
     return text
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
+    """Return a number in [0, 1]; an argparse type."""
     try:
         value = float(text)
     except ValueError:
@@ -185,18 +197,21 @@ def existing_location(path: str | None) -> Location:
 
 def _known_meta(location: Location) -> Meta | None:
     """Return the description of the index that is there, which knows its model and exit."""
-    with suppress(SearchIndexError):
+    try:
         return read_meta(location)
-    return None
+    except DamagedIndexError:
+        from mose.search.snapshot import salvaged_meta  # imports what reading needs
+
+        return salvaged_meta(location)
+    except SearchIndexError:
+        return None
 
 
 def print_hits(options: argparse.Namespace, index: "Index", timings: Timings) -> None:
     """Search the index for the query of the options, and print the hits as text or JSON."""
     hybrid = DEFAULT_HYBRID if options.hybrid is None else options.hybrid
     with timings.measure("query"):
-        settings = {"files": options.files, "min_score": options.min_score, "languages": options.language}
-        settings |= {"paths": options.path, "kinds": options.kind}
-        hits = index.search(options.query, options.top_k, hybrid, **settings)
+        hits = index.search(options.query, options.top_k, hybrid, **hit_settings(options))
     meta, path = index.meta, index.location.name
     if index.stale:
         print(f"not brought up to date: {printable(index.stale)}", file=sys.stderr)
@@ -211,15 +226,20 @@ def print_hits(options: argparse.Namespace, index: "Index", timings: Timings) ->
         print(json.dumps({**document, "hits": [hit.as_dict(options.explain) for hit in hits]}, indent=2))
         return
 
-    terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else 110
     print(f"\n{printable(options.query)}  in  {printable(meta.roots)}\n")
-    colour = terminal and "NO_COLOR" not in os.environ
-    if not hits or hits[0].score < LOW_CONFIDENCE:
-        print(f"{NOTHING_FITS} The best of what there is:\n" if hits else NOTHING_FITS)
-    print(render(hits, colour, width, explain=options.explain))
+    print_ranked(hits, LOW_CONFIDENCE, options.explain)
 
     query_exit = index.query_exit_layer
     queried = f", queried at exit {query_exit}" if query_exit != meta.exit_layer else ""
     scores = "ranked by embeddings, BM25, names and paths" if hybrid else "ranked by embeddings alone"
     print(f"{summarize_index(index)}{queried}, {scores}\n{timings}")
+
+
+def print_ranked(hits: "Sequence[Hit]", low_score: float, explain: bool) -> None:
+    """Print hits for a terminal, and say so if even the best has less than a score."""
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else 110
+    colour = terminal and "NO_COLOR" not in os.environ
+    if not hits or hits[0].score < low_score:
+        print(f"{NOTHING_FITS} The best of what there is:\n" if hits else NOTHING_FITS)
+    print(render(hits, colour, width, explain=explain))

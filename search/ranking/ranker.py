@@ -54,7 +54,7 @@ class Evidence:
 
 
 class Parts(NamedTuple):
-    """The sum that a hit's rank comes from: ((the first six, added) · role + agreement) · repeat."""
+    """The sum that a hit's rank comes from: ((the first six and structure) · role + agreement) · repeat."""
 
     dense: float  # share of the similarity
     lexical: float  # share of BM25
@@ -65,11 +65,13 @@ class Parts(NamedTuple):
     role: float  # factor of tests, examples, stubs, …
     agreement: float  # boost for other good units of the file
     repeat: float  # factor for better hits of the same file
+    structure: float = 0.0  # share of the sequences of tokens that are in common, if the query is code
 
     @property
     def fit(self) -> float:
         """Fit of the unit, whatever stands before it."""
         boosted = self.dense + self.lexical + self.definition + self.name + self.file_name + self.path
+        boosted += self.structure
         return boosted * self.role + self.agreement
 
     @property

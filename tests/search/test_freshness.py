@@ -11,6 +11,7 @@ import pytest
 from mose.search.index import Index
 from mose.search.records import SHIPPED
 from mose.search.store import Location, SearchIndexError, read_meta
+from mose.search.watching import watch_trees
 from mose.search.writing import index_writer
 from tests.search.test_search import run
 
@@ -84,6 +85,21 @@ def test_unchanged_files_are_not_opened_again(made, tree, monkeypatch):
     assert made.refresh() is None
     monkeypatch.undo()
     assert made.refresh(max_age=3600) is None
+
+
+def test_a_watched_tree_is_brought_up_to_date_by_itself(made, tree):
+    stop = threading.Event()
+    reports = watch_trees(made, stop)
+    changes = threading.Timer(0.5, lambda: (tree / "numbers.py").write_text(SHIFTED))
+    changes.start()
+    try:
+        report = next(reports)
+        while not report.changed:  # the first one is about times alone, if any
+            report = next(reports)
+    finally:
+        stop.set()
+    assert report.changed == 1 and ("add", "numbers.py", 4) in places(made)
+    assert list(reports) == []
 
 
 def test_a_tree_that_is_not_there_keeps_its_units(made, tree):
@@ -167,7 +183,7 @@ def test_trees_with_files_in_common_are_refused(made, tree, tmp_path, model_fold
             Index.build(root, str(model_folder), None, tmp_path / "index", 0, progress=False)
 
 
-def test_damage_costs_no_tree(made, tree, other, tmp_path, model_folder):
+def test_damage_costs_no_tree(made, other, tmp_path, model_folder, capsys):
     Index.build(other, str(model_folder), None, tmp_path / "index", 0, progress=False)
     data = max((tmp_path / "index" / "units.lance" / "data").iterdir(), key=lambda file: file.stat().st_size)
     content = data.read_bytes()
@@ -175,8 +191,11 @@ def test_damage_costs_no_tree(made, tree, other, tmp_path, model_folder):
     data.write_bytes(content[:start] + bytes(64) + content[start + 64 :])
     with pytest.raises(SearchIndexError, match="is damaged"):
         Index.open(tmp_path / "index")
-    index = Index.build(other, str(model_folder), None, tmp_path / "index", 0, progress=False)
-    assert len(index) == 5 and len(index.trees) == 2 and "damaged" in index.report.rebuilt
+    assert run("index", other, "--index", tmp_path / "index") == 0  # with the model and exit that it had
+    assert "rebuilt, because" in capsys.readouterr().err
+    index = Index.open(tmp_path / "index")
+    assert (len(index), len(index.trees)) == (5, 2)
+    assert (index.meta.exit_layer, index.meta.model) == (0, str(model_folder))
 
 
 def test_another_exit_embeds_all_trees_again(made, other, tmp_path, model_folder):

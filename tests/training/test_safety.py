@@ -7,8 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from mose.train_hf import main
+from mose.training.checkpoints import write_manifest
 from mose.training.finetuning.trainer import FineTuningTrainer
 from mose.training.output_folder import LOCK, OutputLockedError, claim_output
+from mose.training.pretraining.arguments import PreTrainingDataArguments
+from mose.training.pretraining.command import load_parts
 
 
 @pytest.fixture
@@ -181,3 +184,49 @@ def test_a_token_is_not_stored(finetune, tmp_path):
     assert finetune("--hub-token", "hf_secret123", "--save-steps", 2)[0] == 0
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert files and not [path for path in files if b"hf_secret123" in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_broken_state_of_the_optimizer_is_named(finetune, tmp_path):
+    assert finetune("--save-steps", 2, "--max-steps", 2)[0] == 0
+    checkpoint = tmp_path / "out" / "checkpoint-2"
+    (checkpoint / "optimizer.pt").write_bytes(b"no archive")
+    write_manifest(checkpoint)
+    status, err = finetune("--resume")
+    assert status == 1 and f"{checkpoint}: the state of the optimizer or the schedule does not load" in err
+    assert "Delete this checkpoint to resume from the one before" in err
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            '{"text": "größer", "code": "x"}'.encode("latin-1"),
+            "row 13 is not UTF-8 (byte 0xf6). Convert it: iconv",
+        ),
+        (b'{"text": "cut', "row 13 is not JSON: "),
+    ],
+)
+def test_the_row_of_a_file_that_cannot_be_read_is_named(finetune, pairs, row, message):
+    pairs.write_bytes(pairs.read_bytes() + row + b"\n")
+    status, err = finetune()
+    assert status == 2 and str(pairs) in err and message in err
+
+
+def test_two_packages_are_enough_to_pretrain(tmp_path, caplog):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.py").write_text("x = 1\n")
+    trees = [str(tmp_path / name) for name in ("one", "two")]
+    train, held_out = load_parts(PreTrainingDataArguments(source_tree=trees), 0)
+    assert held_out is None and len(list(train)) == 2 and "nothing is held out" in caplog.text
+    with pytest.raises(ValueError, match="--held-out 0"):
+        load_parts(PreTrainingDataArguments(source_tree=trees, held_out=0.05), 0)
+
+
+def test_a_length_beyond_the_context_of_a_classifier_is_refused(tiny_model_folder, tmp_path, capsys):
+    rows = [{"code": f"x + {i}", "label": i % 2} for i in range(4)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["classify", "--model", tiny_model_folder, "--train-file", str(tmp_path / "train.jsonl"), "--use-cpu"]
+    assert main([*words, "--output-dir", str(tmp_path / "out"), "--max-length", "99999"]) == 2
+    assert "max_length must be in [1, 1024], the context of the model, got 99999" in capsys.readouterr().err

@@ -63,8 +63,9 @@ class ClassificationDataArguments(shared.ValidationColumns):
     validation_file: str | None = flag(
         "The same, to measure every exit on after training, and during it with --eval-strategy."
     )
-    max_length: int = flag(
-        "Maximum tokens of an input; of a pair that is longer, the longer side is cut first.", 512
+    max_length: int | None = flag(
+        "Maximum tokens of an input; of a pair that is longer, the longer side is cut first. Default: 512, or "
+        "the model's context if that is shorter."
     )
     positive_label: str | None = flag(
         "With two classes, the one that precision, recall and F1 refer to. Default: the second."

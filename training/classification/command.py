@@ -22,6 +22,9 @@ from mose.training.classification.trainer import ClassificationTrainer, majority
 
 logger = logging.getLogger("mose.train")
 
+#: Tokens of an input, if nothing else is asked for.
+DEFAULT_LENGTH = 512
+
 ARGUMENTS = (ClassificationModelArguments, ClassificationDataArguments, ClassificationArguments)
 
 
@@ -51,7 +54,10 @@ def _run_classification(
     positive = 1 if positive_label is None else labels.index(positive_label)
 
     model, tokenizer = build_classifier(model_args, labels)
-    max_length = min(data_args.max_length, model.config.max_position_embeddings)
+    context = model.config.max_position_embeddings
+    if data_args.max_length is not None:
+        setup.check_lengths(data_args, ("max_length",), context)
+    max_length = min(DEFAULT_LENGTH, context) if data_args.max_length is None else data_args.max_length
     # A pipeline with truncation=True then truncates as training did.
     tokenizer.model_max_length = max_length
     counts = (len(train), len(validation or ()))

@@ -30,6 +30,7 @@ LORA_DEFAULTS = PAPER_DEFAULTS | {
     "warmup_steps": 0.05,
     "mini_batch_size": LORA_BATCH_SIZE,  # the whole batch, so that nothing is computed twice
 }
+EXIT_WEIGHTS = ("depth", "equal")
 #: Share of a source tree's functions that an adapter run holds out.
 LORA_HELD_OUT_SHARE = 0.1
 
@@ -169,6 +170,12 @@ class FineTuningArguments(LoRAArguments, shared.RunArguments):
         "JSON object from part of a parameter name to a learning rate multiplier: "
         '\'{"gate": 10, "embed_tokens": 0.5}\'. The first match counts.'
     )
+    exit_weights: str = flag(
+        "Weights of the exits in the loss: depth (the paper's, exit over blocks), or equal, which serves "
+        "early exits better (docs/depth.md).",
+        "depth",
+        choices=list(EXIT_WEIGHTS),
+    )
     contrastive_weight: float = flag("Weight of the CLIP loss.", 1.0)
     distillation: str = flag(
         "How deeper exits teach each shallower one: none, kl (between in-batch rankings) or cosine (between "
@@ -233,6 +240,7 @@ class FineTuningArguments(LoRAArguments, shared.RunArguments):
         weights = ("contrastive", "align", "distillation", "teacher_kl", "teacher_cosine")
         check_fields(self, [f"{loss}_weight" for loss in weights], _is_weight, "a finite number >= 0")
         check_fields(self, temperatures, lambda value: value > 0, "positive")
+        check_fields(self, ("exit_weights",), EXIT_WEIGHTS.__contains__, f"one of {', '.join(EXIT_WEIGHTS)}")
         check_fields(self, ("distillation",), DISTILLATIONS.__contains__, f"one of {', '.join(DISTILLATIONS)}")
 
         for part, value in self.multipliers.items():

@@ -68,7 +68,7 @@ class Objective:
       ("cosine"). Zero at the deepest exit.
     - KL_i and COS_i: the same two with an outer teacher, if the batch has one.
 
-    w_i are the configuration's `exit_weights`; the other weights are the fields below.
+    w_i are the configuration's `exit_weights`, or 1; the other weights are the fields below.
     """
 
     contrastive_weight: float = 1.0

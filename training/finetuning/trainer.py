@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -114,12 +115,18 @@ class FineTuningTrainer(MoSETrainer):
         embeddings = dict(zip(sides, exits, strict=True))
 
         batch, share = self._gather_batch(embeddings, inputs, scale)
-        loss, metrics = self.objective(batch, config.exit_weights)
+        loss, metrics = self.objective(batch, self._exit_weights(batch))
 
         self.averages.add(self.model.training, list(metrics), torch.stack(list(metrics.values())) * share)
         self.averages.add(self.model.training, ["similarity_scale"], scale.mean()[None])
         loss = loss * share
         return (loss, (embeddings["query"], embeddings["document"])) if return_outputs else loss
+
+    def _exit_weights(self, batch: Batch) -> Mapping[int, float]:
+        """Return exit -> weight of its loss."""
+        if self.args.exit_weights == "equal":
+            return dict.fromkeys(batch.queries, 1.0)
+        return self.accelerator.unwrap_model(self.model).config.exit_weights
 
     def _gather_batch(
         self, embeddings: dict[str, dict[int, Tensor]], inputs: dict, scale: Tensor

@@ -88,7 +88,10 @@ class PreTrainingDataArguments(shared.CodeSources):
     files_per_repository: int | None = flag(
         "Maximum files of each repository of a --source-tree, drawn by a hash of their paths. Default: all."
     )
-    held_out: float = flag("Share of the repositories to evaluate on and never train on; 0: none.", 0.05)
+    held_out: float | None = flag(
+        "Share of the repositories to evaluate on and never train on; 0: none. Default: 0.05, or none if the "
+        "corpus has too few repositories."
+    )
     eval_examples: int = flag("Examples of held-out repositories in an evaluation.", 256)
     shuffle_buffer: int = flag("Files in memory from which examples are built and shuffled.", 1024)
     lanes: int = flag(

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, set_seed
 
 from mose.configuration_mose import MoSEConfig
-from mose.data.pretraining.corpus import Corpus, load_corpus
+from mose.data.pretraining.corpus import Corpus, EmptyPartError, load_corpus
 from mose.data.pretraining.masking import MLMCollator
 from mose.data.pretraining.stream import PreTrainingStream
 from mose.data.source.report import ReadingReport
@@ -26,6 +26,9 @@ from mose.training.pretraining.arguments import (
 from mose.training.pretraining.trainer import PreTrainingTrainer
 
 logger = logging.getLogger("mose.train")
+
+#: Share of the repositories that is held out, if there are enough.
+DEFAULT_HELD_OUT = 0.05
 
 ARGUMENTS = (PreTrainingModelArguments, PreTrainingDataArguments, PreTrainingArguments)
 
@@ -178,8 +181,24 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, ids: dict[str, int], co
 
 
 def load_parts(args: PreTrainingDataArguments, seed: int) -> tuple[Corpus, Corpus | None]:
-    """Return the repositories to train on, and the held-out ones or None; raises what `load_corpus` does."""
-    options = select_fields(args, ("shuffle_buffer", "near_duplicates", "files_per_repository", "held_out"))
+    """Return the repositories to train on, and the held-out ones or None; raises what `load_corpus` does.
+
+    `args.held_out` is filled in.
+    """
+    options = select_fields(args, ("shuffle_buffer", "near_duplicates", "files_per_repository"))
     options |= {"split": args.train_split, "seed": seed, "rules": args.rules}
     load_part = partial(load_corpus, args.source_tree, args.dataset, args.columns, **options)
-    return load_part(part="train"), load_part(part="held_out") if args.held_out else None
+
+    share = DEFAULT_HELD_OUT if args.held_out is None else args.held_out
+    try:
+        parts = (
+            load_part(part="train", held_out=share),
+            load_part(part="held_out", held_out=share) if share else None,
+        )
+    except EmptyPartError as error:
+        if args.held_out is not None:
+            raise
+        logger.warning("%s Without --held-out, nothing is held out and no loss is evaluated.", error)
+        share, parts = 0.0, (load_part(part="train", held_out=0.0), None)
+    args.held_out = share
+    return parts

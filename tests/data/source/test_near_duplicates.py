@@ -1,10 +1,12 @@
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mose.data.source.near_duplicates import NearDuplicates, hashed_ngrams
+from mose.data.source.near_duplicates import NearDuplicates, similar_sets
+from mose.data.source.ngrams import hashed_ngrams
 
 
 def grams(text: str, n: int = 5) -> set[str]:
@@ -77,3 +79,28 @@ def test_the_estimate_is_that_of_the_seed_and_close_to_the_truth():
         estimates.append(seen._signature(base).jaccard(seen._signature(other)))
     assert estimates[0] == estimates[1] and len(set(estimates)) > 1
     assert all(abs(estimate - truth) < 4 * (truth * (1 - truth) / 256) ** 0.5 for estimate in estimates)
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(st.sets(st.integers(0, 2**32 - 1), min_size=1, max_size=12), max_size=8),
+    st.sampled_from([0.3, 0.6, 1.0]),
+)
+def test_similar_sets_are_pairs_of_exact_similarity(sets, threshold):
+    arrays = [np.array(sorted(values), np.uint64) for values in sets]
+    pairs = list(similar_sets(arrays, threshold))
+    assert all(first < second for first, second, _ in pairs)
+    for first, second, similarity in pairs:
+        assert similarity == len(sets[first] & sets[second]) / len(sets[first] | sets[second]) >= threshold
+    equal = {(i, j) for j in range(len(sets)) for i in range(j) if sets[i] == sets[j]}
+    assert equal <= {(first, second) for first, second, _ in pairs}
+
+
+def test_similar_sets_misses_none_that_are_clearly_similar():
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 2**32, (20, 100), np.uint64)
+    sets = [
+        np.unique(values) for row in base for values in (row, np.concatenate([row[:85], row[:15] ^ np.uint64(1)]))
+    ]
+    pairs = {(first, second) for first, second, _ in similar_sets(sets, 0.5)}
+    assert pairs == {(2 * row, 2 * row + 1) for row in range(20)}

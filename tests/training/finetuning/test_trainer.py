@@ -214,6 +214,22 @@ def test_learning_rates_are_multiplied_by_the_first_that_fits(build):
     assert set(seen) == {10, 0.5, 0, 1}
 
 
+def test_exits_can_weigh_alike(build):
+    losses, terms = {}, {}
+    for weights in ("depth", "equal"):
+        trainer, _ = build(exit_weights=weights)
+        batch = next(iter(trainer.get_train_dataloader()))
+        torch.manual_seed(0)
+        losses[weights] = trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)).item()
+        terms[weights] = trainer.averages.pop(trainer.model.training, lambda sums: sums)
+    config = trainer.model.config
+    parts = {e: terms["equal"][f"contrastive_loss_exit_{e}"] for e in config.exit_layers}
+    assert losses["equal"] == pytest.approx(sum(parts.values()), rel=1e-5)
+    assert losses["depth"] == pytest.approx(
+        sum(config.exit_weights[e] * part for e, part in parts.items()), rel=1e-5
+    )
+
+
 def test_multipliers_follow_the_schedule_and_keep_the_weight_decay(build):
     trainer, _ = build(
         lr_scheduler_type="linear", max_steps=4, learning_rate_multipliers={"gate": 10}, weight_decay=0.1
