@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mose.training.help import help_text, load_arguments
+from mose.training.help import help_text, load_arguments, write_help
 from mose.utils.command_line import configure_output, exit_status
 
 
@@ -71,6 +71,9 @@ def _parse(name: str, words: Sequence[str], resolve: Callable[[dict], dict] = di
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 success, 1 failure, 2 bad arguments, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["write-help"]:  # for developers
+        write_help(build_parser)
+        return 0
     if not words or words[0] not in COMMANDS:
         help_requested = bool(words) and words[0] in ("-h", "--help")
         commands = "".join(f"\n  {name}: {command.__doc__}" for name, command in COMMANDS.items())

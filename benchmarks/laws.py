@@ -82,7 +82,7 @@ class Law(NamedTuple):
 
     @property
     def outcome(self) -> str:
-        """Whether the bound is kept, in a word."""
+        """The outcome in a word: whether the bound is kept."""
         if self.value is None:
             return "not measured"
         kept = self.value >= self.bound if self.at_least else self.value <= self.bound

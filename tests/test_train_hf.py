@@ -386,7 +386,7 @@ def test_help_explains_every_flag_of_ours(capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_stored_help_is_that_of_the_flags(name):
-    assert help_text(name) == own_help(name, build_parser(name)), "Run python -m mose.training.help"
+    assert help_text(name) == own_help(name, build_parser(name)), "Run python train_hf.py write-help"
 
 
 def test_all_flags_are_listed_on_request(capsys):

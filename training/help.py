@@ -1,6 +1,6 @@
 """The help of the training commands: texts that are written once, so that `--help` answers without imports.
 
-`python -m mose.training.help` writes them anew, which a test asks for after a flag has changed.
+`python train_hf.py write-help` writes them anew, which a test asks for after a flag has changed.
 """
 
 import argparse
@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import importlib
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +88,8 @@ def _sections(command: str) -> dict[str, list[str]]:
     return sections
 
 
-def main() -> None:
-    """Write the help of every command."""
-    from mose.train_hf import build_parser
-
+def write_help(build_parser: Callable[[str], argparse.ArgumentParser]) -> None:
+    """Write the help of every command, from its parser."""
     FOLDER.mkdir(exist_ok=True)
     for command in SOURCES:
         (FOLDER / f"{command}.txt").write_text(own_help(command, build_parser(command)), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -44,7 +44,7 @@ SHARED = "shares text with an evaluation set"
 
 @dataclass
 class Selection:
-    """What is kept of a corpus.
+    """The part of a corpus that is kept.
 
     Attributes:
         parcels: file of a package, and the offsets in bytes of its lines that lie one behind the other.
