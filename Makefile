@@ -4,6 +4,7 @@ VENV ?= .venv
 Q ?= parse an ISO 8601 date
 DIR ?=
 EXIT ?=
+BENCH ?=
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 # Through the environment, so that quotes in a query reach the command.
@@ -16,10 +17,15 @@ python := "$(VENV)/bin/python"
 install := $(python) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 pytest := OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --dist loadfile
 
-.PHONY: search test test-fast soak check lint types clean
+.PHONY: search bench test test-fast soak check lint types clean
 
 search: $(venv)/.installed
 	@$(python) -m mose.search demo "$$Q" $(if $(DIR),--source-tree "$(DIR)") $(if $(EXIT),--exit-layer $(EXIT))
+
+# Every law of speed and every peer that is installed, in one run. BENCH takes flags of benchmarks/laws.py.
+bench: $(venv)/.installed-dev
+	@mkdir -p build/bench
+	$(python) benchmarks/laws.py --json build/bench/laws.json --picture build/bench/laws.png $(BENCH)
 
 test: $(venv)/.installed-dev $(venv)/.transformers-tests
 	$(pytest)

@@ -15,6 +15,8 @@ PROGRAMS = {
     "search": Command("mose.search.__main__", "find the functions of a source tree by what they do"),
     "eval": Command("mose.eval.__main__", "measure a model at its exits and report the figures"),
     "hub": Command("mose.hub.__main__", "publish, slice, import, export and serve models"),
+    "encode": Command("mose.scale.encode", "embed a corpus of any size, here or on a Ray cluster"),
+    "deduplicate": Command("mose.scale.deduplicate", "take near-duplicates out of a corpus of any size"),
     "train": Command("mose.train_hf", "pre-train, fine-tune or train a classifier"),
     "demo": Command("mose.demo.__main__", "show the same query at each exit side by side, in the browser"),
     "synthconl": Command("mose.data.synthconl.__main__", "build a dataset of translated code pairs"),

@@ -93,7 +93,7 @@ class AdaptiveDepth(Benchmark):
             cascades.append(cascade_figures(data, queries, documents))
 
         budgets = options.budgets or [exits[-1] * share for share in (1 / 12, 1 / 6, 1 / 3, 1 / 2, 2 / 3)]
-        layouts = {layout: layout_figures(_join(trials), budgets) for layout, trials in parts.items()}
+        layouts = {layout: layout_figures(_join_trials(trials), budgets) for layout, trials in parts.items()}
         means = {name: float(np.mean([row[name] for row in cascades])) for name in cascades[0]}
         return {"sets": [data.name for data in sets], "layouts": layouts, "cascade": means}
 
@@ -152,7 +152,7 @@ def depth_trials(
     return DepthTrials(quality, joined, np.full(len(data.queries), number))
 
 
-def _join(parts: Sequence[DepthTrials]) -> DepthTrials:
+def _join_trials(parts: Sequence[DepthTrials]) -> DepthTrials:
     quality = {k: np.concatenate([part.quality[k] for part in parts]) for k in parts[0].quality}
     signals = {name: np.concatenate([part.signals[name] for part in parts]) for name in SIGNALS}
     return DepthTrials(quality, signals, np.concatenate([part.sets for part in parts]))

@@ -16,6 +16,7 @@ from typing import Any
 from mose.benchmarks import command
 from mose.benchmarks.command import Benchmark, Report
 from mose.benchmarks.encode import EncodeFunctions, add_sample, time_encoders
+from mose.benchmarks.peers import static_model
 from mose.inference.encoding import encode
 from mose.inference.loading import load_model
 from mose.inference.static import TABLE_TYPES, StaticEncoder
@@ -81,7 +82,7 @@ class StaticSpeed(Benchmark):
         in_torch = partial(encode, model, tokenizer, exit_layers=[0], max_length=limit)
         rows["torch"] = EncodeFunctions(*(partial(in_torch, prompts=prompt) for prompt in prompts))
         if importlib.util.find_spec("model2vec"):
-            rows["model2vec"] = EncodeFunctions(*(_model2vec(model, backend, limit),) * 2)
+            rows["model2vec"] = EncodeFunctions(*(static_model(model, backend, limit),) * 2)
         return rows
 
     def render(self, report: Report) -> str:
@@ -92,18 +93,6 @@ class StaticSpeed(Benchmark):
 
 def _tokenize(backend: Any, texts: list[str]) -> None:
     backend.encode_batch_fast(texts)
-
-
-def _model2vec(model: Any, backend: Any, max_length: int) -> Any:
-    """Return the encoding function of a model2vec model of the same tokenizer and width."""
-    # An optional peer, which the project does not need.
-    from model2vec import StaticModel
-    from tokenizers import Tokenizer
-
-    # It changes its tokenizer, so it gets its own.
-    vectors = model.embed_tokens.weight.detach().numpy()
-    peer = StaticModel(vectors, Tokenizer.from_str(backend.to_str()))
-    return partial(peer.encode, max_length=max_length, show_progress_bar=False, use_multiprocessing=False)
 
 
 def first_vector_seconds(program: str, model: str) -> float:

@@ -155,6 +155,8 @@ def _previous(location: Location, root: Path) -> tuple[Snapshot | None, tuple[Tr
     """Return the index that is there, its trees, and why it cannot be used if it cannot."""
     try:
         previous = read_snapshot(location)
+        # Sources are not checked before they are shown, but what is damaged must be found here to be healed.
+        previous.units.sources(range(len(previous)))
         return previous, previous.meta.trees, ""
     except DamagedIndexError as error:
         meta = salvaged_meta(location)

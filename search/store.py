@@ -3,6 +3,7 @@
     PATH/
       units.lance/     the table; readers keep the version that they opened, whatever writers do
       pending.lance/   embeddings of a long build that has not finished
+      about.json       the description once more, for an index that is damaged
       lock             held by the one process that may write
 
 PATH is a folder, or a URI of an object store such as `s3://bucket/index`. Rows are of three kinds: units; one
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import lance
     import pyarrow
 
-TABLE, PENDING, LOCK = "units.lance", "pending.lance", "lock"
+TABLE, PENDING, LOCK, ABOUT = "units.lance", "pending.lance", "lock", "about.json"
 #: Kinds of rows that are no units. No kind of unit has such a name.
 FILE_ROW, META_ROW = "@file", "@index"
 FORMAT_KEY = "mose.search.format"

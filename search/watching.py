@@ -25,8 +25,10 @@ def watch_trees(index: Index, stop: threading.Event | None = None) -> Iterator[B
     if (report := index.refresh()) or index.stale:
         yield report
     roots = [tree.root for tree in index.trees]
-    options = {"rust_timeout": int(1000 * _RETRY), "yield_on_timeout": True, "debounce": 300}
-    for changes in watchfiles.watch(*roots, stop_event=stop, **options):
+    retry = int(1000 * _RETRY)
+    for changes in watchfiles.watch(
+        *roots, stop_event=stop, debounce=300, rust_timeout=retry, yield_on_timeout=True
+    ):
         if not changes and not index.stale:
             continue
         was_stale = bool(index.stale)

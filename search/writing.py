@@ -1,6 +1,7 @@
 """Writing an index: one lock, one commit, and embeddings that survive a killed build."""
 
 import datetime
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,11 +12,11 @@ import pyarrow as pa
 
 from mose.search.digests import row_digests, total_digest
 from mose.search.lexical import TermCounter, flatten_counts
-from mose.search.records import FORMAT, Entry, FileRecord, Meta, record_key
-from mose.search.snapshot import Snapshot
+from mose.search.records import Entry, FileRecord, Meta, record_key
+from mose.search.snapshot import Snapshot, table_schema
 from mose.search.store import (
+    ABOUT,
     FILE_ROW,
-    FORMAT_KEY,
     LOCK,
     META_ROW,
     OLD_GENERATIONS,
@@ -27,6 +28,7 @@ from mose.search.store import (
     import_lance,
     reading,
 )
+from mose.utils.files import PARTIAL_SUFFIX, atomic_write_text
 
 #: Readers may go on with the version that they opened for so long after it was replaced.
 KEEP_VERSIONS = datetime.timedelta(minutes=10)
@@ -75,7 +77,14 @@ def index_writer(location: Location, wait: float = 0.0) -> Iterator["IndexWriter
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"index path {folder} is a file. Name a folder.")
     for file in sorted(folder.iterdir()) if folder.exists() else ():
-        if file.name not in {TABLE, PENDING, LOCK, *_OLD_NAMES} and not file.match(f"{OLD_GENERATIONS}"):
+        if file.name not in {
+            TABLE,
+            PENDING,
+            LOCK,
+            ABOUT,
+            f"{ABOUT}{PARTIAL_SUFFIX}",
+            *_OLD_NAMES,
+        } and not file.match(f"{OLD_GENERATIONS}"):
             raise ValueError(
                 f"index path {folder} is no index: it contains {file.name}. Name an empty or new folder."
             )
@@ -141,9 +150,9 @@ class IndexWriter:
         if damaged and folder is not None:
             shutil.rmtree(folder / TABLE, ignore_errors=True)
 
-        batches = _Batches(meta, rows, _schema(meta.dim))
+        batches = _Batches(meta, rows, table_schema(meta.dim))
         reader = pa.RecordBatchReader.from_batches(batches.schema, iter(batches))
-        self._tidy(lance.write_dataset(reader, self._location.table(), mode="overwrite"))
+        self._tidy(lance.write_dataset(reader, self._location.table(), mode="overwrite"), meta)
 
     def update(self, previous: Snapshot, meta: Meta, removed: np.ndarray, rows: NewRows) -> None:
         """Remove rows of a version and add others, in one commit.
@@ -159,7 +168,7 @@ class IndexWriter:
         """
         lance = import_lance()
         kept = total_digest(np.delete(previous.digests, removed))
-        batches = _Batches(meta, rows, _schema(meta.dim), len(previous.digests) - len(removed), kept)
+        batches = _Batches(meta, rows, table_schema(meta.dim), len(previous.digests) - len(removed), kept)
         reader = pa.RecordBatchReader.from_batches(batches.schema, iter(batches))
         added = lance.fragment.write_fragments(reader, previous.table)
 
@@ -184,9 +193,9 @@ class IndexWriter:
         except Exception as error:
             message = f"{self._location.name}: another process has written this index meanwhile ({error})"
             raise SearchIndexError(f"{message}. Try again.") from error
-        self._tidy(table)
+        self._tidy(table, meta)
 
-    def _tidy(self, table: Any) -> None:
+    def _tidy(self, table: Any, meta: Meta) -> None:
         """Merge fragments if there are many, and delete what no reader needs any more."""
         with suppress(Exception):  # the commit is done: what fails here can be done by the next one
             if len(table.get_fragments()) > MAX_FRAGMENTS:
@@ -195,6 +204,8 @@ class IndexWriter:
 
         folder = self._location.folder
         if folder is not None:
+            text = meta.to_json()
+            atomic_write_text(folder / ABOUT, json.dumps({"about": text, "key": record_key(text).hex()}))
             for old in [*folder.glob(OLD_GENERATIONS), folder / "journal", folder / PENDING]:
                 shutil.rmtree(old, ignore_errors=True)
             for name in _OLD_NAMES[:2]:
@@ -274,28 +285,6 @@ class _Batches:
             ],
             schema=self.schema,
         )
-
-
-def _schema(dim: int) -> pa.Schema:
-    return pa.schema(
-        [
-            ("tree", pa.int16()),
-            ("path", pa.string()),
-            ("kind", pa.string()),
-            ("name", pa.string()),
-            ("qualified_name", pa.string()),
-            ("language", pa.string()),
-            ("start_line", pa.int32()),
-            ("end_line", pa.int32()),
-            ("source", pa.string()),
-            ("key", pa.binary(16)),
-            ("record", pa.string()),
-            ("terms", pa.list_(pa.uint32())),
-            ("counts", pa.list_(pa.uint16())),
-            ("vector", pa.list_(pa.float32(), dim)),
-        ],
-        metadata={FORMAT_KEY: str(FORMAT)},
-    )
 
 
 def _vector_array(vectors: np.ndarray, rows: int) -> pa.Array:

@@ -38,6 +38,7 @@ EXTRAS = {
     "demo": ("gradio",),
     "mcp": ("anyio", "mcp", "pydantic"),  # and those of search
     "mteb": ("mteb",),
+    "ray": ("datasketch", "datatrove", "fsspec", "lance", "pyarrow", "ray"),
 }
 SUCCESS, FAILURE, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
 #: Exceptions of programming errors, whose texts alone explain little.
@@ -117,7 +118,8 @@ def missing_extra(program: str, error: Exception) -> str | None:
         return None
 
     # Several extras may bring the module: prefer the one of the command, such as "eval" in "mose eval run".
-    words = program.replace("train_hf.py", "train").replace("synthconl", "train").split()
+    aliases = {"train_hf.py": "train", "synthconl": "train", "encode": "ray", "deduplicate": "ray"}
+    words = [aliases.get(word, word) for word in program.split()]
     extra = next((word for word in words if word in ("train", *extras)), extras[0])
     return f"{program} needs {module}: pip install 'mose[{extra}]'"
 

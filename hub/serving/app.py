@@ -45,21 +45,18 @@ def build_app(service: EmbeddingService, metrics: ServerMetrics, name: str, max_
         name: the model's name on OpenAI's routes.
         max_connections: for `/info`.
     """
+    exits = ", ".join(map(str, service.engine.exit_layers))
     app = FastAPI(
         title="MoSE embeddings",
         redirect_slashes=False,
         version=VERSION,
-        description=f"Embeddings of code and text by {name}, at exits {_join(service.engine.exit_layers)}.",
+        description=f"Embeddings of code and text by {name}, at exits {exits}.",
     )
     _add_toolkit(app, service)
     _add_openai(app, service, name)
     _add_tei(app, service, metrics, max_connections)
     _add_error_handlers(app)
     return app
-
-
-def _join(exit_layers: Sequence[int]) -> str:
-    return ", ".join(map(str, exit_layers))
 
 
 def _json_response(value: Any, exit_layer: int | None = None) -> Response:

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network = parser.add_argument_group("network")
     network.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     text = "0 for any free port, which is printed (default: %(default)s)"
-    network.add_argument("--port", type=_port, default=8000, help=text)
+    network.add_argument("--port", type=_port_or_any, default=8000, help=text)
     text = "file with one key a line; requests must have one of them as `Authorization: Bearer KEY`"
     network.add_argument("--api-key-file", metavar="FILE", help=text)
     network.add_argument("--access-log", action="store_true", help="log every request")
@@ -168,7 +168,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _port(word: str) -> int:
+def _port_or_any(word: str) -> int:
     """Return a port, or 0; an argparse type."""
     if not word.isdecimal() or int(word) > 65_535:
         raise argparse.ArgumentTypeError(f"must be a whole number in [0, 65535], got {word!r}")

@@ -29,6 +29,7 @@ from mose.search.progress import ReportProgress
 from mose.search.ranking.confidence import LOW_CONFIDENCE
 from mose.search.records import Entry
 from mose.search.rendering import NOTHING_FITS
+from mose.search.similar import CodeQuery
 from mose.search.store import SearchIndexError
 
 INSTRUCTIONS = """\
@@ -129,7 +130,7 @@ class SearchTools:
             if not hits or hits[0].score < LOW_CONFIDENCE:
                 note = f"{NOTHING_FITS} {note}".strip()
             named = self._several_folders()
-            summaries = (_summary(hit, lines, named, hit.score) for hit in hits)
+            summaries = (_unit_summary(hit, lines, named, hit.score) for hit in hits)
             return _result(cut_hits(summaries, max_tokens, note))
 
     def find_similar(
@@ -145,29 +146,23 @@ class SearchTools:
         max_tokens: MaxTokens = 1500,
         folder: Folder = None,
     ) -> Annotated[CallToolResult, SearchAnswer]:
-        """Find code that does what a unit or a piece of code does: duplicates, variants, ports to a language.
+        """Find code that is like a unit or a piece of code: duplicates, variants, the source of a fragment.
 
-        `score` is the cosine similarity of the embeddings; the unit itself is left out.
+        `score` adds the similarity of meaning, structure and words, in [0, 1]; the unit itself is left out.
         """
         with _expected_errors():
             if (path is None) == (code is None):
                 raise ValueError("Pass either path (and line) or code.")
 
-            itself: UnitPlace | None = None
+            query = CodeQuery(code or "", language)
             if path is not None:
-                itself = _innermost(self._workspace.units_of(path), line, path)
-                vector, space = itself.source.vectors[itself.row], itself.source.meta.space
-            else:
-                index = self._workspace.indexes()[0]
-                (vector,), space = index.embed([code or ""], [language]), index.meta.space
+                unit = _innermost(self._workspace.units_of(path), line, path).entry
+                place = {name: getattr(unit, name) for name in CodeQuery._fields[1:6]}
+                query = CodeQuery(unit.source, **place, name=unit.qualified_name)
 
-            # One more, since the unit itself may be among them.
-            similar = self._workspace.similar(vector, space, top_k + 1, folder)
-            others = [
-                (score, place) for score, place in similar if itself is None or place.position != itself.position
-            ][:top_k]
+            hits = self._workspace.similar(query, top_k, folder)
             named = self._several_folders()
-            summaries = (_summary(place.entry, lines, named, score) for score, place in others)
+            summaries = (_unit_summary(hit, lines, named, hit.score) for hit in hits)
             return _result(cut_hits(summaries, max_tokens, self._note()))
 
     def show_unit(
@@ -189,11 +184,11 @@ class SearchTools:
             before = [other for other in places[:position] if other not in around]
 
             def summaries(rows: Sequence[UnitPlace]) -> list[UnitSummary]:
-                return [_summary(row.entry, 1, named) for row in rows]
+                return [_unit_summary(row.entry, 1, named) for row in rows]
 
             named = self._several_folders()
             answer = UnitAnswer(
-                unit=_summary(entry, 0, named),
+                unit=_unit_summary(entry, 0, named),
                 code=entry.source,
                 first_line=entry.start_line,
                 inside_of=summaries(around),
@@ -311,7 +306,7 @@ def _encloses(outer: UnitPlace, inner: UnitPlace) -> bool:
     return first <= start and end <= last and (first, last) != (start, end)
 
 
-def _summary(unit: Entry | Any, lines: int, named: bool, score: float | None = None) -> UnitSummary:
+def _unit_summary(unit: Entry | Any, lines: int, named: bool, score: float | None = None) -> UnitSummary:
     """Return where a unit or a hit is, with its first lines.
 
     Args:

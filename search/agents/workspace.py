@@ -2,20 +2,19 @@
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from mose.search.index import Hit, Index
 from mose.search.places import default_location
 from mose.search.progress import BuildProgress
 from mose.search.records import Entry
+from mose.search.similar import CodeQuery, find_similar
 from mose.search.store import SearchIndexError
 from mose.utils.locations import package_folder
 
-_Item = TypeVar("_Item")
 #: Seconds after which trees are looked at again for changed files.
 MAX_AGE = 2.0
 
@@ -117,16 +116,7 @@ class Workspace:
             ValueError: bad arguments, or the folder is not indexed.
             SearchIndexError: nothing is indexed, or an index is damaged.
         """
-        indexes = self.indexes()
-        root = None if folder is None else _root(indexes, folder)
-        hits: list[Hit] = []
-        for index in indexes:
-            if root is None or root in _roots(index):
-                hits += _hits_below(index, query, top_k, root, options)
-
-        # Scores can be compared across indexes: each is the confidence that the hit answers.
-        ordered = sorted(hits, key=lambda hit: -hit.score)
-        return _unique(ordered, lambda hit: (f"{hit.root}/{hit.path}", hit.start_line, hit.end_line))[:top_k]
+        return self._best(lambda index, count: index.search(query, count, **options), top_k, folder)
 
     def units_of(self, path: str, folder: str | None = None) -> list[UnitPlace]:
         """Return the units of a file, in the order of their lines.
@@ -154,40 +144,37 @@ class Workspace:
         if not places:
             raise ValueError(f"{path}: no indexed file has this path. Pass one as search_code returns it.")
         if len(places) > 1:
-            raise ValueError(f"{path} is in {' and in '.join(sorted(places))}. Pass one of them as folder.")
+            raise ValueError(f"{path} is in {' and in '.join(sorted(places))}. Pass an absolute path.")
         (units,) = places.values()
         return [place for *_, place in sorted(units, key=lambda unit: unit[:2])]
 
-    def similar(
-        self, vector: np.ndarray, space: str, top_k: int, folder: str | None = None
-    ) -> list[tuple[float, UnitPlace]]:
-        """Return the units with the nearest embeddings and their cosine similarities, best first.
+    def similar(self, query: CodeQuery, top_k: int, folder: str | None = None, **options: Any) -> list[Hit]:
+        """Return the units of all indexes, or of one folder, that are most similar to code, best first.
 
         Args:
-            vector: (dim,) of unit norm.
-            space: the embedding space that it belongs to, see `Meta.space`. Indexes of others are left out.
-            top_k: maximum number of units.
+            query: the code, and where it is if it is indexed: then it is left out of the answer.
+            top_k: maximum number of hits.
             folder: root or label of an indexed tree; None means all.
+            options: those of `find_similar`.
 
         Raises:
-            ValueError: the folder is not indexed.
+            ValueError: bad arguments, or the folder is not indexed.
             SearchIndexError: nothing is indexed, or an index is damaged.
         """
+        return self._best(lambda index, count: find_similar(index, query, count, **options), top_k, folder)
+
+    def _best(self, hits_of: Callable[[Index, int], list[Hit]], top_k: int, folder: str | None) -> list[Hit]:
+        """Return the best hits of all indexes, or of one tree, by a function that returns those of an index."""
         indexes = self.indexes()
         root = None if folder is None else _root(indexes, folder)
-        best: list[tuple[float, UnitPlace]] = []
+        hits: list[Hit] = []
+        for index in indexes:
+            if root is None or root in _roots(index):
+                hits += _hits_below(partial(hits_of, index), top_k, root)
 
-        for index in (index for index in indexes if index.meta.space == space):
-            similarities = np.asarray(index.vectors @ vector)
-            if root is not None:
-                keeps = np.array([tree == root for tree in index.units.column("root")], bool)
-                similarities = np.where(keeps, similarities, -np.inf)
-            rows = np.argsort(-similarities, kind="stable")[:top_k]
-            best += [(float(similarities[row]), UnitPlace(index, int(row))) for row in rows]
-
-        # Those outside of the folder are at minus infinity.
-        ordered = sorted((pair for pair in best if np.isfinite(pair[0])), key=lambda pair: -pair[0])
-        return _unique(ordered, lambda pair: pair[1].position)[:top_k]
+        # Scores can be compared across indexes: each is a confidence, or a sum of shares.
+        ordered = sorted(hits, key=lambda hit: -hit.score)
+        return _unique(ordered, lambda hit: (f"{hit.root}/{hit.path}", hit.start_line, hit.end_line))[:top_k]
 
     def index_folder(self, folder: str, progress: BuildProgress = False) -> tuple[Index, str, float]:
         """Index a folder, or bring its index up to date.
@@ -255,19 +242,19 @@ def _root(indexes: Sequence[Index], folder: str) -> str:
     raise ValueError(f"{folder} is not indexed. Indexed are: {', '.join(tree.root for tree in trees)}.")
 
 
-def _unique(items: Sequence[_Item], key: Callable[[_Item], Hashable]) -> list[_Item]:
-    """Return the first item of each key. An index of a folder and one of a folder inside hold the same units."""
-    unique: dict[Hashable, _Item] = {}
-    for item in items:
-        unique.setdefault(key(item), item)
+def _unique(hits: Sequence[Hit], key: Callable[[Hit], Hashable]) -> list[Hit]:
+    """Return the first hit of each key. An index of a folder and one of a folder inside hold the same units."""
+    unique: dict[Hashable, Hit] = {}
+    for hit in hits:
+        unique.setdefault(key(hit), hit)
     return list(unique.values())
 
 
-def _hits_below(index: Index, query: str, top_k: int, root: str | None, options: Mapping[str, Any]) -> list[Hit]:
-    """Return the best hits of one tree of an index; None for all trees."""
+def _hits_below(hits_of: Callable[[int], list[Hit]], top_k: int, root: str | None) -> list[Hit]:
+    """Return the best hits of one tree of an index, by a function of their number; None for all trees."""
     count = top_k
     while True:
-        hits = index.search(query, count, **options)
+        hits = hits_of(count)
         kept = hits if root is None else [hit for hit in hits if hit.root == root]
         if len(kept) >= top_k or len(hits) < count:
             return kept[:top_k]

@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "address to bind with --transport http (default: %(default)s, which this machine alone can reach)"
     parser.add_argument("--host", default="127.0.0.1", help=text)
     text = "port with --transport http (default: %(default)s)"
-    parser.add_argument("--port", type=_port, default=8700, metavar="PORT", help=text)
+    parser.add_argument("--port", type=_http_port, default=8700, metavar="PORT", help=text)
 
 
-def _port(word: str) -> int:
+def _http_port(word: str) -> int:
     if not word.isdecimal() or not 1 <= int(word) <= 65_535:
         raise argparse.ArgumentTypeError(f"must be in [1, 65535], got {word!r}. Pass a free port.")
     return int(word)

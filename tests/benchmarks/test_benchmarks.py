@@ -17,7 +17,9 @@ from mose.benchmarks import (
     export,
     gradcache,
     hybrid,
+    laws,
     loading,
+    peers,
     pretraining,
     query,
     serving,
@@ -26,6 +28,7 @@ from mose.benchmarks import (
 )
 from mose.benchmarks.command import Timing, interleave, text_table
 from mose.configuration_mose import MoSEConfig
+from mose.eval.baselines import BaselineError
 from mose.modeling_mose import MoSEModel
 from mose.training.pretraining.flops import training_flops
 
@@ -417,3 +420,52 @@ def test_bad_flags(capsys):
     with pytest.raises(SystemExit) as stop:
         exits.ExitTimes().main(["--rounds", "0"])
     assert stop.value.code == 2 and "whole number of at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_laws(report_of, model_folder, toy_set, tmp_path, monkeypatch):
+    tokenizing = encode.EncodeFunctions(len, len)
+    monkeypatch.setattr(laws, "load_peers", lambda *_: ({"tokenizer alone": tokenizing}, {"one": "a reason"}))
+    monkeypatch.setattr(laws, "first_vector_seconds", lambda *_: 0.25)
+    small = ("--model", model_folder, "--data", toy_set, "--documents", 2, "--queries", 2, "--rounds", 1)
+    picture = tmp_path / "laws.svg"
+    report, text = report_of(laws.Laws(), *small, "--picture", picture, "--skip", *laws.PARTS)
+
+    exits = {"exit 0", "exit 1", "exit 2", "all exits", "exit 0, no torch"}
+    assert set(report["speed"]) == exits | {"tokenizer alone", "BM25"}
+    assert "left out: one: a reason" in text and "left out: loading: --skip" in text
+    outcomes = {law["name"]: law["outcome"] for law in report["laws"]}
+    assert outcomes["seconds to the first vector of a cold process, exit 0, no torch"] == "met"
+    assert outcomes["speed of exit 0 in torch, over model2vec"] == "not measured"
+    assert "<svg" in picture.read_text()
+
+
+def test_laws_are_kept_or_missed_by_their_bounds():
+    assert [laws.Law("", value, 2).outcome for value in (1.9, 2, None)] == ["MISSED", "met", "not measured"]
+    assert [laws.Law("", value, 2, at_least=False).outcome for value in (2, 2.1)] == ["met", "MISSED"]
+    seconds = {"exit 0": 1.0, "exit 3": 4.0, "all exits": 5.0, "exit 0, no torch": 0.5, "all-MiniLM-L6-v2": 24.0}
+    values = {law.name: law.value for law in laws.encoding_laws(seconds, 0.1)}
+    assert values["speed of exit 3 over all-MiniLM-L6-v2"] == 6
+    assert values["time of all exits in one pass, over exit 3"] == 1.25
+
+    parts = {
+        "pretraining": {"time_over_flops": 1.1},
+        "finetuning": {"time": {"kept": {"seconds": 3}, "cached": {"seconds": 4}}},
+        "loading": {"exits": {"4": {"read_bytes": 20}, "36": {"read_bytes": 100}}},
+        "exits": {"models": {"a": {"worst_deviation_percent": -2.0}}},
+        "before": {"0": 2.0, "1": 1.5},
+    }
+    expected = {1.1: "MISSED", 0.75: "met", 0.2: "met", 0.02: "met", 1.5: "met"}
+    assert {law.value: law.outcome for law in laws.part_laws(parts)} == expected
+
+
+def test_peers_that_are_not_installed_are_named(monkeypatch, tiny_tokenizer, tmp_path):
+    def unavailable(*_):
+        raise BaselineError("cannot be loaded")
+
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(peers, "SentenceTransformerBaseline", unavailable)
+    rows, left_out = peers.load_peers(None, tiny_tokenizer.backend_tokenizer, 8, None, "cpu", tmp_path)
+    assert list(rows) == ["tokenizer alone"]
+    assert left_out["model2vec"] == "the package model2vec is not installed"
+    assert left_out["all-MiniLM-L6-v2, ONNX int8"] == "cannot be loaded"

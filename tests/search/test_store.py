@@ -27,7 +27,7 @@ from mose.search.encoders import LookupEncoder, TorchEncoder
 from mose.search.index import Index
 from mose.search.lexical import TermCounter, TermTable, flatten_counts
 from mose.search.records import Entry, Meta, Tree
-from mose.search.snapshot import read_snapshot
+from mose.search.snapshot import read_snapshot, salvaged_meta
 from mose.search.store import Location, SearchIndexError
 from mose.search.writing import NewRows, index_writer
 from mose.tokenization.prompts import code_prompt
@@ -249,6 +249,11 @@ def zero_vectors(path):
     overwrite(file, start, bytes(64))
 
 
+def scramble_source(path):
+    file = largest(path, "data")
+    overwrite(file, file.read_bytes().index(b"fromisoformat"), b"FROM")
+
+
 def drop_rows(path):
     """Make a commit that this package did not make."""
     read_snapshot(Location(str(path))).table.delete("name = 'add'")
@@ -263,6 +268,7 @@ DAMAGE = {
     "manifest emptied": lambda path: largest(path, "_versions").write_bytes(b""),
     "versions missing": lambda path: shutil.rmtree(path / "units.lance" / "_versions"),
     "rows missing": drop_rows,
+    "source scrambled": scramble_source,
 }
 
 
@@ -277,7 +283,8 @@ def test_a_damaged_index_is_named_and_can_be_rebuilt(damage, build, tmp_path, mo
     path = tmp_path / "index"
     damage(path)
     with pytest.raises(SearchIndexError, match=r"run: python -m mose\.search index DIR --index .*index"):
-        Index.load(path, model, tokenizer)
+        Index.load(path, model, tokenizer).search("parse an ISO date", 10)
+    assert salvaged_meta(Location(str(path))).exit_layer == 1
     again = build()
     assert len(again) == 4 and "damaged" in again.report.rebuilt
     assert len(Index.load(path, model, tokenizer).search("add")) == 4
@@ -315,7 +322,11 @@ def test_an_index_of_an_older_format_is_named_and_rebuilt(build, tree, tmp_path,
     with pytest.raises(SearchIndexError, match="older version of MoSE wrote this index.*run: python -m mose"):
         Index.load(path, model, tokenizer)
     index = build()
-    assert len(index) == 4 and sorted(file.name for file in path.iterdir()) == ["lock", "units.lance"]
+    assert len(index) == 4 and sorted(file.name for file in path.iterdir()) == [
+        "about.json",
+        "lock",
+        "units.lance",
+    ]
 
 
 def test_an_index_of_an_older_format_of_another_tree_is_not_replaced(build, tmp_path):
