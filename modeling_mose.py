@@ -177,8 +177,13 @@ def is_cpu_inference(module: nn.Module, states: Tensor) -> bool:
 
 def fused_dtype(layer: nn.Module, states: Tensor) -> torch.dtype | None:
     """Return the type in which oneDNN can apply a linear layer to states (…, hidden) itself, or None."""
-    # An adapter or a quantised layer is another class.
-    if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
+    # An adapter or a quantised layer is another class, or its weight is.
+    if (
+        type(layer) is not nn.Linear
+        or type(layer.weight) is not nn.Parameter
+        or layer._forward_hooks
+        or layer._forward_pre_hooks
+    ):
         return None
     if (
         not is_cpu_inference(layer, states)

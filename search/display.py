@@ -11,7 +11,7 @@ from mose.search.rendering import printable
 
 #: Lines of code that a notebook shows of a hit before it is unfolded.
 _FIRST_LINES = 3
-_CODE = '<pre style="margin:0 0 0 2em">{}</pre>'
+_CODE = '<pre style="margin:0 0 0 1em;overflow-x:auto">{}</pre>'
 
 
 class ShownResult(Protocol):

@@ -9,14 +9,16 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import pyarrow as pa
 
 from mose.search.digests import row_digests, total_digest
 from mose.search.lexical import TermTable
 from mose.search.ranking.catalogue import Catalogue
-from mose.search.records import Entry, FileRecord, Meta, record_key
+from mose.search.records import FORMAT, Entry, FileRecord, Meta, record_key
 from mose.search.store import (
     ABOUT,
     FILE_ROW,
+    FORMAT_KEY,
     META_ROW,
     Location,
     SearchIndexError,
@@ -28,7 +30,6 @@ from mose.search.store import (
 
 if TYPE_CHECKING:
     import lance
-    import pyarrow
 
 #: An index of more units leaves their sources on disk.
 _MOST_IN_MEMORY = 100_000
@@ -49,14 +50,14 @@ class Units(Sequence[Entry]):
         self,
         location: Location,
         table: "lance.LanceDataset",
-        columns: "pyarrow.Table",
+        columns: pa.Table,
         places: np.ndarray,
         roots: dict[int, str],
     ):
         self._location, self._table, self._columns, self._places = location, table, columns, places
         self._roots = roots
         self._lists: dict[str, list[Any]] = {}
-        self._sources: pyarrow.StringArray | None = None
+        self._sources: pa.StringArray | None = None
         self._reads = 0
 
     def __len__(self) -> int:
@@ -202,6 +203,8 @@ def _checked_snapshot(location: Location, table: "lance.LanceDataset") -> Snapsh
     kinds = np.array(rows.column("kind").to_pylist(), object)
     is_meta, is_file = kinds == META_ROW, kinds == FILE_ROW
     meta = described_by(location, rows.filter(is_meta))
+    if not table.schema.equals(table_schema(meta.dim)):
+        raise location.damaged("its columns are not those of an index")
 
     # The vectors of files and of the description are null, so the flat ones are those of units.
     unit_places, file_places = np.flatnonzero(~is_meta & ~is_file), np.flatnonzero(is_file)
@@ -233,14 +236,37 @@ def _checked_snapshot(location: Location, table: "lance.LanceDataset") -> Snapsh
     )
 
 
-def _rows_at(table: "pyarrow.Table", places: np.ndarray) -> "pyarrow.Table":
+def table_schema(dim: int) -> pa.Schema:
+    """Return the columns of the table of an index with embeddings of a width."""
+    return pa.schema(
+        [
+            ("tree", pa.int16()),
+            ("path", pa.string()),
+            ("kind", pa.string()),
+            ("name", pa.string()),
+            ("qualified_name", pa.string()),
+            ("language", pa.string()),
+            ("start_line", pa.int32()),
+            ("end_line", pa.int32()),
+            ("source", pa.string()),
+            ("key", pa.binary(16)),
+            ("record", pa.string()),
+            ("terms", pa.list_(pa.uint32())),
+            ("counts", pa.list_(pa.uint16())),
+            ("vector", pa.list_(pa.float32(), dim)),
+        ],
+        metadata={FORMAT_KEY: str(FORMAT)},
+    )
+
+
+def _rows_at(table: pa.Table, places: np.ndarray) -> pa.Table:
     """Return rows of a table, without a copy if they are one after the other."""
     if len(places) and places[-1] - places[0] == len(places) - 1:
         return table.slice(int(places[0]), len(places))
     return table.take(places)
 
 
-def _term_table(units: "pyarrow.Table") -> TermTable:
+def _term_table(units: pa.Table) -> TermTable:
     terms, counts = (units.column(name).combine_chunks() for name in ("terms", "counts"))
     offsets = terms.offsets.to_numpy()
     used = slice(int(offsets[0]), int(offsets[-1]))

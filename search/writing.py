@@ -12,12 +12,11 @@ import pyarrow as pa
 
 from mose.search.digests import row_digests, total_digest
 from mose.search.lexical import TermCounter, flatten_counts
-from mose.search.records import FORMAT, Entry, FileRecord, Meta, record_key
-from mose.search.snapshot import Snapshot
+from mose.search.records import Entry, FileRecord, Meta, record_key
+from mose.search.snapshot import Snapshot, table_schema
 from mose.search.store import (
     ABOUT,
     FILE_ROW,
-    FORMAT_KEY,
     LOCK,
     META_ROW,
     OLD_GENERATIONS,
@@ -151,7 +150,7 @@ class IndexWriter:
         if damaged and folder is not None:
             shutil.rmtree(folder / TABLE, ignore_errors=True)
 
-        batches = _Batches(meta, rows, _schema(meta.dim))
+        batches = _Batches(meta, rows, table_schema(meta.dim))
         reader = pa.RecordBatchReader.from_batches(batches.schema, iter(batches))
         self._tidy(lance.write_dataset(reader, self._location.table(), mode="overwrite"), meta)
 
@@ -169,7 +168,7 @@ class IndexWriter:
         """
         lance = import_lance()
         kept = total_digest(np.delete(previous.digests, removed))
-        batches = _Batches(meta, rows, _schema(meta.dim), len(previous.digests) - len(removed), kept)
+        batches = _Batches(meta, rows, table_schema(meta.dim), len(previous.digests) - len(removed), kept)
         reader = pa.RecordBatchReader.from_batches(batches.schema, iter(batches))
         added = lance.fragment.write_fragments(reader, previous.table)
 
@@ -286,28 +285,6 @@ class _Batches:
             ],
             schema=self.schema,
         )
-
-
-def _schema(dim: int) -> pa.Schema:
-    return pa.schema(
-        [
-            ("tree", pa.int16()),
-            ("path", pa.string()),
-            ("kind", pa.string()),
-            ("name", pa.string()),
-            ("qualified_name", pa.string()),
-            ("language", pa.string()),
-            ("start_line", pa.int32()),
-            ("end_line", pa.int32()),
-            ("source", pa.string()),
-            ("key", pa.binary(16)),
-            ("record", pa.string()),
-            ("terms", pa.list_(pa.uint32())),
-            ("counts", pa.list_(pa.uint16())),
-            ("vector", pa.list_(pa.float32(), dim)),
-        ],
-        metadata={FORMAT_KEY: str(FORMAT)},
-    )
 
 
 def _vector_array(vectors: np.ndarray, rows: int) -> pa.Array:
