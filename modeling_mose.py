@@ -197,7 +197,7 @@ def fused_dtype(layer: nn.Module, states: Tensor) -> torch.dtype | None:
     # Weights are cast at each call, where autocast keeps them: worth it for more than a query.
     if dtype != stored and states.shape[:-1].numel() < FUSED_TOKENS:
         return None
-    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+    if not torch.backends.mkldnn.is_available():
         return None
     supported = dtype == torch.float32 or dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return dtype if supported else None
