@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "data": {"tokenization", "utils"},
     "inference": {"model", "tokenization", "utils"},
     "search": {"inference", "data", "tokenization", "utils"},
-    "scale": {"inference", "data", "utils"},
+    "scale": {"inference", "data", "tokenization", "utils"},
     "eval": {"inference", "data", "tokenization", "utils"},
     "hub": {"eval", "inference", "model", "tokenization", "utils"},
     "training": {"model", "data", "tokenization", "hub", "inference", "utils"},

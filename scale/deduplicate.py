@@ -1,6 +1,8 @@
 """`mose deduplicate`: a corpus without near-duplicates, on this machine, on Slurm or on Ray."""
 
 import argparse
+import contextlib
+import io
 import json
 import logging
 import sys
@@ -104,10 +106,7 @@ def _claim_folder(folder: str, keys: Sequence[str], columns: Sequence[str], task
 def _run_stages(stages: dict[str, tuple[list, int]], options: argparse.Namespace) -> None:
     """Run stage after stage; Slurm is told the order, and runs them later."""
     import ray  # of the extra [ray]
-    from datatrove.utils.logging import logger as datatrove_logger
 
-    # Its lines for every task would hide ours. Each stage has its logs in a file.
-    datatrove_logger.remove()
     if options.executor == "ray" and not ray.is_initialized():
         ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
 
@@ -116,7 +115,9 @@ def _run_stages(stages: dict[str, tuple[list, int]], options: argparse.Namespace
         logger.info("stage %d of %d: %s, %d tasks", number, len(stages), name, tasks)
         logs = f"{options.output_dir.rstrip('/')}/minhash/logs/{name}"
         executor = _executor(options, name, pipeline, tasks, logs, previous)
-        executor.run()
+        # datatrove's lines for every task would hide ours. The logs of each task are in files, too.
+        with contextlib.redirect_stderr(io.StringIO()):
+            executor.run()
         previous = executor if options.executor == "slurm" else None
 
 

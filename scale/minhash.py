@@ -44,7 +44,7 @@ class _NoWords(WordTokenizer):
 
 
 class CodeSignatures(MinhashDedupSignature):
-    """Signatures of datatrove, of the character 5-grams that all of the project compares code by."""
+    """The signatures of datatrove, of the character 5-grams that all of the project compares code by."""
 
     def __init__(self, output_folder: str):
         super().__init__(output_folder, CONFIG, _NoWords())

@@ -131,7 +131,11 @@ class ResultFolder:
         content = json.dumps(asdict(report))
         if self.file_format == "parquet":
             sink = pa.BufferOutputStream()
-            pq.write_table(table.replace_schema_metadata({"mose": content}), sink, compression="zstd")
+            table = table.replace_schema_metadata({"mose": content})
+            # Every number occurs once. Its bytes compress if those of the same place are stored together.
+            numbers = [f"exit_{key}.list.element" for key in vectors]
+            options: dict[str, Any] = {"use_dictionary": ["file"], "use_byte_stream_split": numbers}
+            pq.write_table(table, sink, compression="zstd", **options)
             _write(filesystem, f"{path}/part-{report.key}.parquet", sink.getvalue().to_pybytes())
             return
 

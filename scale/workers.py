@@ -11,8 +11,10 @@ import torch
 
 from mose.inference.encoders import MoSEEncoder
 from mose.inference.loading import load_model
+from mose.inference.static import StaticEncoder
 from mose.scale.parts import Columns, Part, read_part
 from mose.scale.results import PartReport, ResultFolder
+from mose.tokenization.prompts import prompt_for
 
 #: Blocks of parts that wait for each actor: enough to keep it busy, few enough to spread what is left at the end.
 BLOCKS_PER_ACTOR = 8
@@ -58,6 +60,7 @@ class PartEncoder:
         if self.encoder.fingerprint() != settings.fingerprint:
             message = f"{settings.model} is another model here than where the run was started"
             raise RuntimeError(f"{message}. Name a folder that all machines share, or a Hub id.")
+        self.static = self._static_encoder()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Embed the parts of a batch of Ray Data, and return their reports."""
@@ -87,7 +90,19 @@ class PartEncoder:
         if not texts:
             dim = self.encoder.model.config.embedding_size
             return {key: np.empty((0, dim), dtype=np.float32) for key in self.encoder.keys}
+        if self.static is not None:
+            prompts = [prompt_for(language, self.settings.query) for language in languages]
+            return {"0": self.static.encode(texts, prompts)}
         return self.encoder.encode(texts, languages, self.settings.query)
+
+    def _static_encoder(self) -> StaticEncoder | None:
+        """Return the encoder that looks exit 0 up, if that is all that is asked for and it can."""
+        if self.encoder.exits != (0,) or self.settings.is_bf16:
+            return None
+        try:
+            return StaticEncoder(self.settings.model, max_length=self.settings.max_length)
+        except ValueError:  # an activation or a layout that only torch computes
+            return None
 
 
 def encode_here(settings: EncodeSettings, parts: Sequence[Part]) -> Iterator[PartReport]:

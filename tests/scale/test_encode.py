@@ -128,6 +128,14 @@ def test_embeddings_of_other_settings_are_kept(run, tmp_path):
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+def test_exit_0_alone_is_looked_up_and_the_same(run, expected, tmp_path):
+    assert run("--keep", "id")[0] == 0
+    assert run("--keep", "id", "--exit-layers", "0", output="lookup")[0] == 0
+    for file in (tmp_path / "out").glob("part-*"):
+        both = (pq.read_table(path)["exit_0"].to_pylist() for path in (file, tmp_path / "lookup" / file.name))
+        np.testing.assert_allclose(*both, atol=1e-6)
+
+
 def test_half_precision_takes_half_the_space(run, expected, tmp_path):
     assert run("--vector-type", "float16")[0] == 0
     table = pq.read_table(next((tmp_path / "out").glob("part-*")))
