@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mose.training.help import help_text, load_arguments, write_help
-from mose.utils.command_line import configure_output, exit_status
+from mose.utils.command_line import configure_output, empty_argument, exit_status
 
 
 def _pretrain(words: Sequence[str]) -> None:
@@ -61,6 +61,8 @@ def _parse(name: str, words: Sequence[str], resolve: Callable[[dict], dict] = di
     logging.set_verbosity_warning()
     logging.disable_progress_bar()  # of reading and writing weights; training has its own
 
+    if fault := empty_argument(words):
+        raise ValueError(fault)
     parser = build_parser(name)
     options, unknown = parser.parse_known_args(words)
     if unknown:

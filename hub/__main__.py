@@ -19,7 +19,8 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    return run_subcommand("mose hub", "Publish, slice, convert, export and serve a MoSE.", COMMANDS, arguments)
+    description = "Publish, slice, convert, export and serve a MoSE."
+    return run_subcommand("mose hub", description, COMMANDS, arguments, may_be_empty=False)
 
 
 if __name__ == "__main__":

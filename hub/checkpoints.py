@@ -1,10 +1,11 @@
 """A model's folder as a checkpoint: its configuration, and its weights checked against it."""
 
+import json
 import re
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from mose import modeling_mose
 from mose.configuration_mose import MoSEConfig
@@ -21,10 +22,21 @@ def read_config(folder: Path) -> MoSEConfig:
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no config.json. Pass the folder of a saved model.")
-    model_type = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'} is damaged: {error}. Restore it.") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{folder / 'config.json'} must be a JSON object, got {type(content).__name__}. Restore it."
+        )
+    model_type = content.get("model_type")
     if model_type != MoSEConfig.model_type:
         raise ValueError(f"{folder}: model_type must be {MoSEConfig.model_type!r}, got {model_type!r}")
-    return MoSEConfig.from_pretrained(folder)
+    try:
+        return MoSEConfig.from_pretrained(folder)
+    except (TypeError, AttributeError, KeyError) as error:  # of fields with values of another type
+        raise ValueError(f"{folder / 'config.json'} is damaged: {error}. Restore it.") from error
 
 
 def model_class(config: MoSEConfig) -> type[PreTrainedModel]:

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -171,7 +171,7 @@ def trunk_of(model: SentenceTransformer) -> Any:
     Raises:
         ValueError: the first module holds no MoSE.
     """
-    trunk = getattr(model[0], "auto_model", None)
+    trunk: Any = getattr(model[0], "auto_model", None)
     trunk = trunk.get_base_model() if hasattr(trunk, "get_base_model") else trunk
     # Not by its class: remote code has classes of its own.
     if getattr(getattr(trunk, "config", None), "model_type", None) != "mose" or not hasattr(trunk, "exit_layers"):
@@ -205,7 +205,7 @@ def exit_embeddings(model: SentenceTransformer, features: Features) -> dict[int,
     """Return the features after all modules with the embedding of each exit, from one pass of the trunk."""
     transformer, *rest = model
     names = ("input_ids", "attention_mask")
-    output = transformer.auto_model(**{name: features[name] for name in names}, output_all_exits=True)
+    output = cast(Any, transformer).auto_model(**{name: features[name] for name in names}, output_all_exits=True)
 
     # The model has pooled already.
     rest = [module for module in rest if not isinstance(module, Pooling)]
@@ -280,9 +280,10 @@ def wrap_cached(loss: nn.Module, model: Callable[[], SentenceTransformer], terms
 
     Such a loss embeds again in its backward pass, after `forward` has returned: so it is changed for good.
     """
-    exits = EmbedExits(loss.embed_minibatch, model)
-    loss.embed_minibatch = exits  # type: ignore[assignment]
-    loss.calculate_loss = SumOverExits(loss.calculate_loss, exits, terms)  # type: ignore[assignment]
+    cached = cast(Any, loss)
+    exits = EmbedExits(cached.embed_minibatch, model)
+    cached.embed_minibatch = exits
+    cached.calculate_loss = SumOverExits(cached.calculate_loss, exits, terms)
 
 
 class EmbedExits:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mose.training.checkpoints import MANIFEST, last_whole_checkpoint
-from mose.utils.files import atomic_write_json
+from mose.utils.files import PARTIAL_SUFFIX, atomic_write_json
 
 logger = logging.getLogger("mose.train")
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("mose.train")
 MARK = ".mose-run.json"
 LOCK = ".mose-run.lock"
 #: What a run writes before its first checkpoint, and can make again.
-_REPLACEABLE = {MARK, LOCK, "teacher", "tokenizer", "runs"}
+_REPLACEABLE = {MARK, "teacher", "tokenizer", "runs"}
 
 
 class OutputLockedError(ValueError):
@@ -87,12 +87,13 @@ def _check_content(folder: Path, resume: bool, overwrite: bool) -> None:
     if overwrite or not folder.exists():
         return
 
-    names = {path.name for path in folder.iterdir()}
-    if not names - {LOCK}:
+    # A kill in the first moment of a run leaves these two.
+    names = {path.name for path in folder.iterdir()} - {LOCK, MARK + PARTIAL_SUFFIX}
+    if not names:
         return
 
     if not _is_run(folder):
-        example = sorted(names - {LOCK})[0]
+        example = sorted(names)[0]
         raise ValueError(
             f"--output-dir {folder} must be empty or hold a training run, but it has {example}. Pass another "
             "folder, or --overwrite-output-dir to replace what is there."

@@ -143,6 +143,7 @@ def run_subcommand(
     description: str,
     commands: Mapping[str, Command],
     arguments: Sequence[str] | None = None,
+    may_be_empty: bool = True,
     **status_options: Any,
 ) -> int:
     """Parse a subcommand and its arguments, run it, and return the exit code.
@@ -152,6 +153,7 @@ def run_subcommand(
         description: of the whole program, for `--help`.
         commands: name of each subcommand -> where it is implemented.
         arguments: words of the command line; None means those of this process.
+        may_be_empty: whether a command has arguments that may be empty, or says itself that they may not.
         status_options: passed to `exit_status`.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -168,8 +170,22 @@ def run_subcommand(
             subparser.set_defaults(run=module.run)
 
     options = parser.parse_args(words)
+    if not may_be_empty and (fault := empty_argument(words)):
+        parser.error(fault)
     configure_output()
     return exit_status(f"{program} {words[0]}", lambda: options.run(options), **status_options)
+
+
+def empty_argument(words: Sequence[str]) -> str | None:
+    """Return the error for an argument without any character but white space, or None if there is none.
+
+    An empty path would be the current folder, and an empty name that of a default.
+    """
+    for before, word in zip(("", *words), words, strict=False):
+        if not word.strip():
+            place = f" after {before}" if before.startswith("-") else ""
+            return f"an argument is empty{place}, got {word!r}. Is a variable of the shell unset?"
+    return None
 
 
 class StderrHandler(logging.Handler):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from mose.train_hf import main
 from mose.training.checkpoints import write_manifest
 from mose.training.finetuning.trainer import FineTuningTrainer
-from mose.training.output_folder import LOCK, OutputLockedError, claim_output
+from mose.training.output_folder import LOCK, MARK, OutputLockedError, claim_output
 from mose.training.pretraining.arguments import PreTrainingDataArguments
 from mose.training.pretraining.command import load_parts
 
@@ -79,6 +79,7 @@ def test_one_run_at_a_time(tmp_path):
     message = "is being written by another run"
     with claim_output(tmp_path / "out", "finetune"), pytest.raises(OutputLockedError, match=message), second:
         pass
+    (tmp_path / "out" / f"{MARK}.partial").touch()  # as a kill leaves it
     with claim_output(tmp_path / "out", "finetune"):  # nothing was written, so nothing is in the way
         assert (tmp_path / "out" / LOCK).exists()
 

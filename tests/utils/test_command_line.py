@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mose.hub.__main__ import main as hub
+from mose.train_hf import main as train
 from mose.utils.command_line import (
     EXTRAS,
     ArgumentError,
     Command,
     configure_output,
+    empty_argument,
     exit_status,
     import_command,
     missing_extra,
@@ -158,3 +161,17 @@ def test_positive_whole_numbers_are_read(value):
 def test_anything_else_is_refused(word):
     with pytest.raises(argparse.ArgumentTypeError, match="must be a whole number of at least 1, got"):
         positive_int(word)
+
+
+@pytest.mark.parametrize("words", [["", "x"], ["--flag", " "], ["a", "\n"]])
+def test_an_empty_argument_is_named(words):
+    assert "an argument is empty" in str(empty_argument(words))
+    assert empty_argument(["a", "--flag", "b c"]) is None
+
+
+def test_no_command_takes_an_empty_path_for_the_current_folder(capsys):
+    with pytest.raises(SystemExit) as stop:
+        hub(["slice", "", "--exit-layer", "1", "--output-dir", "x"])
+    assert stop.value.code == 2 and "an argument is empty" in capsys.readouterr().err
+    assert train(["finetune", "--model", ""]) == 2
+    assert "an argument is empty after --model" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +94,8 @@ class FineTuningTrainer(MoSETrainer):
         full_size = config.resolve_truncate_dim()
         truncated = {config.resolve_truncate_dim(dim) for dim in args.matryoshka_dims} - {full_size}
         dims = sorted(truncated, reverse=True)
-        base: MoSEModel = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        model: Any = self.model
+        base: MoSEModel = model.get_base_model() if hasattr(model, "get_base_model") else model
         base.describe_space(args.align_exits and args.align_weight > 0, dims or None)
 
         options = select_fields(args, [field.name for field in dataclasses.fields(Objective)])
