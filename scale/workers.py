@@ -137,6 +137,8 @@ def encode_on_ray(
     if started:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
+        # Its lines about plans and progress would hide ours.
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         DataContext.get_current().enable_progress_bars = False
         resources = ray.cluster_resources()
         has_gpus = resources.get("GPU", 0) >= 1 and settings.device != "cpu"

@@ -51,7 +51,8 @@ def commands(document):
 def source_files(match):
     """Return the files that may define the subcommands and flags of a command."""
     if match["console"]:
-        module = {"train": "train_hf", "synthconl": "data/synthconl"}.get(match["console"], match["console"])
+        homes = {"train": "train_hf", "synthconl": "data/synthconl", "encode": "scale", "deduplicate": "scale"}
+        module = homes.get(match["console"], match["console"])
     elif match["module"]:
         module = match["module"].removeprefix("mose").lstrip(".").replace(".", "/")
     else:

@@ -22,6 +22,7 @@ from mose.benchmarks import (
     peers,
     pretraining,
     query,
+    scale,
     serving,
     static,
     topk,
@@ -322,6 +323,19 @@ def test_serving(report_of, model_folder):
     assert report["load"]["3 clients"]["refused"] > 0
     assert set(report["ms"]["3 clients"]) <= {"exit 0", "exit 1", "exit 2"}
     assert "times the requests of one client" in text
+
+
+@pytest.mark.slow
+def test_scale(report_of, model_folder, monkeypatch):
+    small = ("--documents", 20, "--rounds", 1, "--functions", 1_000_000, "--cores", 10, "--price", 0.5)
+    report, text = report_of(scale.CorpusCosts(), "--model", model_folder, "--exit-layers", 0, 2, *small)
+    rows = report["costs"]
+    names = ["exit 0", "exit 2", "exit 2, float16", "exit 2, Lance", "exits 0 and 2", "near-duplicates"]
+    assert list(rows) == names and "worked out for 1,000,000 functions on 10 cores" in text
+    for row in rows.values():
+        assert row["core_hours"] == pytest.approx(row["cpu_ms"] * 1e6 / 3.6e6)
+        assert row["hours"] == pytest.approx(row["core_hours"] / 10)
+        assert row["price"] == pytest.approx(row["core_hours"] / 2) and row["terabytes"] > 0
 
 
 @pytest.mark.parametrize(

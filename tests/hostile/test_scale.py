@@ -13,7 +13,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from mose.inference.encoding import encode
+from mose.inference.encoders import MoSEEncoder
 from mose.inference.loading import load_model
 from mose.scale.encode import main
 from mose.utils.locations import package_folder
@@ -21,7 +21,7 @@ from mose.utils.locations import package_folder
 MODEL = str(package_folder())
 ROWS = [
     {"id": number, "text": f"def function_{number}(value):\n" + f"    value += {number}\n" * (number % 20)}
-    for number in range(3_000)
+    for number in range(1_500)
 ]
 
 
@@ -38,7 +38,8 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected():
     model, tokenizer, exits = load_model(MODEL, [0, 2], "cpu", False)
-    return encode(model, tokenizer, [row["text"] for row in ROWS], exits)
+    vectors = MoSEEncoder(model, tokenizer, exits).encode([row["text"] for row in ROWS], [""] * len(ROWS), False)
+    return {int(exit_layer): values for exit_layer, values in vectors.items()}
 
 
 @pytest.fixture
