@@ -293,13 +293,15 @@ def draw(rows: dict[str, Report], path: Path, set_name: str) -> None:
             axis.axhline(row["mrr"], color="#808080", linestyle="--", linewidth=0.8)
             axis.annotate(name, (1, row["mrr"]), (-2, 3), ("axes fraction", "data"), "offset points", ha="right")
             continue
-        colour = "#1f5fa8" if name.startswith("exit ") else "#b04a2f"
+        # Names of peers below their points, where those of the exits are not.
+        colour, offset = ("#1f5fa8", (5, 4)) if name.startswith("exit ") else ("#b04a2f", (5, -11))
         axis.plot(row["snippets_per_second"], row["mrr"], "o", color=colour)
         axis.annotate(
             name, (row["snippets_per_second"], row["mrr"]), (5, 4), textcoords="offset points", fontsize=8
         )
 
     axis.set_xscale("log")
+    axis.margins(x=0.2)
     axis.set_xlabel("snippets per second, tokenizing included")
     axis.set_ylabel(f"MRR, {set_name}")
     axis.grid(alpha=0.3)
