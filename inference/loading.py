@@ -70,10 +70,13 @@ def load_mose_config(source: str, trust_remote_code: bool = False) -> Any:
 
     if trust_remote_code:
         config = AutoConfig.from_pretrained(source, trust_remote_code=True)
+        model_type = config.model_type
     else:
+        # The installed class would read any configuration.
+        model_type = MoSEConfig.get_config_dict(source)[0].get("model_type", "")
         config = MoSEConfig.from_pretrained(source)
-    if not getattr(config, "exit_layers", None):
-        message = f"a {config.model_type!r} model has no exits"
+    if model_type != MoSEConfig.model_type and not (trust_remote_code and getattr(config, "exit_layers", None)):
+        message = f"a {model_type!r} model has no exits"
         raise ValueError(f"{message}. Pass a MoSE, or use this model as a baseline (--peers).")
     return config
 

@@ -95,7 +95,7 @@ def _make_table(units: "Units") -> ShapeTable:
 def _cached_table(path: Path, units: int) -> ShapeTable | None:
     """Return a stored table; None if there is none, or it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(path) as arrays:
             hashes, rows = arrays["hashes"], arrays["rows"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

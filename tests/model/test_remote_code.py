@@ -17,7 +17,19 @@ ROOT = Path(mose.__file__).parent
 #: What `auto_map` names. (`handler.py`, which the Hub runs only where it is deployed, has a test of its own.)
 REMOTE_CODE = ("configuration_mose.py", "modeling_mose.py")
 #: Of the standard library, what computes and does nothing else.
-PURE = {"copy", "math", "re", "typing", "dataclasses", "collections", "collections.abc", "functools", "itertools"}
+PURE = {
+    "contextlib",
+    "json",
+    "copy",
+    "math",
+    "re",
+    "typing",
+    "dataclasses",
+    "collections",
+    "collections.abc",
+    "functools",
+    "itertools",
+}
 #: Names that reach files, the network, other programs or code that is not written there.
 REACHING = {
     *("open", "eval", "exec", "compile", "__import__", "input", "breakpoint", "globals", "vars", "setattr"),

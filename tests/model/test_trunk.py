@@ -85,7 +85,8 @@ def test_the_trunk_equals_bidirectional_starcoder2(
 
 def test_the_trunk_equals_starcoder2_over_2048_tokens(build_model, tiny_config):
     rope = MoSEConfig().rope_parameters
-    model = build_model(MoSEModel, tiny_config(num_hidden_layers=1, exit_layers=(1,), rope_parameters=rope))
+    sizes = {"num_hidden_layers": 1, "exit_layers": (1,), "max_position_embeddings": 2048}
+    model = build_model(MoSEModel, tiny_config(**sizes, rope_parameters=rope))
     assert_same_states(model, torch.randint(0, 320, (1, 2048)), None)
 
 

@@ -169,14 +169,11 @@ def test_bad_arguments_end_with_2_and_a_line(
     assert message in error and "Traceback" not in error
 
 
-def test_help_explains_the_flags(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "400")
-    with pytest.raises(SystemExit) as stop:
-        main(["classify", "--help"])
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
+def test_help_explains_the_flags(capsys):
+    assert main(["classify", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
     assert "--bigclonebench" in text and "the longer side is cut first" in text
-    assert train_hf.COMMANDS["classify"].__doc__.strip() in " ".join(text.split())
+    assert train_hf.COMMANDS["classify"].__doc__.strip() in text
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=30), st.integers(0, 1))
