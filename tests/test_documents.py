@@ -107,7 +107,7 @@ def test_modules_exist(document):
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_files_exist(document):
     text = text_of(document)
-    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "runs"}
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in ("runs", "build")}
     plain = [
         code.strip("/") for code in CODE.findall(FENCE.sub("", text)) if re.fullmatch(r"[\w.-]+(/[\w.-]*)*", code)
     ]
