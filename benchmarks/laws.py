@@ -85,8 +85,8 @@ class Law(NamedTuple):
         """The outcome in a word: whether the bound is kept."""
         if self.value is None:
             return "not measured"
-        kept = self.value >= self.bound if self.at_least else self.value <= self.bound
-        return "met" if kept else "MISSED"
+        is_met = self.value >= self.bound if self.at_least else self.value <= self.bound
+        return "met" if is_met else "MISSED"
 
 
 class Laws(Benchmark):
@@ -258,19 +258,23 @@ def part_laws(parts: dict[str, Report]) -> list[Law]:
     if "pretraining" in parts:
         name = "time of five exits over one in pre-training, over the FLOPs'"
         laws.append(Law(name, parts["pretraining"]["time_over_flops"], 1.05, at_least=False))
+
     if "finetuning" in parts:
         times = parts["finetuning"]["time"]
         ratio = times["kept"]["seconds"] / times["cached"]["seconds"]
         laws.append(
             Law("time of a fine-tuning step with its graphs, over GradCache", ratio, 0.75, at_least=False)
         )
+
     if "loading" in parts:
         rows = list(parts["loading"]["exits"].values())
         share = rows[0]["read_bytes"] / rows[-1]["read_bytes"]
         laws.append(Law("share of a file of 36 blocks read at exit 4", share, 0.25, at_least=False))
+
     if "exits" in parts:
         worst = max(abs(model["worst_deviation_percent"]) for model in parts["exits"]["models"].values()) / 100
         laws.append(Law("deviation of an exit's time from its blocks'", worst, 0.03, at_least=False))
+
     laws += [
         Law(f"speed of exit {k} over the earlier checkout", ratio, 1.4)
         for k, ratio in parts.get("before", {}).items()

@@ -22,14 +22,17 @@ def read_config(folder: Path) -> MoSEConfig:
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no config.json. Pass the folder of a saved model.")
+
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'} is damaged: {error}. Restore it.") from error
+
     if not isinstance(content, dict):
         raise ValueError(
             f"{folder / 'config.json'} must be a JSON object, got {type(content).__name__}. Restore it."
         )
+
     model_type = content.get("model_type")
     if model_type != MoSEConfig.model_type:
         raise ValueError(f"{folder}: model_type must be {MoSEConfig.model_type!r}, got {model_type!r}")

@@ -1,7 +1,6 @@
 """Encoding texts at several exits in one pass, in length-sorted batches of bounded size."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from torch.nn.functional import normalize
 from mose.inference.loading import resolve_exit_layers
 from mose.inference.progress import Progress, TokenBar
 from mose.tokenization.inputs import input_ids
+from mose.utils.prefetching import prefetch
 
 #: Texts that are tokenized and sorted together, while those before are encoded. Bounds the memory of token ids.
 WINDOW = 8_192
@@ -200,7 +200,7 @@ def _check_finite(result: dict[int, np.ndarray], texts: Sequence[str], model: An
 
 
 def _windows(tokenizer: Any, texts: Sequence[str], prompts: str | Sequence[str], limit: int) -> Iterator[Window]:
-    """Yield the texts in order, tokenized. The next window is tokenized while the caller encodes this one."""
+    """Return the texts in order, tokenized. The next window is tokenized while the caller encodes this one."""
 
     def tokenize(start: int) -> Window:
         part = range(start, min(start + WINDOW, len(texts)))
@@ -211,17 +211,9 @@ def _windows(tokenizer: Any, texts: Sequence[str], prompts: str | Sequence[str],
         return Window.of(ids, tokenizer.pad_token_id or 0, start, sum(map(len, window)))
 
     starts = range(0, len(texts), WINDOW)
-    if len(starts) == 1:  # as for a query, which needs no thread
-        yield tokenize(0)
-        return
-
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(tokenize, 0)
-        for following in (*starts[1:], None):
-            window = pending.result()
-            if following is not None:
-                pending = pool.submit(tokenize, following)
-            yield window
+    windows = map(tokenize, starts)
+    # A single window, such as a query, needs no thread.
+    return windows if len(starts) == 1 else prefetch(windows)
 
 
 def _encode_window(

@@ -7,7 +7,6 @@ lookup, a few adds, a softmax and one weighted sum. The embeddings are those of 
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,6 +18,7 @@ from mose.inference.tensors import CheckpointTensors, to_float32
 from mose.tokenization.backend import BackendTokenizer
 from mose.tokenization.inputs import input_ids
 from mose.tokenization.prompts import prompt_for
+from mose.utils.prefetching import prefetch
 
 #: A function of the rows of an array.
 ArrayFunction: TypeAlias = Callable[[np.ndarray], np.ndarray]
@@ -188,7 +188,7 @@ class StaticEncoder:
     def _windows(
         self, texts: Sequence[str], prompts: str | Sequence[str]
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield the position of a window's first text, the ids of its texts in a row, and their lengths.
+        """Return the position of each window's first text, the ids of its texts in a row, and their lengths.
 
         The next window is tokenized while the caller embeds this one.
         """
@@ -201,17 +201,9 @@ class StaticEncoder:
             return start, np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=lengths.sum()), lengths
 
         starts = range(0, len(texts), TEXTS_AT_ONCE)
-        if len(starts) == 1:
-            yield tokenize(0)
-            return
-
-        with ThreadPoolExecutor(1) as pool:
-            pending = pool.submit(tokenize, 0)
-            for following in (*starts[1:], None):
-                window = pending.result()
-                if following is not None:
-                    pending = pool.submit(tokenize, following)
-                yield window
+        windows = map(tokenize, starts)
+        # A single window, such as a query, needs no thread.
+        return windows if len(starts) == 1 else prefetch(windows)
 
     def _check_config(self) -> None:
         if 0 not in self.config["exit_layers"]:

@@ -1,4 +1,4 @@
-"""Restricting a search to units by their language, path or kind."""
+"""Restrictions of a search: how many hits, how good, and units of which language, path or kind."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,6 +10,18 @@ from mose.data.source.units import KINDS
 
 if TYPE_CHECKING:
     from mose.search.snapshot import Units
+
+
+def check_limits(top_k: int, min_score: float) -> None:
+    """Check how many hits are asked for, and how good ones.
+
+    Raises:
+        ValueError: `top_k` is below 1, or `min_score` is not in [0, 1].
+    """
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}.")
+    if not 0 <= min_score <= 1:
+        raise ValueError(f"min_score must be in [0, 1], got {min_score}. Pass 0 to see all hits.")
 
 
 def check_filters(languages: Sequence[str] | None, kinds: Sequence[str] | None) -> None:

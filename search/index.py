@@ -12,7 +12,7 @@ from mose.data.source.report import ReadingReport
 from mose.data.source.rules import DEFAULT_RULES, ReadingRules
 from mose.search.display import Results, table_html
 from mose.search.encoders import TorchEncoder, UnitEncoder, check_encoder, open_encoder, query_encoder
-from mose.search.filters import matching_rows
+from mose.search.filters import check_limits, matching_rows
 from mose.search.hits import Hit
 from mose.search.places import default_location
 from mose.search.progress import BuildProgress
@@ -322,10 +322,7 @@ class Index:
                 language or kind.
             SearchIndexError: the model returns NaN, or the index is damaged.
         """
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}.")
-        if not 0 <= min_score <= 1:
-            raise ValueError(f"min_score must be in [0, 1], got {min_score}. Pass 0 to see all hits.")
+        check_limits(top_k, min_score)
 
         snapshot = self._snapshot
         if not len(snapshot):

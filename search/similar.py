@@ -14,7 +14,7 @@ import numpy as np
 
 from mose.data.source.shapes import shape_of
 from mose.search.display import Results
-from mose.search.filters import matching_rows
+from mose.search.filters import check_limits, matching_rows
 from mose.search.hits import Hit
 from mose.search.ranking.files import repeats
 from mose.search.ranking.ranker import Parts, best_rows_by
@@ -76,10 +76,7 @@ def find_similar(
     query = CodeQuery(query) if isinstance(query, str) else query
     if not query.code.strip():
         raise ValueError("there is no code to compare with. Pass the lines of a function, or a part of one.")
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}.")
-    if not 0 <= min_score <= 1:
-        raise ValueError(f"min_score must be in [0, 1], got {min_score}. Pass 0 to see all hits.")
+    check_limits(top_k, min_score)
 
     snapshot = index.snapshot
     rows = matching_rows(snapshot.units, languages, paths, kinds)

@@ -4,9 +4,8 @@ import copy
 import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
@@ -14,8 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from mose.data.pretraining.contexts import ContextBuilder, tokenize_texts
 from mose.data.pretraining.corpus import Corpus
 from mose.utils.hashing import digest
-
-T = TypeVar("T")
+from mose.utils.prefetching import prefetch
 
 #: Positions to resume from that are remembered per lane, for a loader that has read ahead of training.
 MARKS = 64
@@ -181,7 +179,7 @@ class PreTrainingStream(IterableDataset):
 
         while last is None or epoch < last:
             number_before, whole_pass = number, block == 0
-            for examples, state_after in _prefetch(self._blocks(epoch, lane, block, state)):
+            for examples, state_after in prefetch(self._blocks(epoch, lane, block, state)):
                 # The state before the block: resuming within a block reads that block again.
                 marks.append({"examples": number, "epoch": epoch, "block": block, "state": state})
                 for index in range(max(0, min(start - number, len(examples))), len(examples)):
@@ -202,15 +200,6 @@ class PreTrainingStream(IterableDataset):
         """Yield the examples of a lane's blocks from number `block`, each with the corpus' state after it."""
         for number, (rows, state_after) in enumerate(self.corpus.blocks(epoch, lane, self.lanes, state), block):
             yield self.builder(rows, (self.seed, epoch, lane, number)), state_after
-
-
-def _prefetch(items: Iterator[T]) -> Iterator[T]:
-    """Yield the items, computing the next one in a thread. Tokenizers release Python's global lock."""
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(next, items, None)
-        while (item := pending.result()) is not None:
-            pending = pool.submit(next, items, None)
-            yield item
 
 
 def _count_in_lane(number: int, lane: int, lanes: int) -> int:

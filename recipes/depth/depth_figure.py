@@ -16,7 +16,7 @@ from mose.eval.costs import flops_per_token  # noqa: E402
 ARM_LABELS = {"multi-equal": "all exits, equal weights", "multi": "all exits, depth weights (paper)"}
 
 
-def draw(data: dict[str, Any], path: Path) -> None:
+def draw_comparison(data: dict[str, Any], path: Path) -> None:
     """Write the figure as a PNG."""
     figure, axes = pyplot.subplots(2, 3, figsize=(13, 7.4), layout="constrained")
     quality_and_cost(axes[0, 0], data)
@@ -51,14 +51,17 @@ def together_or_alone(axis: Axes, data: dict[str, Any]) -> None:
     chosen = [c for c in data["comparisons"] if "single" in c["second"] and "multi" in c["first"]][:4]
     for number, comparison in enumerate(chosen):
         cells = [comparison["exits"][str(e)] for e in EXITS]
+
         places = [position + (number - 1.5) * width for position in range(len(EXITS))]
         heights = [cell["over_queries"] for cell in cells]
         spans = [
             [cell["over_queries"] - cell["interval"][0] for cell in cells],
             [cell["interval"][1] - cell["over_queries"] for cell in cells],
         ]
+
         title = comparison["title"].removeprefix("all exits, ").replace("one model per exit, ", "")
         axis.bar(places, heights, width, yerr=spans, capsize=2, label=title)
+
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set_xticks(range(len(EXITS)), [f"exit {e}" for e in EXITS])
     axis.set(title="2. All exits minus one model per exit", ylabel="MRR over all queries, 95 % interval")

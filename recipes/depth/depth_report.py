@@ -62,7 +62,7 @@ SCARCE_COMPARISONS = (
 Ranks = dict[str, np.ndarray]
 
 
-class Results:
+class RunResults:
     """The runs of a folder: their summaries, and every query's reciprocal rank by arm, size and seed."""
 
     def __init__(self, folder: Path):
@@ -125,7 +125,7 @@ def mean_of_sets(values: Ranks, code: bool | None = None) -> float:
 
 def collect_results(runs: Path, trunks: Path) -> dict[str, Any]:
     """Return everything that tables and figure show: pre-training, arms by exit and set, comparisons."""
-    results = Results(runs)
+    results = RunResults(runs)
     arms: dict[str, Any] = {}
     for (arm, size), by_seed in sorted(results.ranks.items()):
         exits = sorted({int(name.partition("/")[0]) for name in next(iter(by_seed.values()))})
@@ -162,7 +162,7 @@ def arm_mean(
     return mean_of_sets({name: np.array(values) for name, values in sets.items()}, code)
 
 
-def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table_of(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
     return "\n".join([lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]])
 
@@ -198,15 +198,15 @@ def tables(data: dict[str, Any]) -> str:
         "# What depth brings: the tables",
         "Made by `python recipes/depth/depth_report.py`; [depth.md](depth.md) describes the runs and what holds.",
         "## Pre-training: accuracy on held-out repositories",
-        _markdown_table(["arm", "task", *exits], pretraining_rows),
+        _table_of(["arm", "task", *exits], pretraining_rows),
         "## MRR by arm, mean over seeds and sets",
-        _markdown_table(["arm", "pairs × epochs", "seeds", *exits], arm_rows),
+        _table_of(["arm", "pairs × epochs", "seeds", *exits], arm_rows),
         "## Differences at equal depth",
         "MRR, mean of the sets' differences; in brackets p of a paired permutation test over the queries of all "
         "sets, each averaged over the seeds that both arms have.",
-        _markdown_table(["", *exits], comparison_rows),
+        _table_of(["", *exits], comparison_rows),
         "## By set: all exits in one model, equal weights",
-        _markdown_table(["set", "queries", *exits], set_rows),
+        _table_of(["set", "queries", *exits], set_rows),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -233,14 +233,14 @@ def main() -> int:
 
     def run() -> None:
         # matplotlib is needed here only.
-        from depth_figure import draw
+        from depth_figure import draw_comparison
 
         path = HERE / "results.json"
         if options.runs:
             atomic_write_json(path, collect_results(options.runs, options.trunks))
         data = json.loads(path.read_text())
         atomic_write_text(DOCS / "depth-tables.md", tables(data))
-        draw(data, DOCS / "depth.png")
+        draw_comparison(data, DOCS / "depth.png")
 
     return exit_status(parser.prog, run)
 

@@ -176,11 +176,13 @@ class Trainer:
             compile_blocks(model)
         optimizer = make_optimizer(model, rate, MULTIPLIERS)
         losses = []
+
         for step, batch in enumerate(batches):
             rows = torch.from_numpy(batch).to(self.device)
             set_learning_rate(optimizer, step, len(batches))
             loss = loss_of(model, rows, step / len(batches))
             loss.backward()
+
             torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
