@@ -4,11 +4,11 @@
     python recipes/depth/finetune.py --trunks runs/depth --data runs/depth --output-dir runs/depth/results
 
 `--trunks` holds the folders of `pretrain.py`, one per arm. A run that has its result is not repeated. Several
-commands may share the runs: each claims one at a time.
+commands may share the runs: each does one at a time that no other is doing.
 """
 
 import argparse
-import json
+import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from arrays import DeviceTexts, load
+from filelock import FileLock, Timeout
 from retrieval import EvaluationSets
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,6 +30,7 @@ from mose.modeling_mose import SIMILARITY_SCALE_RANGE, MoSEModel
 from mose.training.finetuning.objective import Batch, Objective
 from mose.training.losses import cosine_loss
 from mose.utils.command_line import exit_status
+from mose.utils.files import atomic_write_json
 
 BLOCKS, EXITS = 6, (1, 2, 3, 4, 6)
 SIZE = 160
@@ -69,6 +71,11 @@ class Run:
     def file_name(self) -> str:
         """Name of the result, without a suffix."""
         return f"{self.name}-{self.pairs}x{self.epochs}-seed{self.seed}"
+
+    @property
+    def last_result(self) -> str:
+        """Name of the result that the run writes last, without a suffix."""
+        return replace(self, name=f"cut-distilled-{EXITS[-2]}").file_name if self.cut else self.file_name
 
 
 def planned_runs(seed: int, few_pairs: int) -> Iterator[Run]:
@@ -258,23 +265,13 @@ class Trainer:
             "losses": [round(loss, 4) for loss in losses],
             "mrr": {e: {n: round(float(v.mean()), 4) for n, v in sets.items()} for e, sets in ranks.items()},
         }
-        path.with_suffix(".json").write_text(json.dumps(summary))
+        atomic_write_json(path.with_suffix(".json"), summary)
         means = {e: round(float(np.mean([v.mean() for v in sets.values()])), 4) for e, sets in ranks.items()}
         print(run.file_name, summary["seconds"], "s, mean MRR", means, flush=True)
 
 
-def claim(folder: Path, run: Run) -> bool:
-    """Return whether this process may do a run: no other has claimed it."""
-    try:
-        (folder / f"{run.file_name}.claim").touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
-
-
 def do_runs(options: argparse.Namespace) -> None:
-    """Do the runs that nobody has claimed, until none is left or the time is over."""
-    started = time.perf_counter()
+    """Do the runs that have no result and that no other process is doing."""
     options.output_dir.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(options, choose_device())
     runs = [run for seed in options.seeds for run in planned_runs(seed, options.few_pairs)]
@@ -282,11 +279,10 @@ def do_runs(options: argparse.Namespace) -> None:
         runs = [run for run in runs if run.name in options.only and run.epochs == 1]
 
     for run in runs:
-        if time.perf_counter() - started > options.seconds:
-            print("time is over; runs are left", flush=True)
-            return
-        if claim(options.output_dir, run):
-            trainer.run(run)
+        # A lock ends with its process: a killed run is done again.
+        with contextlib.suppress(Timeout), FileLock(options.output_dir / f"{run.file_name}.lock", timeout=0):
+            if not (options.output_dir / f"{run.last_result}.json").exists():
+                trainer.run(run)
 
 
 def main() -> int:
@@ -304,7 +300,6 @@ def main() -> int:
     parser.add_argument("--learning-rate", type=float, default=5e-4, help="peak rate of pre-trained trunks")
     parser.add_argument("--scratch-learning-rate", type=float, default=1e-3, help="peak rate of random weights")
     parser.add_argument("--vocab-size", type=int, default=16_384, help="tokens of the tokenizer")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after this time")
     parser.add_argument("--compile", action="store_true", help="compile the blocks (needs a compiler)")
     options = parser.parse_args()
     return exit_status(parser.prog, lambda: do_runs(options))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import depth_report
 import finetune
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from arrays import Texts, load, save
+from filelock import FileLock
 from pretrain import FIRST_ORDINARY, mask_tokens
 from retrieval import _reciprocal_ranks
 from training_steps import make_optimizer, set_learning_rate
@@ -79,11 +81,22 @@ def test_a_cut_model_gives_the_deep_head_on_the_shallow_states(trunk):
     assert len(shallow.layers) == 2
 
 
-def test_every_run_has_a_name_of_its_own_and_is_claimed_once(tmp_path):
+def test_runs_have_names_of_their_own_and_only_those_without_a_result_that_nobody_does_are_done(
+    tmp_path, monkeypatch
+):
     runs = [run for seed in (0, 1) for run in finetune.planned_runs(seed, 100)]
     assert len({run.file_name for run in runs}) == len(runs)
-    assert finetune.claim(tmp_path, runs[0])
-    assert not finetune.claim(tmp_path, runs[0])
+
+    done = []
+    monkeypatch.setattr(finetune, "Trainer", lambda *_: SimpleNamespace(run=done.append))
+    options = SimpleNamespace(output_dir=tmp_path, seeds=[0, 1], few_pairs=100, only=None)
+    cut = next(run for run in runs if run.cut)
+    for name in (runs[0].file_name, cut.file_name):  # of the second, the cuts are missing
+        (tmp_path / f"{name}.json").write_text("{}")
+    with FileLock(tmp_path / f"{runs[1].file_name}.lock"):
+        finetune.do_runs(options)
+    assert done == runs[2:]
+    assert cut in done
 
 
 def test_rates_rise_fall_and_keep_their_ratio():
