@@ -155,20 +155,24 @@ class Batcher:
             ids = [job.ids[row] for job, row in rows]
 
             try:
-                self._deliver(rows, self._embed(ids, exit_layer))
+                vectors = self._embed(ids, exit_layer)
+                # Before a client has its answer, so that what it reads next in the metrics counts it.
+                self._count(exit_layer, len(rows), time.perf_counter() - start)
+                self._deliver(rows, vectors)
             # The thread must outlive whatever a batch does to the model.
             except Exception as error:
                 self._fail({job for job, _ in rows}, error)
+            finally:
                 self._round_size = 0
-                continue
-
-            tokens, seconds = self._round_size, time.perf_counter() - start
-            self._round_size = 0
-            weight = math.exp(-seconds / SPEED_MEMORY)
-            self._speed = (self._speed[0] * weight + tokens, self._speed[1] * weight + seconds)
-            self.observe(exit_layer, len(rows), tokens, seconds)
 
         self._fail(set(self._jobs), QueueFullError("the server is ending. Try again.", 1))
+
+    def _count(self, exit_layer: int, texts: int, seconds: float) -> None:
+        """Update the speed, which old rounds weigh less in, and report the round."""
+        tokens = self._round_size
+        weight = math.exp(-seconds / SPEED_MEMORY)
+        self._speed = (self._speed[0] * weight + tokens, self._speed[1] * weight + seconds)
+        self.observe(exit_layer, texts, tokens, seconds)
 
     def _take(self) -> list[tuple[EmbeddingJob, int]] | None:
         """Return the texts of the next round, as jobs and rows; None after `close`."""
