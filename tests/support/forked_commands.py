@@ -67,6 +67,8 @@ def run_forked(words: list[str], log: Path, prepare: Callable[[], object] | None
 
 def timed_forked(words: list[str], log: Path) -> float:
     """Run a command that must succeed, and return its seconds."""
+    # The first fork waits for the imports.
+    run_forked(["--version"], log)
     start = time.monotonic()
     status, text = run_forked(words, log)
     assert status == 0, text[-2000:]
