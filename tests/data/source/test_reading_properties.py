@@ -336,7 +336,7 @@ def _indented(n):
 def test_time_is_linear(what):
     """Compare the times for n / 16 and n; with long units split, as for an index, which does the most.
 
-    Sixteen times as much takes 16 times as long, or 256 times if time is quadratic: 64 lies between, far from both.
+    Sixteen times as much takes 16 times as long, or 256 times if time is quadratic. 64 lies far from both.
     """
     language, make, n = MANY[what]
 
