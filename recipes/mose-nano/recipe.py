@@ -19,6 +19,7 @@ import torch
 import yaml
 from curve import DevelopmentCurve
 from datasets import Dataset
+from hard_negatives import attach_negatives
 from safetensors.torch import load_file
 from transformers import AutoModel, PreTrainedTokenizerBase, set_seed
 
@@ -172,6 +173,9 @@ def run_stages(options: argparse.Namespace) -> None:
     cache = options.teacher_cache or options.output_dir / "teacher"
     teachers: Teachers = (names, cache, recipe["teacher_max_length"])
     pairs, vectors = attach_teacher(pairs, names, cache, model_config(recipe).hidden_size, teachers[2])
+
+    if recipe["hard_negatives"]["share"]:
+        pairs = attach_negatives(pairs, vectors, seed=recipe["seed"], **recipe["hard_negatives"])
 
     previous: Path | None = None
     for name, stage in recipe["stages"].items():
