@@ -2,8 +2,8 @@
 
 The units are copies of those of a source tree. Every copy of a unit has another name, and its embedding is that
 of the unit with noise, so that nothing has to be embedded a million times. Everything else is what `index` and
-`query` do. Queries are names of units in words. The recall is that of the units nearest to a query, and of the hits
-in the end; both against a search that compares with all units.
+`query` do. Queries are names of units in words. The recall is that of the units nearest to a query, and of the
+hits in the end; both against a search that compares with all units.
 
     python benchmarks/million.py --units 100000 1000000
 """
@@ -31,7 +31,7 @@ from mose.search.neighbours import update_neighbours
 from mose.search.ranking.ranker import best_rows_by
 from mose.search.records import Entry
 from mose.search.snapshot import Snapshot, Units, read_snapshot
-from mose.search.store import TABLE, Location
+from mose.search.store import META_ROW, TABLE, Location, open_table
 from mose.search.writing import NewRows, index_writer
 from mose.utils.locations import cache_folder, package_folder
 
@@ -77,12 +77,11 @@ class Copies(Sequence[Entry]):
 class NoisyVectors:
     """The embeddings of `Copies`, made when they are needed."""
 
-    def __init__(self, vectors: np.ndarray):
-        self._vectors = vectors
-        self.shape = vectors.shape
+    def __init__(self, vectors: np.ndarray, count: int):
+        self._vectors, self._count = vectors, count
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        copied = self._vectors[np.arange(rows.start, rows.stop) % len(self._vectors)]
+        copied = self._vectors[np.arange(*rows.indices(self._count)) % len(self._vectors)]
         noise = np.random.default_rng(rows.start).standard_normal(copied.shape, dtype=np.float32)
         noisy = copied + NOISE * noise / np.sqrt(np.float32(copied.shape[1]))
         return noisy / np.linalg.norm(noisy, axis=1, keepdims=True)
@@ -158,7 +157,7 @@ def write_index(base: Path, path: Path, count: int) -> Report:
     # The folder does not exist: nothing is to be brought up to date.
     tree = dataclasses.replace(snapshot.meta.trees[0], root=str(path.parent / "tree"))
     meta = dataclasses.replace(snapshot.meta, trees=(tree,))
-    vectors: Any = NoisyVectors(snapshot.vectors)
+    vectors: Any = NoisyVectors(snapshot.vectors, count)
     rows = NewRows([0] * count, Copies(snapshot.units, count), vectors, {})
 
     def write() -> None:
@@ -176,9 +175,11 @@ def write_index(base: Path, path: Path, count: int) -> Report:
 
 def link_index(path: Path) -> Report:
     """Make the graph of an index."""
-    snapshot = read_snapshot(Location(str(path)))
+    location = Location(str(path))
+    table = open_table(location)
+    rows = table.to_table(columns=[], filter=f"kind != '{META_ROW}'", with_row_address=True)
     start = time.process_time()
-    update_neighbours(snapshot.location, snapshot.table, snapshot.addresses[: len(snapshot)])
+    update_neighbours(location, table, rows.column("_rowaddr").to_numpy())
     return {"linking": time.process_time() - start, "graph_bytes": size_of(path / TABLE / "_indices")}
 
 

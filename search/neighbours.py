@@ -20,7 +20,7 @@ LEAST_UNITS = 100_000
 #: Share of the units outside the graph, or gone from it, from which it is made again.
 MOST_CHANGED = 0.1
 #: Neighbours of a unit in the graph; units that are looked at when it is linked, and at least by a search.
-DEGREE, BUILD_BREADTH, BREADTH = 20, 150, 400
+DEGREE, BUILD_BREADTH, BREADTH = 20, 100, 400
 _NAME, _SEAL = "neighbours", "mose.search.neighbours"
 #: Steps in which Lance makes a graph.
 _STEPS = 4
