@@ -12,7 +12,7 @@ from mose.data.source.report import ReadingReport
 from mose.data.source.rules import DEFAULT_RULES, ReadingRules
 from mose.search.display import Results, table_html
 from mose.search.encoders import TorchEncoder, UnitEncoder, check_encoder, open_encoder, query_encoder
-from mose.search.evidence import evidence_of_all, evidence_of_best
+from mose.search.evidence import evidence_for, evidence_of_all
 from mose.search.filters import check_limits, matching_rows
 from mose.search.hits import Hit
 from mose.search.places import default_location
@@ -334,13 +334,7 @@ class Index:
             return Results()
         vector = self._embed_query(query)
         rows = matching_rows(snapshot.units, languages, paths, kinds)
-        if rows is None and not exact and snapshot.neighbours is not None:
-            evidence, rows = evidence_of_best(snapshot, query, vector)
-            catalogue = snapshot.catalogue.take(rows)
-        else:
-            evidence, catalogue = evidence_of_all(snapshot, query, vector), snapshot.catalogue
-            if rows is not None:
-                evidence, catalogue = evidence.take(rows), catalogue.take(rows)
+        evidence, catalogue, rows = evidence_for(snapshot, query, vector, rows, exact)
         if not len(catalogue):
             return Results()
 
