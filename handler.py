@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import cached_file
@@ -230,10 +231,10 @@ class EndpointHandler:
             return [self.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def embed(self, ids: list[list[int]], exit_layer: int) -> torch.Tensor:
-        """Return the embeddings of token ids, (texts, embedding size), float32 on the CPU."""
+    def embed(self, ids: list[list[int]], exit_layer: int) -> np.ndarray:
+        """Return the embeddings of token ids, (texts, embedding size) float32."""
         remaining = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        embeddings = torch.empty(len(ids), self.dim)
+        embeddings = np.empty((len(ids), self.dim), dtype=np.float32)
 
         # Longest first: a batch's first text sets its width.
         while remaining:
@@ -249,10 +250,10 @@ class EndpointHandler:
 
             with self._one_batch, torch.inference_mode():
                 inputs = (input_ids.to(self.model.device), mask.to(self.model.device))
-                embeddings[batch] = self.model(*inputs, exit_layer=exit_layer).pooler_output.float().cpu()
+                embeddings[batch] = self.model(*inputs, exit_layer=exit_layer).pooler_output.float().cpu().numpy()
         return embeddings
 
-    def finish(self, embeddings: torch.Tensor, request: EmbeddingRequest) -> torch.Tensor:
+    def finish(self, embeddings: np.ndarray, request: EmbeddingRequest) -> np.ndarray:
         """Return embeddings with as many dimensions, and the norm, that a request asks for.
 
         Raises:
@@ -260,8 +261,8 @@ class EndpointHandler:
         """
         vectors = embeddings[:, : request.dim]
         if request.normalize:
-            vectors = torch.nn.functional.normalize(vectors, dim=-1)
-        if not torch.isfinite(vectors).all():
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        if not np.isfinite(vectors).all():
             raise FloatingPointError("an embedding is not finite: the model's weights are broken")
         return vectors
 

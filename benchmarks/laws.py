@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from mose.benchmarks import command
 from mose.benchmarks.command import Benchmark, Report
@@ -178,7 +179,7 @@ def encoders(
 def quality(functions: dict[str, EncodeFunctions], data: RetrievalSet) -> dict[str, float | None]:
     """Return the MRR of each row that returns vectors, and of BM25."""
     figures: dict[str, float | None] = {}
-    for name, functions_of_row in functions.items():
+    for name, functions_of_row in tqdm(functions.items(), "quality", unit="row"):
         figures[name] = None
         if name in (ALL_EXITS, "tokenizer alone"):
             continue
@@ -193,7 +194,7 @@ def quality(functions: dict[str, EncodeFunctions], data: RetrievalSet) -> dict[s
 def measure_parts(options: argparse.Namespace, left_out: dict[str, str]) -> dict[str, Report]:
     """Run the benchmarks of `PARTS` with their own defaults, and note those that cannot run in `left_out`."""
     reports = {}
-    for name, (benchmark, flags) in PARTS.items():
+    for name, (benchmark, flags) in tqdm(PARTS.items(), "parts", unit="part"):
         if name in options.skip:
             left_out[name] = "--skip"
             continue
@@ -223,7 +224,7 @@ def against_checkout(options: argparse.Namespace, data: RetrievalSet, folder: Pa
         (folder / name / "mose").symlink_to(checkout.resolve())
     dtype = str(command.DTYPES[options.dtype]).removeprefix("torch.")
     arguments = [options.model, dtype, str(texts), str(options.max_length), "3"]
-    for _ in range(3):
+    for _ in tqdm(range(3), "earlier checkout", unit="round"):
         for name in checkouts:
             environment = {**os.environ, "PYTHONPATH": str(folder / name)}
             run = [sys.executable, "-c", TIME_EXITS, *arguments]

@@ -137,16 +137,29 @@ def inference_context(model: Any, dtype: torch.dtype | None, cast: bool = True) 
         model.train(training)
 
 
-def length_sorted_batches(lengths: Sequence[int] | np.ndarray, token_budget: int) -> Iterator[list[int]]:
-    """Yield the positions of sequences, longest first, in batches of at most `token_budget` tokens or one row."""
+def length_sorted_batches(
+    lengths: Sequence[int] | np.ndarray, token_budget: int, max_padding: int | None = None
+) -> Iterator[list[int]]:
+    """Yield the positions of sequences, longest first, in batches of at most `token_budget` tokens or one row.
+
+    Args:
+        lengths: tokens of each sequence.
+        token_budget: largest batch, padding included.
+        max_padding: most tokens of padding in a batch; None means any number. Few sequences of many lengths are
+            encoded faster in several batches, since padding takes as long as text.
+    """
     lengths = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
         # The first sequence is the longest of the rest, so it determines the padded length.
-        end = start + max(1, token_budget // int(lengths[order[start]]))
-        yield order[start:end].tolist()
-        start = end
+        width = int(lengths[order[start]])
+        rows = order[start : start + max(1, token_budget // width)]
+        if max_padding is not None:
+            padding = np.cumsum(width - lengths[rows])
+            rows = rows[: int(np.searchsorted(padding, max_padding, side="right"))]
+        yield rows.tolist()
+        start += len(rows)
 
 
 def pad_batch(ids: Sequence[Sequence[int]], padding: int) -> dict[str, torch.Tensor]:

@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--address", help=text)
     text = "actors, each with one model (default: one for each GPU, or as the CPUs allow)"
     engine.add_argument("--workers", type=positive_int, metavar="N", help=text)
-    engine.add_argument("--cpus", type=positive_int, default=4, metavar="N", help="CPUs of each (default: 4)")
+    text = "CPUs of each (default: 4, or fewer on small machines)"
+    engine.add_argument("--cpus", type=positive_int, metavar="N", help=text)
     text = "about the rows of a part, which is lost if a worker dies (default: 16384)"
     engine.add_argument("--part-rows", type=positive_int, default=16_384, metavar="N", help=text)
 

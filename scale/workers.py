@@ -2,9 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from mose.scale.parts import Columns, Part, read_part
 from mose.scale.results import PartReport, ResultFolder
 from mose.tokenization.prompts import prompt_for
 
+logger = logging.getLogger("mose.scale")
+#: CPUs of an actor, if the machines have as many.
+CPUS_PER_ACTOR = 4
 #: Blocks of parts that wait for each actor: enough to keep it busy, few enough to spread what is left at the end.
 BLOCKS_PER_ACTOR = 8
 
@@ -117,7 +120,7 @@ def encode_on_ray(
     parts: Sequence[Part],
     address: str | None = None,
     workers: int | None = None,
-    cpus: int = 4,
+    cpus: int | None = None,
 ) -> Iterator[PartReport]:
     """Embed parts on a Ray cluster, and yield the report of each as it comes.
 
@@ -127,8 +130,8 @@ def encode_on_ray(
         settings: what to load, read and write. All machines must reach the model, the corpus and the results.
         parts: the work.
         address: of the cluster; "local" starts one on this machine; None means $RAY_ADDRESS, or a local one.
-        workers: actors. None means one for each GPU, or as many as the CPUs allow.
-        cpus: CPUs of an actor, and its threads if it has no GPU.
+        workers: actors. None means as many as the cluster has space for.
+        cpus: CPUs of an actor, and its threads if it has no GPU. None means 4, or fewer on small machines.
     """
     import ray  # of the extra [ray], and slow to import
     from ray.data import ActorPoolStrategy, DataContext
@@ -140,20 +143,19 @@ def encode_on_ray(
         # Its lines about plans and progress would hide ours.
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         DataContext.get_current().enable_progress_bars = False
-        resources = ray.cluster_resources()
-        has_gpus = resources.get("GPU", 0) >= 1 and settings.device != "cpu"
-        possible = resources["GPU"] if has_gpus else resources.get("CPU", 1) // cpus
-        workers = min(workers or max(1, int(possible)), len(parts))
 
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        pool = size_pool(machines, workers, cpus, allow_gpus=settings.device != "cpu")
+        count = min(pool.workers, len(parts))
         rows = [{"part": part.to_json()} for part in parts]
-        blocks = min(len(rows), workers * BLOCKS_PER_ACTOR)
+        blocks = min(len(rows), count * BLOCKS_PER_ACTOR)
         reports = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
             PartEncoder,
-            fn_constructor_args=(settings, None if has_gpus else cpus),
+            fn_constructor_args=(settings, None if pool.gpus else pool.cpus),
             batch_size=1,
-            compute=ActorPoolStrategy(size=workers),
-            num_cpus=cpus,
-            num_gpus=1 if has_gpus else None,
+            compute=ActorPoolStrategy(size=count),
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus or None,
         )
         for row in reports.iter_rows():
             problems = row["problems"].split("\n") if row["problems"] else []
@@ -161,3 +163,41 @@ def encode_on_ray(
     finally:
         if started:
             ray.shutdown()
+
+
+class WorkerPool(NamedTuple):
+    """The number of actors, and the CPUs and GPUs of each."""
+
+    workers: int
+    cpus: int
+    gpus: int
+
+
+def size_pool(
+    machines: Sequence[Mapping[str, float]], workers: int | None, cpus: int | None, allow_gpus: bool
+) -> WorkerPool:
+    """Return the actors that suit a cluster.
+
+    Args:
+        machines: the resources of each, as Ray counts them: "CPU" and "GPU".
+        workers: number of actors; None means as many as there is space for.
+        cpus: CPUs of an actor; None means 4, or fewer if the machines have fewer.
+        allow_gpus: give each actor a GPU, if the cluster has any.
+    """
+    places = [(int(machine.get("CPU", 0)), int(machine.get("GPU", 0))) for machine in machines]
+    gpus = int(allow_gpus and any(count for _, count in places))
+    if gpus:
+        places = [place for place in places if place[1]]
+
+    largest = max((size for size, _ in places), default=0)
+    if cpus is None:
+        # The actors of a machine with GPUs share its CPUs, and none of its GPUs should be left over.
+        share = min(size // count for size, count in places) if gpus else largest
+        cpus = max(1, min(CPUS_PER_ACTOR, share))
+    elif cpus > largest:
+        logger.warning("no machine of the cluster has %d CPUs: waiting for one that has", cpus)
+
+    space = sum(min(size // cpus, count) if gpus else size // cpus for size, count in places)
+    if workers is not None and workers > space:
+        logger.warning("the cluster has space for %d workers of %d CPUs now, not for %d", space, cpus, workers)
+    return WorkerPool(workers or max(1, space), cpus, gpus)

@@ -34,7 +34,10 @@ EXTRAS = {
     ),
     "train": ("accelerate", "datasketch", "peft", "tensorboard"),  # and those of search and eval
     "onnx": ("onnx", "onnx_ir", "onnxruntime", "onnxscript"),
-    "serve": ("anyio", "fastapi", "httptools", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn"),
+    "serve": (
+        *("anyio", "fastapi", "fastapi_offline", "httptools", "orjson", "prometheus_client", "pydantic"),
+        *("starlette", "uvicorn"),
+    ),
     "demo": ("gradio",),
     "mcp": ("anyio", "mcp", "pydantic"),  # and those of search
     "mteb": ("mteb",),

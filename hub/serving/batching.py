@@ -9,8 +9,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 
@@ -28,10 +28,19 @@ class QueueFullError(RuntimeError):
 
 
 class EmbeddingJob:
-    """The texts of one request in the queue. `future` becomes their embeddings, (texts, dim) float32."""
+    """The texts of one request in the queue.
 
-    def __init__(self, ids: Sequence[list[int]], exit_layer: int):
-        self.ids, self.exit_layer = ids, exit_layer
+    Args:
+        ids: token ids of each text.
+        exit_layer: exit that embeds them.
+        waiter: belongs to who submitted them.
+
+    Attributes:
+        future: becomes their embeddings, (texts, dim) float32.
+    """
+
+    def __init__(self, ids: Sequence[list[int]], exit_layer: int, waiter: Any = None):
+        self.ids, self.exit_layer, self.waiter = ids, exit_layer, waiter
         self.tokens = sum(map(len, ids))
         self.future: Future[np.ndarray] = Future()
         self.vectors: np.ndarray | None = None
@@ -70,6 +79,9 @@ class Batcher:
         self._embed = embed
         #: Called after a round with its exit, texts, tokens and seconds.
         self.observe: Callable[[int, int, int, float], None] = lambda *figures: None
+        #: Called in the thread with all requests that a round has ended. To wake another thread for each of them
+        #: would cost this one the interpreter's lock, again and again.
+        self.announce: Callable[[Sequence[EmbeddingJob]], None] = lambda jobs: None
         self.round_tokens, self.max_tokens = round_tokens, max_tokens
         self._round_size = 0
         #: Tokens in the queue: of requests that fit into one round, and of longer ones.
@@ -116,13 +128,13 @@ class Batcher:
             message = f"{waiting} tokens of requests like this one wait already, and at most {limit} may"
             raise QueueFullError(f"the server is busy: {message}. Try again in {seconds} s.", seconds)
 
-    def submit(self, ids: Sequence[list[int]], exit_layer: int) -> EmbeddingJob:
-        """Queue the texts of a request.
+    def submit(self, ids: Sequence[list[int]], exit_layer: int, waiter: Any = None) -> EmbeddingJob:
+        """Queue the texts of a request; see `EmbeddingJob`.
 
         Raises:
             QueueFullError: the queue has no space for them, or the server ends.
         """
-        job = EmbeddingJob(ids, exit_layer)
+        job = EmbeddingJob(ids, exit_layer, waiter)
         with self._change:
             if self._closed:
                 raise QueueFullError("the server is ending. Try again.", 1)
@@ -136,7 +148,6 @@ class Batcher:
         """Forget a request whose client has gone."""
         with self._change:
             self._end(job)
-        job.future.cancel()
 
     def close(self, timeout: float | None = None) -> None:
         """Let the thread end after its round; what waits then fails."""
@@ -201,6 +212,7 @@ class Batcher:
             return rows
 
     def _deliver(self, rows: list[tuple[EmbeddingJob, int]], vectors: np.ndarray) -> None:
+        ended = []
         with self._change:
             for (job, row), vector in zip(rows, vectors, strict=True):
                 if job.is_over:  # cancelled while the model ran
@@ -209,24 +221,28 @@ class Batcher:
                 job.store(row, vector)
                 if job.finished_rows == len(job.ids):
                     self._end(job, job.vectors)
+                    ended.append(job)
+        self.announce(ended)
 
     def _fail(self, jobs: set[EmbeddingJob], error: Exception) -> None:
         with self._change:
             for job in jobs:
                 self._end(job, error)
+        self.announce(list(jobs))
 
     def _end(self, job: EmbeddingJob, result: np.ndarray | Exception | None = None) -> None:
-        """Take a job out of the queue, and give its future a result."""
+        """Take a job out of the queue, and give its future a result, or cancel it."""
         if job.is_over:
             return
         job.is_over = True
         self._waiting[self._is_short(job.tokens)] -= job.waiting_tokens
-        if job in self._jobs:
+        # One whose last text has been taken is not in the queue any more.
+        if job.next_row < len(job.ids):
             self._jobs.remove(job)
 
-        # An event loop that ends cancels the future itself.
-        with suppress(InvalidStateError):
-            if isinstance(result, Exception):
-                job.future.set_exception(result)
-            elif result is not None:
-                job.future.set_result(result)
+        if isinstance(result, Exception):
+            job.future.set_exception(result)
+        elif result is not None:
+            job.future.set_result(result)
+        else:
+            job.future.cancel()

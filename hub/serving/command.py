@@ -19,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a MoSE")
     parser.add_argument("--name", help="name on OpenAI's routes (default: that of the folder or repository)")
     parser.add_argument("--device", help="device of the model, cpu or cuda (default: a GPU if there is one)")
+    text = "compute type (default: fp32 on a CPU, the type of the weights on a GPU)"
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), help=text)
     text = "run the code beside the model's weights instead of the installed mose"
     parser.add_argument("--trust-remote-code", action="store_true", help=text)
 
@@ -69,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
 
     sizes = (options.max_texts, options.max_characters)
     try:
-        engine = Engine(options.model, options.device, options.trust_remote_code, *sizes)
+        engine = Engine(options.model, options.device, options.trust_remote_code, *sizes, options.dtype)
     except (ValueError, OSError) as error:
         raise ArgumentError(f"{options.model}: {error}") from None
 

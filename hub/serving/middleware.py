@@ -116,7 +116,7 @@ class BodyLimit:
                 headers = {"connection": "close"} | ({"retry-after": RETRY_SECONDS} if status == 503 else {})
                 await error_response(scope["path"], status, text, headers)(scope, receive, send)
                 return
-            await self.app(_as_json(scope), _replay(bytes(body), receive), send)
+            await self.app(scope, _replay(bytes(body), receive), send)
         finally:
             self.total -= counted
 
@@ -131,12 +131,6 @@ class BodyLimit:
         if counted and self.total > self.max_total:
             return 503, f"the server is busy with other large requests. Try again in {RETRY_SECONDS} s."
         return None
-
-
-def _as_json(scope: Any) -> Any:
-    """Return a scope whose body is JSON: `curl -d` says that it sends a form."""
-    headers = [header for header in scope["headers"] if header[0] != b"content-type"]
-    return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
 
 
 def _replay(body: bytes, receive: Any) -> Any:

@@ -1,12 +1,12 @@
 """Requests of any dialect, from checked values to embeddings."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import anyio
 import numpy as np
-import torch
 
 from mose.handler import FEW_CHARACTERS, EmbeddingRequest, RequestError
 from mose.hub.serving.batching import Batcher, EmbeddingJob, QueueFullError
@@ -16,8 +16,8 @@ from mose.hub.serving.engine import Engine, ExitCost
 TOKENIZER_THREADS = 2
 #: Tokens have fewer characters than this, spaces and comments aside.
 MANY_CHARACTERS = 8
-#: Rounds of the model hold this many batches. More sort their texts better by length, but take longer.
-BATCHES_PER_ROUND = 1
+#: A request that waits longer is worth a task that watches if its client closes the connection.
+SHORT_WAIT_SECONDS = 0.25
 
 
 class ClientGoneError(ConnectionError):
@@ -44,10 +44,11 @@ class EmbeddingService:
 
     def __init__(self, engine: Engine, max_queue_tokens: int, costs: Mapping[int, ExitCost]):
         self.engine, self.costs = engine, costs
-        size = BATCHES_PER_ROUND * engine.handler.token_budget
-        self.batchers = {"model": Batcher(engine.embed, size, max_queue_tokens)}
+        self.batchers = {"model": Batcher(engine.embed, engine.token_budget, max_queue_tokens)}
         if engine.static is not None:
-            self.batchers["lookup"] = Batcher(engine.embed_static, size, max_queue_tokens)
+            self.batchers["lookup"] = Batcher(engine.embed_static, engine.token_budget, max_queue_tokens)
+        for batcher in self.batchers.values():
+            batcher.announce = _wake_all
         self._threads: anyio.CapacityLimiter | None = None  # belongs to the event loop, which does not run yet
 
     def batcher(self, exit_layer: int) -> Batcher:
@@ -82,9 +83,9 @@ class EmbeddingService:
 
         if latency_budget_ms is not None:
             request = request._replace(exit_layer=self._choose_exit(tokens, latency_budget_ms))
-        job = self.batcher(request.exit_layer).submit(ids, request.exit_layer)
-        embeddings = await self._wait(job, receive)
-        vectors = self.engine.handler.finish(torch.from_numpy(embeddings), request).numpy()
+        waiter = asyncio.get_running_loop().create_future()
+        job = self.batcher(request.exit_layer).submit(ids, request.exit_layer, waiter)
+        vectors = self.engine.handler.finish(await self._wait(job, receive), request)
         return Embeddings(np.ascontiguousarray(vectors), request.exit_layer, tokens, request.is_single)
 
     def close(self, timeout: float | None = None) -> None:
@@ -124,13 +125,29 @@ class EmbeddingService:
 
     async def _wait(self, job: EmbeddingJob, receive: Callable[[], Awaitable[Any]]) -> np.ndarray:
         """Return a job's embeddings, or cancel it if the client closes its connection first."""
-        answer = asyncio.wrap_future(job.future)
-        gone = asyncio.ensure_future(receive())
+        gone = None
         try:
-            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
+            await asyncio.wait((job.waiter,), timeout=SHORT_WAIT_SECONDS)
+            if not job.waiter.done():
+                gone = asyncio.ensure_future(receive())
+                await asyncio.wait((job.waiter, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not job.waiter.done():
                 raise ClientGoneError("the client closed its connection")
-            return answer.result()
+            return job.future.result()
         finally:
-            gone.cancel()
+            if gone is not None:
+                gone.cancel()
             self.batcher(job.exit_layer).cancel(job)
+
+
+def _wake_all(jobs: Sequence[EmbeddingJob]) -> None:
+    """Wake the requests of jobs that have ended; called in a batcher's thread."""
+
+    def wake() -> None:
+        for job in jobs:
+            if not job.waiter.done():  # cancelled, as the server ends
+                job.waiter.set_result(None)
+
+    if jobs:
+        with suppress(RuntimeError):  # the loop has ended
+            jobs[0].waiter.get_loop().call_soon_threadsafe(wake)

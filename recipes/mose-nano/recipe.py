@@ -1,11 +1,10 @@
 #!/usr/bin/env python
-"""Train mose-nano from source trees to the files that ship, in resumable stages.
+"""Train mose-nano from shards of source files to the files that ship, in resumable stages.
 
-    python recipes/mose-nano/recipe.py --sources DIR --pair-file FILE … --output-dir runs/mose-nano
+    python recipes/mose-nano/recipe.py --shards SHARD.jsonl … --pair-file FILE … --output-dir runs/mose-nano
 
-`DIR` has a folder for each language, with a folder for each project; README.md describes how to fetch them. Each
-stage leaves its result in the output folder and is skipped if that exists. A killed training stage resumes from
-its last checkpoint.
+README.md describes where the shards come from. Each stage leaves its result in the output folder and is skipped
+if that exists. A killed training stage resumes from its last checkpoint.
 """
 
 import argparse
@@ -18,7 +17,10 @@ from typing import Any
 
 import torch
 import yaml
+from curve import DevelopmentCurve
 from datasets import Dataset
+from hard_negatives import attach_negatives
+from safetensors.torch import load_file
 from transformers import AutoModel, PreTrainedTokenizerBase, set_seed
 
 from mose.configuration_mose import MoSEConfig
@@ -29,8 +31,14 @@ from mose.hub.weights import order_by_exit
 from mose.modeling_mose import MoSEModel
 from mose.tokenization.build import build_tokenizer
 from mose.training.checkpoints import last_whole_checkpoint
-from mose.training.finetuning.initialization import fit_projection, grow, start_embeddings_from, token_strings
-from mose.training.finetuning.teacher import attach_teacher, teacher_embeddings
+from mose.training.finetuning.initialization import (
+    fit_projection,
+    grow,
+    start_embeddings_from,
+    start_from_trunk,
+    token_strings,
+)
+from mose.training.finetuning.teacher import attach_teacher, joint_embeddings
 from mose.training.setup import load_tokenizer
 from mose.utils.command_line import exit_status
 
@@ -39,16 +47,23 @@ sys.path.append(str(HERE.parent))
 from pairs import build_pairs  # noqa: E402
 from recipe_steps import cached_pairs, fine_tuning_trainer  # noqa: E402
 
+#: Names and cache folder of the teachers, and the tokens that they read.
+Teachers = tuple[list[str], Path, int]
 COLLATION = ("max_query_length", "max_document_length", "instruction_dropout", "token_dropout")
 RUN = {"bf16": True, "logging_steps": 20, "save_steps": 100, "save_total_limit": 2, "dataloader_num_workers": 0}
 #: Pairs that the projection of exit 0 is fitted to, and how many are embedded at once.
 FIT_PAIRS, FIT_BATCH = 6000, 100
 
 
+def model_config(recipe: Mapping[str, Any], **overrides: Any) -> MoSEConfig:
+    """Return the configuration of the recipe's model."""
+    return MoSEConfig.from_preset(recipe["preset"], **recipe.get("model", {}) | overrides)
+
+
 def load_recipe_tokenizer(recipe: Mapping[str, Any], folder: Path, pairs: Dataset) -> PreTrainedTokenizerBase:
     """Return the tokenizer, built from a sample of the pairs on the first run."""
     if not folder.exists():
-        config = MoSEConfig.from_preset(recipe["preset"])
+        config = model_config(recipe)
         sample = pairs.shuffle(seed=recipe["seed"])
         sample = sample.select(range(min(len(sample), recipe["tokenizer_texts"] // 2)))
         texts = sample["query"][:] + sample["document"][:]
@@ -59,17 +74,16 @@ def load_recipe_tokenizer(recipe: Mapping[str, Any], folder: Path, pairs: Datase
 def model_from_teacher(
     recipe: Mapping[str, Any],
     tokenizer: PreTrainedTokenizerBase,
-    teacher: tuple[str, Path],
+    teachers: Teachers,
     pairs: Dataset,
     vectors: torch.Tensor,
 ) -> MoSEModel:
-    """Return the untrained model at exit 0, with token embeddings and projection fitted to the teacher.
+    """Return the untrained model at exit 0, with token embeddings and projection fitted to the teachers.
 
-    `teacher` is its name and the folder of its cache. The pairs name rows of `vectors`, (n, hidden).
+    The pairs name rows of `vectors`, (n, hidden).
     """
-    model = MoSEModel(MoSEConfig.from_preset(recipe["preset"], exit_layer=0)).eval()
-    strings = teacher_embeddings(token_strings(tokenizer), *teacher, recipe["teacher_max_length"])
-    start_embeddings_from(model, tokenizer, strings)
+    model = MoSEModel(model_config(recipe, exit_layer=0)).eval()
+    start_embeddings_from(model, tokenizer, joint_embeddings(token_strings(tokenizer), *teachers))
 
     sample = pairs.shuffle(seed=recipe["seed"]).select(range(min(len(pairs), FIT_PAIRS)))
     lengths = (recipe["common"]["max_query_length"], recipe["common"]["max_document_length"])
@@ -88,6 +102,13 @@ def model_from_teacher(
     return model
 
 
+def model_from_trunk(recipe: Mapping[str, Any], trunk: Path) -> MoSEModel:
+    """Return the whole model, with embeddings, blocks and norms of a pre-trained trunk of the same sizes."""
+    model = MoSEModel(model_config(recipe))
+    start_from_trunk(model, load_file(trunk / "model.safetensors"))
+    return model
+
+
 def train_stage(
     folder: Path,
     settings: dict[str, Any],
@@ -95,6 +116,7 @@ def train_stage(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Dataset,
     vectors: torch.Tensor,
+    curve: DevelopmentCurve | None = None,
 ) -> None:
     """Train one stage and save the model to `folder`, resuming from the last checkpoint."""
     collation = {key: settings.pop(key) for key in COLLATION if key in settings}
@@ -102,6 +124,8 @@ def train_stage(
     settings = {**RUN, "output_dir": str(folder), **settings}
 
     trainer = fine_tuning_trainer(model, tokenizer, pairs, settings, collation, vectors)
+    if curve is not None:
+        trainer.add_callback(curve)
     checkpoint = last_whole_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model()
@@ -139,32 +163,43 @@ def run_stages(options: argparse.Namespace) -> None:
     seed = recipe["seed"] if options.seed is None else options.seed
     options.output_dir.mkdir(parents=True, exist_ok=True)
 
-    trees = {language: [options.sources / language] for language in recipe["functions"]}
-    sources = (trees, recipe["functions"], options.pair_file, options.exclude)
-    pairs = cached_pairs(
-        options.output_dir / "pairs.parquet",
-        lambda: build_pairs(*sources, seed=recipe["seed"], pair_repeats=recipe["pair_repeats"]),
-    )
-    tokenizer = load_recipe_tokenizer(recipe, options.output_dir / "tokenizer", pairs)
-    teacher = (str(bundled(recipe["teacher"]) or recipe["teacher"]), options.output_dir / "teacher")
-    hidden = MoSEConfig.from_preset(recipe["preset"]).hidden_size
-    pairs, vectors = attach_teacher(pairs, *teacher, hidden, recipe["teacher_max_length"])
+    sources = (options.shards, recipe["functions"], options.pair_file, options.exclude)
+    choices = {name: recipe[name] for name in ("seed", "pair_repeats", "excluded_paths")}
+    pairs = cached_pairs(options.output_dir / "pairs.parquet", lambda: build_pairs(*sources, **choices))
+    tokenizer_folder = options.trunk or options.output_dir / "tokenizer"
+    tokenizer = load_recipe_tokenizer(recipe, tokenizer_folder, pairs)
+
+    names = options.teacher or [str(bundled(name) or name) for name in recipe["teachers"]]
+    cache = options.teacher_cache or options.output_dir / "teacher"
+    teachers: Teachers = (names, cache, recipe["teacher_max_length"])
+    pairs, vectors = attach_teacher(pairs, names, cache, model_config(recipe).hidden_size, teachers[2])
+
+    if recipe["hard_negatives"]["share"]:
+        pairs = attach_negatives(pairs, vectors, seed=recipe["seed"], **recipe["hard_negatives"])
 
     previous: Path | None = None
     for name, stage in recipe["stages"].items():
+        if options.trunk and stage.get("exit_layer") is not None:
+            continue  # the trunk has all blocks, so nothing is grown from a shallow exit
         folder = options.output_dir / name
         if not (folder / "done").exists():
             # A stage gives the same result, whether or not earlier stages ran in this process.
             set_seed(seed)
             settings = {**recipe["common"], **stage, "seed": seed}
             exit_layer = settings.pop("exit_layer", None)
-            if previous is None:
-                model = model_from_teacher(recipe, tokenizer, teacher, pairs, vectors)
+            if previous is None and options.trunk:
+                model = model_from_trunk(recipe, options.trunk)
+            elif previous is None:
+                model = model_from_teacher(recipe, tokenizer, teachers, pairs, vectors)
             else:
                 model = AutoModel.from_pretrained(previous, trust_remote_code=True)
                 deepest = model.config.exit_layers[-1] if exit_layer is None else exit_layer
                 model = grow(model, deepest) if model.exit_layers[-1] < deepest else model
-            train_stage(folder, settings, model, tokenizer, pairs, vectors)
+            curve = None
+            if options.develop:
+                path = options.output_dir / "curve.jsonl"
+                curve = DevelopmentCurve(name, options.develop, tokenizer, path, options.develop_steps)
+            train_stage(folder, settings, model, tokenizer, pairs, vectors, curve)
         previous = folder
 
     if options.ship and previous is not None:
@@ -175,9 +210,14 @@ def main() -> int:
     """Parse the arguments, run the recipe and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--sources", type=Path, required=True, help="folder of source trees, one per language")
+    add("--shards", type=Path, nargs="+", required=True, help="files of recipes/depth/shards.py")
     add("--pair-file", type=Path, nargs="*", default=[], help="JSON lines of code pairs")
     add("--exclude", type=Path, nargs="*", default=[], help="evaluation sets to keep out of training")
+    add("--trunk", type=Path, help="folder of a pre-trained model and its tokenizer to start all blocks from")
+    add("--teacher", nargs="*", help="folders of the teachers; default: the recipe's, from the Hub")
+    add("--teacher-cache", type=Path, help="folder of the teachers' vectors; default: in --output-dir")
+    add("--develop", type=Path, nargs="*", default=[], help="development sets (BEIR) to measure on the way")
+    add("--develop-steps", type=int, default=500, help="steps between two points of the curves")
     add("--recipe", type=Path, default=HERE / "recipe.yaml", help="configuration")
     add("--output-dir", type=Path, default=Path("runs/mose-nano"), help="folder for all results")
     add("--seed", type=int, help="overrides the recipe's seed")

@@ -16,6 +16,7 @@ from mose.benchmarks import (
     exits,
     export,
     gradcache,
+    http_load,
     hybrid,
     laws,
     loading,
@@ -318,10 +319,11 @@ def test_serving(report_of, model_folder):
     report, text = report_of(serving.ServerLoad(), "--model", model_folder, *small)
     assert list(report["load"]) == ["one client", "3 clients", "one client, again"]
     for row in report["load"].values():
-        assert row["answered"] > 0 and row["cpu_ms_per_request"] > 0
+        assert row["answered"] > 0 and row["server_ms_per_request"] > 0
         assert row["wrong"] == row["lost"] == row["busy"] == 0
     assert report["load"]["3 clients"]["refused"] > 0
     assert set(report["ms"]["3 clients"]) <= {"exit 0", "exit 1", "exit 2"}
+    assert report["memory"]["series"] and all(row["ratio"] > 0 for row in report["compute"].values())
     assert "times the requests of one client" in text
 
 
@@ -344,6 +346,7 @@ def test_scale(report_of, model_folder, monkeypatch):
         (200, b"[[1.0]]", [[1.0]], "answered"),
         (200, b"[[1.1]]", [[1.0]], "wrong"),
         (200, b"[1.0]", [[1.0]], "wrong"),
+        (200, b'{"data": [{"embedding": "AACAPw=="}]}', [[1.0]], "answered"),
         (500, b"{}", [[1.0]], "wrong"),
         (503, b"{}", [[1.0]], "busy"),
         (413, b"{}", None, "refused"),
@@ -352,7 +355,7 @@ def test_scale(report_of, model_folder, monkeypatch):
     ],
 )
 def test_outcomes_of_requests(status, answer, expected, kind):
-    assert serving.classify_answer(status, answer, None if expected is None else np.array(expected)) == kind
+    assert http_load.classify_answer(status, answer, None if expected is None else np.array(expected)) == kind
 
 
 @pytest.mark.slow

@@ -3,9 +3,11 @@ import copy
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mose.inference import encoding
-from mose.inference.encoding import encode
+from mose.inference.encoding import encode, length_sorted_batches
 
 TEXTS = ["def f(x):\n    return x + 1", "", "x", "int add(int a, int b) { return a + b; }", "é" * 40, "return x"]
 
@@ -34,6 +36,28 @@ def test_windows_do_not_change_results(model, tokenizer, monkeypatch):
     monkeypatch.setattr(encoding, "WINDOW", 2)
     for exit_layer, embeddings in encode(model, tokenizer, TEXTS).items():
         np.testing.assert_allclose(embeddings, whole[exit_layer], atol=1e-5)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.integers(1, 50), max_size=30),
+    st.integers(1, 200),
+    st.one_of(st.none(), st.integers(0, 100)),
+)
+def test_batches_hold_every_text_once_within_their_bounds(lengths, token_budget, max_padding):
+    batches = list(length_sorted_batches(lengths, token_budget, max_padding))
+    assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
+    for position, rows in enumerate(batches):
+        sizes = [lengths[row] for row in rows]
+        padding = max(sizes) * len(sizes) - sum(sizes)
+        assert max(sizes) * len(sizes) <= token_budget or len(rows) == 1
+        assert max_padding is None or padding <= max_padding
+
+        # The next text would not have fit.
+        for row in batches[position + 1][:1] if position + 1 < len(batches) else ():
+            longer, more = max(sizes) * (len(sizes) + 1), padding + max(sizes) - lengths[row]
+            assert lengths[row] <= min(sizes)
+            assert longer > token_budget or (max_padding is not None and more > max_padding)
 
 
 @pytest.mark.parametrize(("exits", "blocks"), [([0], 0), ([1], 1), ([1, 0, 1], 1), ([3, 0], 3)])

@@ -14,7 +14,7 @@ from mose.inference.loading import load_model
 from mose.scale.encode import main
 from mose.scale.parts import Columns, plan_parts
 from mose.scale.results import ResultFolder
-from mose.scale.workers import EncodeSettings, PartEncoder
+from mose.scale.workers import EncodeSettings, PartEncoder, size_pool
 from mose.tokenization.prompts import code_prompt
 
 ROWS = [{"text": f"def f{i}(): return {i}", "language": ["python", "java"][i % 2], "id": i} for i in range(12)]
@@ -169,3 +169,27 @@ def test_a_batch_of_ray_data_gives_reports(loaded, corpus, tiny_model_folder, tm
     other = EncodeSettings(tiny_model_folder, exits, Columns(), results, "0" * 64, device="cpu")
     with pytest.raises(RuntimeError, match="another model here than where the run was started"):
         PartEncoder(other)
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "cpus", "gpus_allowed", "pool"),
+    [
+        ([{"CPU": 16}, {"CPU": 16}, {}], None, None, True, (8, 4, 0)),
+        ([{"CPU": 2}], None, None, True, (1, 2, 0)),  # the default fits every machine
+        ([{}, {"CPU": 1}, {"CPU": 1}], None, None, True, (2, 1, 0)),
+        ([{"CPU": 16}], 3, 2, True, (3, 2, 0)),
+        ([{"CPU": 16, "GPU": 8}, {"CPU": 64}], None, None, True, (8, 2, 1)),
+        ([{"CPU": 16, "GPU": 8}, {"CPU": 64}], None, None, False, (20, 4, 0)),
+        ([{"CPU": 16, "GPU": 1}, {"CPU": 4, "GPU": 4}], None, None, True, (5, 1, 1)),
+        ([], None, None, True, (1, 1, 0)),
+    ],
+)
+def test_actors_fit_the_machines(machines, workers, cpus, gpus_allowed, pool):
+    assert size_pool(machines, workers, cpus, gpus_allowed) == pool
+
+
+def test_actors_that_do_not_fit_are_named(caplog):
+    assert size_pool([{"CPU": 2}], 9, 1, True) == (9, 1, 0)
+    assert "space for 2 workers of 1 CPUs now, not for 9" in caplog.text
+    assert size_pool([{"CPU": 2}], None, 4, True) == (1, 4, 0)
+    assert "no machine of the cluster has 4 CPUs" in caplog.text

@@ -16,7 +16,7 @@ def test_the_defaults_are_the_papers(tmp_path):
     assert (defaults.per_device_train_batch_size, defaults.per_device_eval_batch_size) == (2048, 2048)
     assert (defaults.mini_batch_size, defaults.distillation, defaults.align_exits) == (32, "none", False)
     assert DataArguments(dataset=["a"]).word_replacement == 0.3
-    assert defaults.teacher is None and defaults.report_to == []
+    assert defaults.teacher == [] and defaults.report_to == []
     assert not defaults.remove_unused_columns
 
 

@@ -190,14 +190,16 @@ class FineTuningArguments(LoRAArguments, shared.RunArguments):
     )
     align_weight: float = flag("Weight of the CLIP loss across exits.", 1.0)
     matryoshka_dims: list[int] = flag("Truncated embedding sizes to train for, beside the full one: 128 64.", [])
-    teacher: str | None = flag(
-        "A sentence-transformers model whose similarities and vectors the exits learn from, in addition to the "
-        "CLIP loss. The paper has none."
+    teacher: list[str] = flag(
+        "Sentence-transformers models whose similarities and vectors the exits learn from, in addition to the "
+        "CLIP loss; of several, their mean similarity. The paper has none.",
+        [],
+        action="extend",
     )
     teacher_cache: str | None = flag(
-        "Folder for the teacher's embeddings. Default: teacher/ in the output folder."
+        "Folder for the teachers' embeddings. Default: teacher/ in the output folder."
     )
-    teacher_max_length: int = flag("Maximum tokens of the teacher's input.", 128)
+    teacher_max_length: int = flag("Maximum tokens of a teacher's input.", 128)
     teacher_kl_weight: float = flag("Weight of the KL between the in-batch rankings of teacher and exit.", 1.0)
     teacher_cosine_weight: float = flag("Weight of 1 - cosine between the vectors of teacher and exit.", 1.0)
     teacher_temperature: float = flag("Temperature of the teacher's KL, in units of cosine.", 0.05)

@@ -59,7 +59,7 @@ def finetune(
     `evaluate` scores a model on held-out functions, as `mose.eval.held_out.score_exits` does. None: they are held
     out, but not scored.
     """
-    reads = (model_args.model, args.teacher, model_args.init_embeddings_from)
+    reads = (model_args.model, *args.teacher, model_args.init_embeddings_from)
     with setup.output_folder(args, "finetune", *reads):
         _run_finetuning(model_args, data_args, args, evaluate)
 
@@ -235,11 +235,9 @@ def fit_batches(args: FineTuningArguments, train: int, validation: int | None) -
 
 
 def _attach_teacher(data: FineTuningData, args: FineTuningArguments, cache_dir: Path, size: int) -> None:
-    """Embed all texts with the teacher, and add its columns to both parts of the data."""
+    """Embed all texts with the teachers, and add their columns to both parts of the data."""
     pairs = data.train if data.validation is None else concatenate_datasets([data.train, data.validation])
-    pairs, data.teacher_vectors = attach_teacher(
-        pairs, str(args.teacher), cache_dir, size, args.teacher_max_length
-    )
+    pairs, data.teacher_vectors = attach_teacher(pairs, args.teacher, cache_dir, size, args.teacher_max_length)
 
     first = len(data.train)
     data.train = pairs.select(range(first))

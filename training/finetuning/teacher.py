@@ -94,41 +94,66 @@ def _embed_in_chunks(
             bar.update(len(keys))
 
 
+def joint_embeddings(
+    texts: Sequence[str], teachers: Sequence[str], cache_dir: str | Path, max_length: int = 128
+) -> np.ndarray:
+    """Return the embeddings of several teachers as one, float32 (n, sum of their dims) of unit norm.
+
+    Each teacher's unit-norm vectors are concatenated and divided by the root of the number of teachers. The
+    cosine of two such vectors is then the mean of the teachers' cosines.
+
+    Args:
+        texts: as in `teacher_embeddings`.
+        teachers: folders or Hub ids, at least one.
+        cache_dir: as in `teacher_embeddings`.
+        max_length: as in `teacher_embeddings`.
+
+    Raises:
+        ValueError: there is no teacher, or as in `teacher_embeddings`.
+        OSError: as in `load_teacher`.
+    """
+    if not teachers:
+        raise ValueError("There must be at least one teacher, got none.")
+    parts = [teacher_embeddings(texts, teacher, cache_dir, max_length).astype(np.float32) for teacher in teachers]
+    return np.concatenate(parts, axis=1) / np.float32(len(parts) ** 0.5)
+
+
 def attach_teacher(
-    dataset: Dataset, name_or_path: str, cache_dir: str | Path, dimension: int, max_length: int = 128
+    dataset: Dataset, teachers: str | Sequence[str], cache_dir: str | Path, dimension: int, max_length: int = 128
 ) -> tuple[Dataset, torch.Tensor]:
-    """Add to training pairs what `FineTuningTrainer` needs to learn from a teacher.
+    """Add to training pairs what `FineTuningTrainer` needs to learn from a teacher, or from several as one.
 
     Args:
         dataset: columns `query` and `document`. The teacher reads `teacher_query` and `teacher_document` instead
             if they exist, such as code with names that the student does not see.
-        name_or_path: as in `teacher_embeddings`.
+        teachers: folder or Hub id of a teacher, or of several: their mean similarity counts (`joint_embeddings`).
         cache_dir: as in `teacher_embeddings`.
-        dimension: size of the student's embeddings. A wider teacher is projected onto the principal components
-            of its vectors, which keeps most of its similarities.
+        dimension: size of the student's embeddings. Wider vectors are projected onto their principal components,
+            which keeps most of their similarities.
         max_length: as in `teacher_embeddings`.
 
     Returns:
         The dataset with integer columns `teacher_query` and `teacher_document`, row numbers of the vectors; and
-        the vectors, (distinct texts, dimension) float32 of unit norm.
+        the vectors, (distinct texts, dimension) float32 of unit norm. Projected vectors have their largest
+        components first, so that their first dimensions alone rank texts, too.
 
     Raises:
-        ValueError: the teacher is narrower than the student.
+        ValueError: the teachers' vectors are narrower than the student's.
     """
     columns = {
         side: dataset[f"teacher_{side}" if f"teacher_{side}" in dataset.column_names else side][:]
         for side in ("query", "document")
     }
     texts = sorted({*columns["query"], *columns["document"]})
-    embeddings = teacher_embeddings(texts, name_or_path, cache_dir, max_length)
-    vectors = torch.from_numpy(embeddings.astype(np.float32))
+    names = [teachers] if isinstance(teachers, str) else teachers
+    vectors = torch.from_numpy(joint_embeddings(texts, names, cache_dir, max_length))
 
     if (size := vectors.shape[1]) < dimension:
         raise ValueError(f"The teacher must have at least the student's {dimension} dimensions, got {size}.")
     if size > dimension:
-        # Not centred: cosine similarities are about the origin.
+        # Not centred: cosine similarities are about the origin. Eigenvalues come in ascending order.
         _, axes = torch.linalg.eigh(vectors.T @ vectors)
-        vectors = vectors @ axes[:, -dimension:]
+        vectors = vectors @ axes[:, -dimension:].flip(1)
     vectors = torch.nn.functional.normalize(vectors, dim=-1)
 
     rows = {text: row for row, text in enumerate(texts)}

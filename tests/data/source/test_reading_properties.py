@@ -334,9 +334,9 @@ def _indented(n):
 @pytest.mark.slow
 @pytest.mark.parametrize("what", MANY)
 def test_time_is_linear(what):
-    """Compare the times for half and twice n; with long units split, as for an index, which does the most.
+    """Compare the times for n / 16 and n; with long units split, as for an index, which does the most.
 
-    Four times as much takes four times as long, or sixteen times if time is quadratic.
+    Sixteen times as much takes 16 times as long, or 256 times if time is quadratic. 64 lies far from both.
     """
     language, make, n = MANY[what]
 
@@ -347,12 +347,12 @@ def test_time_is_linear(what):
         return time.process_time() - start
 
     # The best of a few: other processes only make it slower. Below some milliseconds there is nothing to compare.
-    half = twice = float("inf")
+    few = many = float("inf")
     for _ in range(4):
-        half, twice = min(half, seconds(n // 2)), min(twice, seconds(2 * n))
-        if twice < max(9 * half, 0.1):
+        few, many = min(few, seconds(n // 16)), min(many, seconds(n))
+        if many < max(64 * few, 0.1):
             return
-    pytest.fail(f"{half:.2f} s for {n // 2:,}, {twice:.2f} s for four times as many")
+    pytest.fail(f"{few:.3f} s for {n // 16:,}, {many:.2f} s for sixteen times as many")
 
 
 @pytest.mark.slow

@@ -177,7 +177,7 @@ def test_work_for_clients_that_have_gone_is_dropped(start_server, engine, monkey
     def embed(ids, exit_layer):
         rounds.append(len(ids))
         is_open.wait(10)
-        return engine.handler.embed(ids, exit_layer).numpy()
+        return engine.handler.embed(ids, exit_layer)
 
     monkeypatch.setattr(engine, "embed", embed)
     monkeypatch.setattr(engine, "measure_costs", dict)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import threading
 from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
@@ -257,7 +258,7 @@ def test_a_failure_of_the_model_is_a_500_that_tells_no_secrets(start_server, eng
     def broken(ids, exit_layer):
         raise RuntimeError("/secret/path")
 
-    monkeypatch.setattr(engine.handler, "embed", broken)
+    monkeypatch.setattr(engine, "embed", broken)
     monkeypatch.setattr(engine, "measure_costs", lambda: {0: ExitCost(0, 0)})
     with start_server() as server:
         reply = server.post("/", {"inputs": "x"})
@@ -266,7 +267,7 @@ def test_a_failure_of_the_model_is_a_500_that_tells_no_secrets(start_server, eng
 
 
 def test_weights_that_are_not_finite_are_a_500(start_server, engine, monkeypatch):
-    monkeypatch.setattr(engine.handler, "embed", lambda ids, exit_layer: torch.full((len(ids), 32), float("nan")))
+    monkeypatch.setattr(engine, "embed", lambda ids, exit_layer: np.full((len(ids), 32), np.nan, np.float32))
     with start_server() as server:
         assert server.post("/embed", {"inputs": "x"}).status == 500
 
@@ -283,7 +284,15 @@ def test_the_schema_describes_every_route(server):
     }
     request = schema["components"]["schemas"]["OpenAIRequest"]
     assert set(request["required"]) == {"model", "input"} and "latency_budget_ms" in request["properties"]
-    assert b"swagger" in server.request("GET", "/docs").content
+
+
+def test_the_documentation_needs_no_other_machine(server):
+    page = server.request("GET", "/docs").content.decode()
+    files = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(files) == 3 and all(file.startswith("/") for file in files)
+    sizes = {file: len(server.request("GET", file).content) for file in files}
+    assert server.request("GET", files[0]).status == 200 and max(sizes.values()) > 10**6, sizes
+    assert server.request("GET", "/static-offline-docs/nothing.js").json()["error"]
 
 
 def test_metrics_count_requests_texts_and_exits(start_server):

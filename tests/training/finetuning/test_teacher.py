@@ -5,7 +5,7 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from mose.training.finetuning import teacher
-from mose.training.finetuning.teacher import attach_teacher, load_teacher, teacher_embeddings
+from mose.training.finetuning.teacher import attach_teacher, joint_embeddings, load_teacher, teacher_embeddings
 
 TEXTS = ["Add two numbers.", "def add(a, b): return a + b", "x", "", "Add two numbers.", "return first" * 20]
 
@@ -126,6 +126,38 @@ def test_a_wider_teacher_is_projected_and_keeps_its_similarities(tiny_teacher, t
     # Cutting dimensions off instead loses far more.
     cut = torch.nn.functional.normalize(whole[:, :32], dim=1)
     assert lost.mean() < 0.3 * (cut @ cut.T - wanted).abs().mean()
+
+
+def test_the_first_dimensions_of_projected_vectors_carry_most(tiny_teacher, tmp_path):
+    _, vectors = attach_teacher(dataset(40), tiny_teacher, tmp_path, 32)
+    energy = vectors.square().sum(0)
+    assert (energy[:-1] >= 0.9 * energy[1:]).all() and energy[0] > 4 * energy[-1]
+
+
+def test_the_similarities_of_several_teachers_are_averaged(tiny_teacher, tmp_path):
+    other = tmp_path / "other"
+    model = SentenceTransformer(tiny_teacher, device="cpu")
+    with torch.no_grad():
+        torch.manual_seed(3)
+        for weight in model.parameters():
+            weight += 0.3 * torch.randn_like(weight)
+    model.save(str(other))
+
+    names = [tiny_teacher, str(other)]
+    own = [teacher_embeddings(TEXTS, name, tmp_path / "cache").astype(np.float32) for name in names]
+    assert np.abs(own[0] @ own[0].T - own[1] @ own[1].T).max() > 0.05  # they differ
+    joint = joint_embeddings(TEXTS, names, tmp_path / "cache")
+    assert joint.shape == (len(TEXTS), 96) and joint.dtype == np.float32
+    np.testing.assert_allclose(joint @ joint.T, (own[0] @ own[0].T + own[1] @ own[1].T) / 2, atol=1e-3)
+
+    taught, vectors = attach_teacher(dataset(), names, tmp_path / "cache", 96)
+    rows = [taught[f"teacher_{side}"][:] for side in ("query", "document")]
+    sides = [joint_embeddings(dataset()[side][:], names, tmp_path / "cache") for side in ("query", "document")]
+    for found, expected in zip(rows, sides, strict=True):
+        np.testing.assert_allclose(vectors[found].numpy(), expected, atol=1e-3)
+
+    with pytest.raises(ValueError, match="at least one teacher, got none"):
+        joint_embeddings(TEXTS, [], tmp_path)
 
 
 @pytest.mark.parametrize("side", ["query", "document"])
