@@ -105,7 +105,8 @@ class TermTable:
         """Return the units that have a term, in ascending order, and how often."""
         if self._inverted is not None:
             terms, rows, counts = self._inverted
-            start, end = np.searchsorted(terms, np.array([term, term + 1], np.uint64))
+            # In the type of the terms: else all of them would be converted.
+            start, end = (np.searchsorted(terms, np.uint32(term), side) for side in ("left", "right"))
             return rows[start:end], counts[start:end].astype(np.float32)
 
         places = np.flatnonzero(self._terms == np.uint32(term))

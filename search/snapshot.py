@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -82,14 +81,7 @@ class Units(Sequence[Entry]):
         Raises:
             DamagedIndexError: it is not what was written.
         """
-        if not len(rows):
-            return []
-        with reading(self._location):
-            sources = self._read_sources(list(rows))
-        for row, source in zip(rows, sources, strict=True):
-            if self._entry(row, source).key != self.column("key")[row]:
-                raise self._location.damaged(f"the source of unit {row} does not have its digest")
-        return sources
+        return [unit.source for unit in self.take(rows)]
 
     def _read_sources(self, rows: list[int]) -> list[str]:
         """Return the sources of units as they are on disk, or in memory from the second time on."""
@@ -102,8 +94,21 @@ class Units(Sequence[Entry]):
         return taken.column("source").to_pylist()
 
     def take(self, rows: Sequence[int]) -> list[Entry]:
-        """Return units, with their sources read at once."""
-        return [self._entry(row, source) for row, source in zip(rows, self.sources(rows), strict=True)]
+        """Return units, with their sources read and checked at once.
+
+        Raises:
+            DamagedIndexError: a source is not what was written.
+        """
+        if not len(rows):
+            return []
+        with reading(self._location):
+            sources = self._read_sources(list(rows))
+        units = [self._entry(row, source) for row, source in zip(rows, sources, strict=True)]
+        keys = self.column("key")
+        for row, unit in zip(rows, units, strict=True):
+            if unit.key != keys[row]:
+                raise self._location.damaged(f"the source of unit {row} does not have its digest")
+        return units
 
     @overload
     def __getitem__(self, row: int) -> Entry: ...
@@ -116,8 +121,8 @@ class Units(Sequence[Entry]):
 
     def _entry(self, row: int, source: str) -> Entry:
         fields = {name: self.column(name)[row] for name in Entry._fields if name != "source"}
-        path = PurePosixPath(fields["path"])
-        if path.is_absolute() or ".." in path.parts:
+        path: str = fields["path"]
+        if path.startswith("/") or ".." in path.split("/"):
             raise SearchIndexError(f"the index is damaged: unit {row} is outside its tree, in {path}")
         return Entry(**fields, source=source)
 

@@ -83,8 +83,10 @@ def write(path, names, **changes):
     units = [Entry("a.py", "function", name, name, "python", 1, 1, f"def {name}(): pass") for name in names]
     meta = Meta("m", "f", "", 1, 512, 4, (Tree(0, "/", "root", None, (), {}),))
     rows = NewRows([0] * len(units), units, np.eye(len(units), 4, dtype=np.float32), {})
-    with index_writer(Location(str(path))) as writer:
-        writer.replace(dataclasses.replace(meta, **changes), rows)
+    location = Location(str(path))
+    with index_writer(location) as writer:
+        previous = read_snapshot(location) if location.exists() else None
+        writer.replace(dataclasses.replace(meta, **changes), rows, previous)
 
 
 @pytest.mark.slow
