@@ -19,10 +19,11 @@ from mose.search.places import default_location
 from mose.search.ranking.confidence import LOW_CONFIDENCE
 from mose.search.ranking.fusion import DEFAULT_HYBRID
 from mose.search.records import MAX_LENGTH, SHIPPED, Meta
-from mose.search.rendering import NOTHING_FITS, printable, render, summarize_index
+from mose.search.rendering import NOTHING_FITS, render, summarize_index
 from mose.search.store import DamagedIndexError, Location, SearchIndexError, read_meta
 from mose.utils.command_line import positive_int
 from mose.utils.locations import is_local_folder, package_folder
+from mose.utils.terminal import printable
 
 if TYPE_CHECKING:
     from mose.search.index import Hit, Index
@@ -167,6 +168,8 @@ def build_index(options: argparse.Namespace, timings: Timings, location: Locatio
     if not tree.is_dir():
         raise ValueError(f"{tree}: no such folder")
     check_filters(options.languages, None)
+    if options.max_length < 1:
+        raise ValueError(f"max_length must be at least 1, got {options.max_length}. Pass 512 for the default.")
     model, exit_layer = options.model, options.exit_layer
     if model is None:
         known = _known_meta(location)

@@ -7,7 +7,8 @@ from typing import Any
 
 from mose.search.commands import opening, shared
 from mose.search.filters import check_filters
-from mose.search.rendering import printable, summarize_index
+from mose.search.rendering import summarize_index
+from mose.utils.terminal import printable
 
 #: Below it, a hit has little in common with the code (`benchmarks/fragments.py`).
 LOW_SIMILARITY = 0.55

@@ -1,11 +1,12 @@
 """An index in an object store, through a real server of the S3 protocol: use, kills, two writers, damage."""
 
+import re
 import signal
 import subprocess
 import sys
-import urllib.request
 
 import pytest
+from pyarrow import fs
 from s3_server import BUCKET, moto_python, s3_server
 
 from mose.search import Index, SearchIndexError, main, neighbours
@@ -42,7 +43,7 @@ def store():
 
 @pytest.fixture
 def path(store, request):
-    return f"s3://{BUCKET}/{request.node.name.replace('[', '-').rstrip(']').replace(' ', '-')}"
+    return f"s3://{BUCKET}/{re.sub(r'\W+', '-', request.node.name)}"
 
 
 def hits_of(index, count=20):
@@ -72,8 +73,10 @@ def test_built_searched_updated_and_removed(path, tmp_path, tries):
     tries.record("index in a bucket", "built, updated, searched, a tree removed")
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("is_first", [True, False], ids=["first build", "update"])
+@pytest.mark.parametrize(
+    ("moment", "is_first"),
+    [(moment, False) for moment in MOMENTS] + [(moment, True) for moment in list(MOMENTS)[:2]],
+)
 def test_a_killed_writer_harms_nobody(moment, is_first, path, tmp_path, tries):
     tree = tmp_path / "tree"
     write_tree(tree, 0, files=4)
@@ -130,7 +133,7 @@ def test_a_store_that_is_away_is_not_taken_for_a_damaged_index(path, store, tmp_
         assert main(["index", str(tree), "--index", path]) == 1
         assert main(["query", QUERY, "--index", path]) == 1
         errors = capsys.readouterr().err
-        assert errors.count("the store cannot be used") == 2 and "damaged" not in errors
+        assert errors.count("the store cannot be used") == 2 and "is damaged" not in errors
     assert len(Index.open(path)) == 10
     tries.record("a store that is away", "named, nothing rebuilt")
 
@@ -140,10 +143,13 @@ def test_a_damaged_object_gives_no_answer_and_is_healed(path, store, tmp_path, t
     write_tree(tree, 0, files=4)
     build(tree, path)
     data = Index.open(path).snapshot.table.get_fragments()[0].data_files()[0].path
-    address = f"{store}/{path.removeprefix('s3://')}/units.lance/data/{data}"
-    content = bytearray(urllib.request.urlopen(address).read())
+    client = fs.S3FileSystem(endpoint_override=store, access_key="any", secret_key="any", region="us-east-1")
+    name = f"{path.removeprefix('s3://')}/units.lance/data/{data}"
+    with client.open_input_stream(name) as stream:
+        content = bytearray(stream.read())
     content[len(content) // 2 : len(content) // 2 + 2048] = bytes(2048)
-    urllib.request.urlopen(urllib.request.Request(address, data=bytes(content), method="PUT")).close()
+    with client.open_output_stream(name) as stream:
+        stream.write(bytes(content))
     with pytest.raises(DamagedIndexError):
         Index.open(path).search(QUERY, 20)
     build(tree, path)
