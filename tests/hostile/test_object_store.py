@@ -43,7 +43,8 @@ def store():
 
 @pytest.fixture
 def path(store, request):
-    return f"s3://{BUCKET}/{re.sub(r'\W+', '-', request.node.name)}"
+    name = re.sub(r"\W+", "-", request.node.name)
+    return f"s3://{BUCKET}/{name}"
 
 
 def hits_of(index, count=20):

@@ -37,9 +37,11 @@ def test_what_is_printed_is_seen(text):
 
 def test_characters_that_hide_or_turn_code_are_escapes():
     """Trojan Source: comments that look like code, names that look alike, text that is not there."""
-    for (
-        hidden
-    ) in "\u202a\u202e\u2066\u2069\u200b\u200d\u2060\ufeff\u00ad\u3164\u115f\ufe0f\u034f\U000e0041\u2028\x85":
+    turning, empty = (
+        "\u202a\u202e\u2066\u2069",
+        "\u200b\u200d\u2060\ufeff\u00ad\u3164\u115f\ufe0f\u034f\U000e0041",
+    )
+    for hidden in f"{turning}{empty}\u2028\x85":
         code = f"access{hidden}level = 1"
         hit = Hit(0.5, 0.4, f"a{hidden}.py", "function", "f", f"f{hidden}", "python", 1, 2, code, PARTS)
         escape = hidden.encode("unicode_escape").decode()
@@ -224,7 +226,7 @@ REFUSED = [
     (["index", ".", "--model", "missing"], 2),
     (["index", ".", "--max-file-size", "0"], 2),
     (["index", ".", "--max-length", "0"], 2),
-    (["index", "missing", "--remove"], 2),
+    (["index", "missing", "--remove"], 1),
 ]
 
 
