@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,19 @@ class Location:
     def table(self, name: str = TABLE) -> str:
         """Return the URI of a table of the index."""
         return f"{self.name.rstrip('/')}/{name}" if self.folder is None else str(self.folder.resolve() / name)
+
+    def version_stamp(self, version: int) -> tuple[int, int] | None:
+        """Return what tells a version from another one of the same number, after a rebuild; None if unknown."""
+        if self.folder is None:
+            return None
+        for name in (
+            f"{2**64 - 1 - version:020}",
+            str(version),
+        ):  # Lance's two ways to name the file of a version
+            with suppress(OSError):
+                state = (self.folder / TABLE / "_versions" / f"{name}.manifest").stat()
+                return state.st_ino, state.st_mtime_ns
+        return None
 
     def exists(self) -> bool:
         """Return whether anything of an index is there. Object stores are not asked."""

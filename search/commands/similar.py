@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
 
     query = CodeQuery(code) if code is not None else unit_at(index, options.location)
     with timings.measure("query"):
-        hits = find_similar(index, query, options.top_k, **shared.hit_settings(options))
+        hits = find_similar(index, query, options.top_k, **shared.hit_settings(options), progress=True)
 
     if options.json:
         place = {name: getattr(query, name) for name in ("root", "path", "name", "start_line", "end_line")}

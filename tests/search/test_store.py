@@ -313,6 +313,16 @@ def test_a_flipped_bit_gives_an_error_or_the_right_answer(build, tmp_path, model
     assert refused > 5
 
 
+def test_a_rebuilt_index_is_seen_though_its_version_has_the_same_number(build, tmp_path, tree):
+    reader = build()
+    (tree / "numbers.py").write_text("def add_up(a, b):\n    return a + b\n")
+    zero_vectors(tmp_path / "index")
+    healed = build()
+    assert healed.report.rebuilt and healed.snapshot.version == reader.snapshot.version
+    assert len(healed) == len(reader)
+    assert reader.reload() and "add_up" in reader.units.column("name") and not reader.reload()
+
+
 OLD = '{"format": 3, "root": "%s"}'
 
 
