@@ -80,6 +80,8 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     text = "rank by names, paths and BM25 besides the embeddings "
     text += f"(default: {'--hybrid' if DEFAULT_HYBRID else '--no-hybrid'})"
     parser.add_argument("--hybrid", action=argparse.BooleanOptionalAction, help=text)
+    text = "rank all units of a large index, and not only those that its graph of neighbours finds"
+    parser.add_argument("--exact", action="store_true", help=text)
     add_hit_arguments(parser)
 
 
@@ -214,7 +216,7 @@ def print_hits(options: argparse.Namespace, index: "Index", timings: Timings) ->
     """Search the index for the query of the options, and print the hits as text or JSON."""
     hybrid = DEFAULT_HYBRID if options.hybrid is None else options.hybrid
     with timings.measure("query"):
-        hits = index.search(options.query, options.top_k, hybrid, **hit_settings(options))
+        hits = index.search(options.query, options.top_k, hybrid, exact=options.exact, **hit_settings(options))
     meta, path = index.meta, index.location.name
     if index.stale:
         print(f"not brought up to date: {printable(index.stale)}", file=sys.stderr)

@@ -15,6 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 BUCKET = "code"
+#: One request at a time: moto's threads look for an object and write it in two steps, and a store does so in one.
+_SERVER = """
+import sys
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+application = DomainDispatcherApplication(create_backend_app)
+run_simple("127.0.0.1", int(sys.argv[1]), application, threaded=False)
+"""
 
 
 def moto_python() -> Path | None:
@@ -32,7 +40,7 @@ def s3_server(python: Path) -> Iterator[dict[str, str]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    command = [str(python), "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [str(python), "-c", _SERVER, str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _create_bucket(address)
