@@ -3,6 +3,7 @@
 import argparse
 import ipaddress
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ from mose.utils.command_line import ArgumentError, positive_int
 from mose.utils.locations import is_local_folder
 
 logger = logging.getLogger("mose.hub")
+#: oneDNN and torch above it keep a compiled kernel for every shape of a batch: up to half a megabyte each,
+#: 1,024 by default. Batches of many clients have ever new shapes, so few kernels are of use again.
+KERNEL_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +65,10 @@ def run(options: argparse.Namespace) -> None:
         is_local_folder(options.model)
     except FileNotFoundError as error:
         raise ArgumentError(str(error)) from None
+
+    # Read when torch is imported. Other values of the user's stay.
+    for name, capacity in KERNEL_CACHES.items():
+        os.environ.setdefault(name, capacity)
 
     # Of the extra [serve], and slow to import.
     from transformers.utils import logging as transformers_logging
