@@ -114,7 +114,6 @@ def build_server(engine: Any, options: argparse.Namespace, keys: Sequence[str] =
 
     from mose.hub.serving.app import build_app
     from mose.hub.serving.connections import (
-        BACKLOG,
         ConnectionGuard,
         ConnectionLimits,
         GuardedServer,
@@ -149,7 +148,6 @@ def build_server(engine: Any, options: argparse.Namespace, keys: Sequence[str] =
         port=options.port,
         loop="asyncio",
         ws="none",
-        backlog=BACKLOG,
         log_level="info" if options.access_log else "error",
         access_log=options.access_log,
     )
