@@ -11,6 +11,7 @@ from mose.utils.command_line import Command, run_subcommand
 COMMANDS = {
     name: Command(f"mose.eval.commands.{name}", help_text)
     for name, help_text in (
+        ("sets", "build the evaluation sets of the published figures"),
         ("retrieval", "measure retrieval on sets in the BEIR layout, per exit, beside baselines"),
         ("run", "measure on benchmarks by name"),
         ("tasks", "list the benchmarks (also as --list)"),

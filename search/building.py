@@ -11,6 +11,7 @@ import numpy as np
 from mose.data.source.report import ReadingReport
 from mose.data.source.rules import ReadingRules
 from mose.search.encoders import UnitEncoder
+from mose.search.neighbours import update_neighbours
 from mose.search.planning import Differences, Plan, plan_rebuild, plan_update
 from mose.search.progress import BuildProgress, progress_bar
 from mose.search.records import BuildReport, Entry, FileRecord, Meta, Tree
@@ -91,6 +92,8 @@ def update_index(
         report, reading = _report(changes, embedded, rebuilt), changes[tree.id].report
         changes.clear()  # the sources of all units, which are read again when they are needed
         snapshot = previous if previous and not committed else read_snapshot(location)
+        if update_neighbours(location, snapshot.table, snapshot.addresses[: len(snapshot)], progress):
+            snapshot = read_snapshot(location)
         return snapshot, dataclasses.replace(report, units=len(snapshot)), reading
 
 

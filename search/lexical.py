@@ -7,6 +7,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -23,19 +24,24 @@ class TermCounter:
     """Counts the terms of texts. A term is the 32-bit hash of a token of BM25."""
 
     def __init__(self) -> None:
-        self._known: dict[str, list[int]] = {}  # identifiers repeat
+        self._known = _KnownTerms()
 
     def count(self, text: str) -> dict[int, int]:
         """Return term -> how often it occurs."""
         if len(self._known) > _MOST_KNOWN:
             self._known.clear()
-        known, counts = self._known, Counter[int]()
-        for identifier, number in Counter(identifiers(text)).items():
-            if identifier not in known:
-                known[identifier] = [term_of(token) for token in identifier_tokens(identifier)]
-            for term in known[identifier]:
-                counts[term] += number
-        return {term: min(number, _MAX_COUNT) for term, number in counts.items()}
+        counts = Counter(chain.from_iterable(map(self._known.__getitem__, identifiers(text))))
+        if max(counts.values(), default=0) > _MAX_COUNT:
+            return {term: min(number, _MAX_COUNT) for term, number in counts.items()}
+        return counts
+
+
+class _KnownTerms(dict[str, list[int]]):
+    """Identifier -> its terms, which are computed when it first occurs."""
+
+    def __missing__(self, identifier: str) -> list[int]:
+        terms = self[identifier] = [term_of(token) for token in identifier_tokens(identifier)]
+        return terms
 
 
 def term_of(token: str) -> int:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from mose.search.digests import row_digests, total_digest
 from mose.search.lexical import TermTable
+from mose.search.neighbours import Neighbours, open_neighbours
 from mose.search.ranking.catalogue import Catalogue
 from mose.search.records import FORMAT, Entry, FileRecord, Meta, record_key
 from mose.search.store import (
@@ -136,6 +137,7 @@ class Snapshot:
         addresses: (rows,) the place of each row in the table: all units first, then files by `records`.
         digests: (rows,) the digest of each row, in the same order.
         meta_address: the place of the description.
+        neighbours: the graph of a large index; None if it has none.
     """
 
     location: Location
@@ -148,6 +150,7 @@ class Snapshot:
     addresses: np.ndarray
     digests: np.ndarray
     meta_address: int
+    neighbours: Neighbours | None
 
     def __len__(self) -> int:
         return len(self.units)
@@ -222,6 +225,7 @@ def _checked_snapshot(location: Location, table: "lance.LanceDataset") -> Snapsh
     units, files = _rows_at(columns, unit_places), _rows_at(columns, file_places)
     records = zip(*(files.column(name).to_pylist() for name in ("tree", "path", "record")), strict=True)
     addresses = rows.column("_rowaddr").to_numpy()
+    neighbours = open_neighbours(location, table, addresses[unit_places])
     return Snapshot(
         location=location,
         table=table,
@@ -233,6 +237,7 @@ def _checked_snapshot(location: Location, table: "lance.LanceDataset") -> Snapsh
         addresses=addresses[order],
         digests=digests,
         meta_address=int(addresses[is_meta][0]),
+        neighbours=neighbours,
     )
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from mose.search.digests import row_digests, total_digest
 from mose.search.lexical import TermCounter, flatten_counts
+from mose.search.neighbours import LEAST_UNITS
 from mose.search.records import Entry, FileRecord, Meta, record_key
 from mose.search.snapshot import Snapshot, table_schema
 from mose.search.store import (
@@ -199,8 +200,13 @@ class IndexWriter:
         """Merge fragments if there are many, and delete what no reader needs any more."""
         with suppress(Exception):  # the commit is done: what fails here can be done by the next one
             if len(table.get_fragments()) > MAX_FRAGMENTS:
-                table.optimize.compact_files()
-            table.cleanup_old_versions(older_than=KEEP_VERSIONS, delete_unverified=True)
+                # Large ones stay, for a graph of neighbours knows their rows by their places.
+                table.optimize.compact_files(
+                    target_rows_per_fragment=LEAST_UNITS // 2, materialize_deletions_threshold=0.5
+                )
+            # Files of another writer, who has not committed yet, are no leftovers. The lock keeps others out.
+            is_locked = self._location.folder is not None
+            table.cleanup_old_versions(older_than=KEEP_VERSIONS, delete_unverified=is_locked)
 
         folder = self._location.folder
         if folder is not None:

@@ -112,6 +112,14 @@ class MoSETrainer(Trainer):
                 "checkpoint to resume from the one before."
             ) from error
 
+    def _run_epoch(self, *args, **kwargs) -> None:
+        # A finished run that is resumed has nothing to do. transformers looks after a step, and within an epoch
+        # would train one too many.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         """Train on a batch as `Trainer` does, and note its loss; the one returned is for the log."""
         if self._step_loss is None:

@@ -10,7 +10,7 @@ import itertools
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,9 @@ _MINED_KINDS = frozenset({"function", "method", "class", "struct", "interface", 
 #: Comments above a function that do not describe it.
 _NOT_PROSE = re.compile(r"(?i)\W*(?:todo|fixme|xxx|hack|copyright|licen[cs]ed?|spdx|eslint|nolint|pylint)\b")
 _LETTERS = re.compile(r"[^\W\d_]")
+_TEST_FOLDER = re.compile(r"/(?:tests?|testdata|testing|specs?|__tests__)/|/(?:test_[^/]*|[^/]*[_.]test\.\w+)$")
+#: A row and the digest of its code.
+Digested = tuple[bytes, dict[str, str | int]]
 
 
 def mine_rows(
@@ -99,26 +102,67 @@ def mine_rows(
         for path in candidate_files(root, languages, rules, report)
     ]
     mine_file = partial(_mine_file, languages=languages, rules=rules, classes=classes)
+
+    with tqdm(total=len(tasks), desc="mining", unit="file", disable=not progress) as bar:
+
+        def rows_of_files() -> Iterator[Digested]:
+            for rows, skipped, read in _ordered_map(mine_file, tasks, num_proc):
+                bar.update()
+                counts.update(skipped)
+                report.update(read)
+                yield from rows
+
+        yield from _without_repeats(rows_of_files(), max_text_repeats, counts)
+
+
+def mine_records(
+    records: Iterable[Mapping[str, str]],
+    *,
+    max_text_repeats: int | None = None,
+    counts: Counter[str] | None = None,
+    num_proc: int = 1,
+) -> Iterator[dict[str, str | int]]:
+    """Yield the functions of files at hand, as `mine_rows` does of source trees.
+
+    Args:
+        records: a file each: `text`, `language`, `repository` and `path`. Languages that cannot be read, and
+            files of tests by their path, are counted and passed over.
+        max_text_repeats: as in `mine_rows`, as is `counts`.
+        counts: updated with the numbers of files, rows, and what was skipped for each reason.
+        num_proc: number of processes that parse files. The rows do not depend on it.
+
+    Yields:
+        The columns of `mine_rows`.
+    """
+    counts = Counter() if counts is None else counts
+
+    def rows_of_records() -> Iterator[Digested]:
+        for rows, skipped in _ordered_map(_mine_record, records, num_proc):
+            counts.update(skipped)
+            yield from rows
+
+    yield from _without_repeats(rows_of_records(), max_text_repeats, counts)
+
+
+def _without_repeats(
+    digested: Iterable[Digested], max_text_repeats: int | None, counts: Counter[str]
+) -> Iterator[dict[str, str | int]]:
+    """Yield the rows whose digest is new, and whose text has not been repeated too often."""
     # Duplicates are found here and not in the workers, which see one file each.
     seen: set[bytes] = set()
     repeats: Counter[str] = Counter()
 
-    with tqdm(total=len(tasks), desc="mining", unit="file", disable=not progress) as bar:
-        for rows, skipped, read in _ordered_map(mine_file, tasks, num_proc):
-            bar.update()
-            counts.update(skipped)
-            report.update(read)
-            for digest, row in rows:
-                text = str(row["text"])
-                if digest in seen:
-                    counts["duplicate"] += 1
-                elif max_text_repeats is not None and text and repeats[text] >= max_text_repeats:
-                    counts["repeated text"] += 1
-                else:
-                    seen.add(digest)
-                    repeats[text] += 1
-                    counts["rows"] += 1
-                    yield row
+    for digest, row in digested:
+        text = str(row["text"])
+        if digest in seen:
+            counts["duplicate"] += 1
+        elif max_text_repeats is not None and text and repeats[text] >= max_text_repeats:
+            counts["repeated text"] += 1
+        else:
+            seen.add(digest)
+            repeats[text] += 1
+            counts["rows"] += 1
+            yield row
 
 
 def mine(
@@ -149,42 +193,63 @@ def mine(
     return Dataset(pyarrow.Table.from_batches(batches, schema)), counts
 
 
-def _ordered_map(work: partial, tasks: list[tuple[Path, Path]], num_proc: int) -> Iterator:
+def _ordered_map(work: Callable, tasks: Iterable, num_proc: int) -> Iterator:
     if num_proc <= 1:
         yield from map(work, tasks)
         return
+    remaining = iter(tasks)
     with ProcessPoolExecutor(num_proc) as pool:
-        for start in range(0, len(tasks), _FILES_AHEAD):
-            yield from pool.map(work, tasks[start : start + _FILES_AHEAD], chunksize=16)
+        while chunk := list(itertools.islice(remaining, _FILES_AHEAD)):
+            yield from pool.map(work, chunk, chunksize=16)
 
 
 def _mine_file(
     task: tuple[Path, Path], languages: Collection[str] | None, rules: ReadingRules, classes: bool
-) -> tuple[list[tuple[bytes, dict[str, str | int]]], Counter[str], ReadingReport]:
+) -> tuple[list[Digested], Counter[str], ReadingReport]:
     """Return the rows of one file, each with a digest that duplicates share, and what was skipped and read."""
     root, path = task
     report, counts = ReadingReport(), Counter[str]()
-    rows = []
 
     with report.guard(path):
         file = read_source(path, rules, languages)
         location = {"repository": repository_of(root, path), "path": path_below(root, path)}
         extract = extract_units if classes else extract_functions
-        for unit in extract(file.source, file.language, on_errors=report.error_counter(path)):
-            if unit.kind not in _MINED_KINDS:
-                continue
-            text = first_paragraph(unit.docstring)
-            if reason := _unit_rejection(unit) or _text_rejection(text, unit.code):
-                counts[reason] += 1
-                continue
-
-            columns = {"text": text, **vars(unit), **location}
-            rows.append((_digest_of_code(unit), {name: columns[name] for name in COLUMNS}))
+        units = extract(file.source, file.language, on_errors=report.error_counter(path))
+        rows = _documented(units, location, counts)
 
         counts["files"] += 1
         report.read[file.language] += 1
         return rows, counts, report
     return [], Counter(), report
+
+
+def _mine_record(record: Mapping[str, str]) -> tuple[list[Digested], Counter[str]]:
+    """Return the rows of one file at hand, and what was skipped."""
+    language = record["language"]
+    if language not in supported_languages():
+        return [], Counter({f"language {language}": 1})
+    if _TEST_FOLDER.search(f"/{record['path'].lower()}"):
+        return [], Counter({"file of tests": 1})
+
+    counts = Counter({"files": 1})
+    units = extract_functions(record["text"].encode(errors="replace"), language)
+    return _documented(units, {name: record[name] for name in ("repository", "path")}, counts), counts
+
+
+def _documented(units: Iterable[Unit], location: Mapping[str, str], counts: Counter[str]) -> list[Digested]:
+    """Return the rows of the units that are mined; `counts` is updated with the others."""
+    rows = []
+    for unit in units:
+        if unit.kind not in _MINED_KINDS:
+            continue
+        text = first_paragraph(unit.docstring)
+        if reason := _unit_rejection(unit) or _text_rejection(text, unit.code):
+            counts[reason] += 1
+            continue
+
+        columns = {"text": text, **vars(unit), **location}
+        rows.append((_digest_of_code(unit), {name: columns[name] for name in COLUMNS}))
+    return rows
 
 
 def _unit_rejection(unit: Unit) -> str | None:

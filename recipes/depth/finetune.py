@@ -27,6 +27,7 @@ from training_steps import MAX_NORM, choose_device, compile_blocks, make_optimiz
 
 from mose.configuration_mose import MoSEConfig
 from mose.modeling_mose import SIMILARITY_SCALE_RANGE, MoSEModel
+from mose.training.finetuning.initialization import start_from_trunk
 from mose.training.finetuning.objective import Batch, Objective
 from mose.training.losses import cosine_loss
 from mose.utils.command_line import exit_status
@@ -99,10 +100,7 @@ def planned_runs(seed: int, few_pairs: int) -> Iterator[Run]:
 
 
 def build_model(exits: Sequence[int], trunk: Path | None, vocabulary: int) -> MoSEModel:
-    """Return a model with these exits, from a pre-trained trunk or from random weights.
-
-    An exit that the trunk was not pre-trained at starts with the norm of its deepest exit.
-    """
+    """Return a model with these exits, from a pre-trained trunk (`start_from_trunk`) or from random weights."""
     config = MoSEConfig.from_preset(
         "mose-nano", num_hidden_layers=BLOCKS, exit_layers=list(exits), vocab_size=vocabulary
     )
@@ -110,17 +108,8 @@ def build_model(exits: Sequence[int], trunk: Path | None, vocabulary: int) -> Mo
     if trunk is None:
         return model
 
-    saved = load_file(trunk / "model.safetensors")
-    saved = {name.removeprefix("model."): tensor for name, tensor in saved.items()}
-    own = model.state_dict()
-    for name in own:
-        source = name
-        if name.startswith("exits.") and name not in saved:
-            source = f"exits.{BLOCKS}.{name.split('.', 2)[2]}"
-        # Gates, projections and the scale were not pre-trained: each seed draws its own.
-        if source in saved and not any(part in name for part in ("gate", "projection", "similarity_scale")):
-            own[name] = saved[source]
-    model.load_state_dict(own)
+    # Gates, projections and the scale are not pre-trained: each seed draws its own.
+    start_from_trunk(model, load_file(trunk / "model.safetensors"))
     return model
 
 

@@ -1,25 +1,27 @@
 #!/usr/bin/env python
-"""Train mose-nano from source trees to the files that ship, in resumable stages.
+"""Train mose-nano from shards of source files to the files that ship, in resumable stages.
 
-    python recipes/mose-nano/recipe.py --sources DIR --pair-file FILE … --output-dir runs/mose-nano
+    python recipes/mose-nano/recipe.py --shards SHARD.jsonl … --pair-file FILE … --output-dir runs/mose-nano
 
-`DIR` has a folder for each language, with a folder for each project; README.md describes how to fetch them. Each
-stage leaves its result in the output folder and is skipped if that exists. A killed training stage resumes from
-its last checkpoint.
+README.md describes where the shards come from. Each stage leaves its result in the output folder and is skipped
+if that exists. A killed training stage resumes from its last checkpoint.
 """
 
 import argparse
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
+from curve import DevelopmentCurve
 from datasets import Dataset
-from transformers import AutoModel, PreTrainedTokenizerBase, set_seed
+from hard_negatives import attach_negatives
+from safetensors.torch import load_file
+from transformers import AutoModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from mose.configuration_mose import MoSEConfig
 from mose.data.retrieval.collator import PairCollator
@@ -29,8 +31,14 @@ from mose.hub.weights import order_by_exit
 from mose.modeling_mose import MoSEModel
 from mose.tokenization.build import build_tokenizer
 from mose.training.checkpoints import last_whole_checkpoint
-from mose.training.finetuning.initialization import fit_projection, grow, start_embeddings_from, token_strings
-from mose.training.finetuning.teacher import attach_teacher, teacher_embeddings
+from mose.training.finetuning.initialization import (
+    fit_projection,
+    grow,
+    start_embeddings_from,
+    start_from_trunk,
+    token_strings,
+)
+from mose.training.finetuning.teacher import attach_teacher, joint_embeddings
 from mose.training.setup import load_tokenizer
 from mose.utils.command_line import exit_status
 
@@ -45,10 +53,28 @@ RUN = {"bf16": True, "logging_steps": 20, "save_steps": 100, "save_total_limit":
 FIT_PAIRS, FIT_BATCH = 6000, 100
 
 
+#: Names and cache folder of the teachers, and the tokens that they read.
+Teachers = tuple[list[str], Path, int]
+
+
+class Material(NamedTuple):
+    """The tokenizer, pairs and teachers of all stages; pairs name rows of `vectors`, (n, hidden)."""
+
+    tokenizer: PreTrainedTokenizerBase
+    pairs: Dataset
+    vectors: torch.Tensor
+    teachers: Teachers
+
+
+def model_config(recipe: Mapping[str, Any], **overrides: Any) -> MoSEConfig:
+    """Return the configuration of the recipe's model."""
+    return MoSEConfig.from_preset(recipe["preset"], **recipe.get("model", {}) | overrides)
+
+
 def load_recipe_tokenizer(recipe: Mapping[str, Any], folder: Path, pairs: Dataset) -> PreTrainedTokenizerBase:
     """Return the tokenizer, built from a sample of the pairs on the first run."""
     if not folder.exists():
-        config = MoSEConfig.from_preset(recipe["preset"])
+        config = model_config(recipe)
         sample = pairs.shuffle(seed=recipe["seed"])
         sample = sample.select(range(min(len(sample), recipe["tokenizer_texts"] // 2)))
         texts = sample["query"][:] + sample["document"][:]
@@ -56,20 +82,11 @@ def load_recipe_tokenizer(recipe: Mapping[str, Any], folder: Path, pairs: Datase
     return load_tokenizer(str(folder))
 
 
-def model_from_teacher(
-    recipe: Mapping[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-    teacher: tuple[str, Path],
-    pairs: Dataset,
-    vectors: torch.Tensor,
-) -> MoSEModel:
-    """Return the untrained model at exit 0, with token embeddings and projection fitted to the teacher.
-
-    `teacher` is its name and the folder of its cache. The pairs name rows of `vectors`, (n, hidden).
-    """
-    model = MoSEModel(MoSEConfig.from_preset(recipe["preset"], exit_layer=0)).eval()
-    strings = teacher_embeddings(token_strings(tokenizer), *teacher, recipe["teacher_max_length"])
-    start_embeddings_from(model, tokenizer, strings)
+def model_from_teacher(recipe: Mapping[str, Any], material: Material) -> MoSEModel:
+    """Return the untrained model at exit 0, with token embeddings and projection fitted to the teachers."""
+    tokenizer, pairs = material.tokenizer, material.pairs
+    model = MoSEModel(model_config(recipe, exit_layer=0)).eval()
+    start_embeddings_from(model, tokenizer, joint_embeddings(token_strings(tokenizer), *material.teachers))
 
     sample = pairs.shuffle(seed=recipe["seed"]).select(range(min(len(pairs), FIT_PAIRS)))
     lengths = (recipe["common"]["max_query_length"], recipe["common"]["max_document_length"])
@@ -84,7 +101,14 @@ def model_from_teacher(
             batches.append((batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"]))
             rows += [row[f"teacher_{side}"] for row in chunk]
 
-    fit_projection(model, 0, batches, vectors[rows])
+    fit_projection(model, 0, batches, material.vectors[rows])
+    return model
+
+
+def model_from_trunk(recipe: Mapping[str, Any], trunk: Path) -> MoSEModel:
+    """Return the whole model, with embeddings, blocks and norms of a pre-trained trunk of the same sizes."""
+    model = MoSEModel(model_config(recipe))
+    start_from_trunk(model, load_file(trunk / "model.safetensors"))
     return model
 
 
@@ -92,16 +116,19 @@ def train_stage(
     folder: Path,
     settings: dict[str, Any],
     model: MoSEModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Dataset,
-    vectors: torch.Tensor,
+    material: Material,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train one stage and save the model to `folder`, resuming from the last checkpoint."""
     collation = {key: settings.pop(key) for key in COLLATION if key in settings}
     collation["keep"] = ("teacher_query", "teacher_document")
     settings = {**RUN, "output_dir": str(folder), **settings}
 
-    trainer = fine_tuning_trainer(model, tokenizer, pairs, settings, collation, vectors)
+    trainer = fine_tuning_trainer(
+        model, material.tokenizer, material.pairs, settings, collation, material.vectors
+    )
+    for callback in callbacks:
+        trainer.add_callback(callback)
     checkpoint = last_whole_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model()
@@ -133,51 +160,79 @@ def ship(model_dir: Path, tokenizer: PreTrainedTokenizerBase, root: Path) -> Non
     shutil.rmtree(staging)
 
 
+def prepare(options: argparse.Namespace, recipe: Mapping[str, Any]) -> Material:
+    """Return what the stages learn from; each part is made once and kept in the output folder."""
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    sources = (options.shards, recipe["functions"], options.pair_file, options.exclude)
+    choices = {name: recipe[name] for name in ("seed", "pair_repeats", "excluded_paths")}
+    pairs = cached_pairs(options.output_dir / "pairs.parquet", lambda: build_pairs(*sources, **choices))
+    tokenizer = load_recipe_tokenizer(recipe, options.trunk or options.output_dir / "tokenizer", pairs)
+
+    names = options.teacher or [str(bundled(name) or name) for name in recipe["teachers"]]
+    cache = options.teacher_cache or options.output_dir / "teacher"
+    teachers: Teachers = (names, cache, recipe["teacher_max_length"])
+    pairs, vectors = attach_teacher(pairs, names, cache, model_config(recipe).hidden_size, teachers[2])
+
+    if recipe["hard_negatives"]["share"]:
+        pairs = attach_negatives(pairs, vectors, seed=recipe["seed"], **recipe["hard_negatives"])
+    return Material(tokenizer, pairs, vectors, teachers)
+
+
+def start_model(
+    options: argparse.Namespace,
+    recipe: Mapping[str, Any],
+    material: Material,
+    previous: Path | None,
+    exit_layer: int | None,
+) -> MoSEModel:
+    """Return the model that a stage starts from: the last stage's, grown to `exit_layer`; at first a new one."""
+    if previous is None:
+        return model_from_trunk(recipe, options.trunk) if options.trunk else model_from_teacher(recipe, material)
+
+    model = AutoModel.from_pretrained(previous, trust_remote_code=True)
+    deepest = model.config.exit_layers[-1] if exit_layer is None else exit_layer
+    return grow(model, deepest) if model.exit_layers[-1] < deepest else model
+
+
 def run_stages(options: argparse.Namespace) -> None:
     """Run all stages that are not done, each starting from the previous one; ship the last if requested."""
     recipe = yaml.safe_load(options.recipe.read_text())
     seed = recipe["seed"] if options.seed is None else options.seed
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-
-    trees = {language: [options.sources / language] for language in recipe["functions"]}
-    sources = (trees, recipe["functions"], options.pair_file, options.exclude)
-    pairs = cached_pairs(
-        options.output_dir / "pairs.parquet",
-        lambda: build_pairs(*sources, seed=recipe["seed"], pair_repeats=recipe["pair_repeats"]),
-    )
-    tokenizer = load_recipe_tokenizer(recipe, options.output_dir / "tokenizer", pairs)
-    teacher = (str(bundled(recipe["teacher"]) or recipe["teacher"]), options.output_dir / "teacher")
-    hidden = MoSEConfig.from_preset(recipe["preset"]).hidden_size
-    pairs, vectors = attach_teacher(pairs, *teacher, hidden, recipe["teacher_max_length"])
+    material = prepare(options, recipe)
 
     previous: Path | None = None
     for name, stage in recipe["stages"].items():
+        if options.trunk and stage.get("exit_layer") is not None:
+            continue  # the trunk has all blocks, so nothing is grown from a shallow exit
         folder = options.output_dir / name
         if not (folder / "done").exists():
             # A stage gives the same result, whether or not earlier stages ran in this process.
             set_seed(seed)
             settings = {**recipe["common"], **stage, "seed": seed}
             exit_layer = settings.pop("exit_layer", None)
-            if previous is None:
-                model = model_from_teacher(recipe, tokenizer, teacher, pairs, vectors)
-            else:
-                model = AutoModel.from_pretrained(previous, trust_remote_code=True)
-                deepest = model.config.exit_layers[-1] if exit_layer is None else exit_layer
-                model = grow(model, deepest) if model.exit_layers[-1] < deepest else model
-            train_stage(folder, settings, model, tokenizer, pairs, vectors)
+            model = start_model(options, recipe, material, previous, exit_layer)
+
+            curve = (material.tokenizer, options.output_dir / "curve.jsonl", options.develop_steps)
+            callbacks = [DevelopmentCurve(name, options.develop, *curve)] if options.develop else []
+            train_stage(folder, settings, model, material, callbacks)
         previous = folder
 
     if options.ship and previous is not None:
-        ship(previous, tokenizer, HERE.parents[1])
+        ship(previous, material.tokenizer, HERE.parents[1])
 
 
 def main() -> int:
     """Parse the arguments, run the recipe and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--sources", type=Path, required=True, help="folder of source trees, one per language")
+    add("--shards", type=Path, nargs="+", required=True, help="files of recipes/depth/shards.py")
     add("--pair-file", type=Path, nargs="*", default=[], help="JSON lines of code pairs")
     add("--exclude", type=Path, nargs="*", default=[], help="evaluation sets to keep out of training")
+    add("--trunk", type=Path, help="folder of a pre-trained model and its tokenizer to start all blocks from")
+    add("--teacher", nargs="*", help="folders of the teachers; default: the recipe's, from the Hub")
+    add("--teacher-cache", type=Path, help="folder of the teachers' vectors; default: in --output-dir")
+    add("--develop", type=Path, nargs="*", default=[], help="development sets (BEIR) to measure on the way")
+    add("--develop-steps", type=int, default=500, help="steps between two points of the curves")
     add("--recipe", type=Path, default=HERE / "recipe.yaml", help="configuration")
     add("--output-dir", type=Path, default=Path("runs/mose-nano"), help="folder for all results")
     add("--seed", type=int, help="overrides the recipe's seed")

@@ -31,11 +31,16 @@ def evaluation(tmp_path):
 
 
 def test_what_an_evaluation_set_holds_is_not_trained_on(evaluation, tmp_path):
-    tree = tmp_path / "python" / "project"
-    tree.mkdir(parents=True)
     texts = {"whole": "Gives the whole thing.", "bare": "Gives it bare.", "asked": "Asks for the least."}
     texts["kept"] = "Gives the kept one."
-    (tree / "a.py").write_text("\n\n".join(function(name, text) for name, text in texts.items()))
+    code = "\n\n".join(function(name, text) for name, text in texts.items())
+    place = {"repository": "project", "language": "python"}
+    records = [place | {"path": "a.py", "text": code}]
+    # A copy of a project that others are evaluated on.
+    records.append(
+        place | {"path": "vendored/LibArchive/b.py", "text": function("copied", "Gives the copied one.")}
+    )
+    shard = write_lines(tmp_path / "shard.jsonl", records)
     codes = ["int First() { return 1; }", "int Second() {\n  return 2;\n}"]
     languages = {"language_a": "java", "language_b": "csharp"}
     files = [
@@ -44,7 +49,7 @@ def test_what_an_evaluation_set_holds_is_not_trained_on(evaluation, tmp_path):
             [{"code_a": f"a{i}", "code_b": code, **languages} for i, code in enumerate(codes)],
         )
     ]
-    pairs = build_pairs({"python": [tmp_path / "python"]}, {"python": 9}, files, [evaluation], seed=0)
+    pairs = build_pairs([shard], {"python": 9}, files, [evaluation], seed=0, excluded_paths=["libarchive"])
     documented = [row["teacher_document"] for row in pairs if not row["query_language"]]
     assert {code.split("(")[0] for code in documented} == {"def kept"}
     translated = [{row["teacher_query"], row["teacher_document"]} for row in pairs if row["query_language"]]
@@ -53,17 +58,39 @@ def test_what_an_evaluation_set_holds_is_not_trained_on(evaluation, tmp_path):
 
 def test_a_function_is_asked_for_by_its_documentation_and_as_in_a_search_box():
     row = {"language": "python", "repository": "r", "name": "parseDate", "text": "Parse the date given."}
-    row |= {"code": "def parseDate(x):\n    return x", "source": function("parseDate", "Parse the date given.")}
+    row |= {
+        "path": "a/b.py",
+        "code": "def parseDate(x):\n    return x",
+        "source": function("parseDate", "Parse the date given."),
+    }
+    row_text = row["text"]
     documented, typed = pair_rows([row], seed=0, nameless=1.0)
     assert documented["query"] == documented["teacher_query"] == "Parse the date given."
     assert (documented["document"], documented["teacher_document"]) == ("def f(x):\n    return x", row["code"])
     assert typed["document"] == typed["teacher_document"] == row["source"]
-    assert len(list(pair_rows([row | {"language": "go"}], seed=0))) == 1
+    rows = list(pair_rows([row | {"language": "go"}] * 200, seed=0, nameless=0.4))
+    typed = [row for row in rows if row["document"] == row["teacher_document"] == function("parseDate", row_text)]
+    assert 40 <= len(typed) <= 80 and len(rows) - len(typed) == 200
+    assert any("go" in row["query"].split() for row in typed)
+    assert not any("python" in row["query"] for row in typed)
+
+
+def test_a_share_of_the_code_has_a_line_of_path_and_name():
+    row = {"language": "go", "repository": "r", "name": "f", "text": "Do it now.", "path": "a/b.go"}
+    row |= {"code": "func f() {\n\treturn\n}", "source": "// Do it now.\nfunc f() {\n\treturn\n}"}
+    rows = [
+        pair for pair in pair_rows([row] * 400, seed=0, nameless=0.0) if pair["teacher_document"] == row["code"]
+    ]
+    headed = [pair["document"] for pair in rows if pair["document"] != row["code"]]
+    assert set(headed) == {f"a/b.go f\n{row['code']}"}
+    assert 0.2 < len(headed) / len(rows) < 0.4
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_typed_is_words_of_the_name_or_the_text(seed):
-    query = search_box_query("parseISODate", "Read a date, as ISO 8601 has it; or fail!", random.Random(seed))
+    query = search_box_query(
+        "parseISODate", "Read a date, as ISO 8601 has it; or fail!", "python", random.Random(seed)
+    )
     assert query == query.lower()
     words = re.sub("how to|in python|python", "", query).split()
     text = "read a date as iso 8601 has it or fail"

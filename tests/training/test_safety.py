@@ -153,6 +153,11 @@ def test_a_signal_saves_and_says_where(finetune, monkeypatch, tmp_path, number, 
     assert status == 2 and "max_steps must be at least the 2 steps" in err
     assert finetune("--resume")[0] == 0
 
+    # The fourth step is within an epoch. A fifth would change the weights.
+    steps = []
+    monkeypatch.setattr(FineTuningTrainer, "training_step", lambda *_: steps.append(1))
+    assert finetune("--resume")[0] == 0 and not steps
+
 
 @pytest.mark.parametrize(
     ("flags", "message"),

@@ -1,7 +1,7 @@
 """Initialisation from existing knowledge: token embeddings from a teacher, deep models from shallow ones."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import numpy as np
@@ -98,6 +98,34 @@ def token_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return the string of each token without surrounding spaces and underscores, in order of ids."""
     texts = [str(tokenizer.decode([token])) for token in range(len(tokenizer))]
     return [text.strip(" _\n\t") or text for text in texts]
+
+
+@torch.no_grad()
+def start_from_trunk(model: MoSEModel, weights: Mapping[str, Tensor]) -> None:
+    """Set embeddings, blocks and norms to those of a pre-trained model of the same sizes.
+
+    `weights` are its tensors, with or without heads. An exit that it was not pre-trained at takes the norm of the
+    next deeper one. Gates, projections and the similarity scale are not pre-trained: the model keeps its own.
+
+    Raises:
+        ValueError: a tensor is missing, or has another shape.
+    """
+    saved = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+    trained = sorted({int(name.split(".")[1]) for name in saved if name.startswith("exits.")})
+    state = model.state_dict()
+
+    for name in state:
+        if any(part in name for part in ("gate", "projection", "similarity_scale")):
+            continue
+        source = name
+        if name.startswith("exits.") and name not in saved:
+            _, exit_layer, rest = name.split(".", 2)
+            source = f"exits.{min((e for e in trained if e > int(exit_layer)), default=exit_layer)}.{rest}"
+        if source not in saved or saved[source].shape != state[name].shape:
+            there = tuple(saved[source].shape) if source in saved else "nothing"
+            raise ValueError(f"The trunk must have {source} of {tuple(state[name].shape)}, got {there}.")
+        state[name] = saved[source]
+    model.load_state_dict(state)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mose.data.source.mining import COLUMNS, mine, mine_rows
+from mose.data.source.mining import COLUMNS, mine, mine_records, mine_rows
 from mose.data.source.report import ReadingReport
 
 DOCUMENTED = '''
@@ -180,3 +180,23 @@ def test_files_with_syntax_errors_are_read_in_part_and_named(plant):
     table, _ = mine([root], report=report, progress=False)
     assert table["name"] == ["run"]
     assert [Path(name).name for name in report.left_out["syntax errors"]] == ["a.py"]
+
+
+def test_files_at_hand_give_what_their_tree_gives(tmp_path):
+    files = {"a.py": "python", "b/c.go": "go", "tests/test_a.py": "python", "b/d.xyz": "erlang", "e.py": "python"}
+    function = 'def least(v):\n    """Give the least of all."""\n    order = sorted(v)\n    return order[0]\n'
+    go = "// Least gives the least of all.\nfunc Least(v []int) int {\n\tsort(v)\n\treturn v[0]\n}\n"
+    records = []
+    for path, language in files.items():
+        text = go if language == "go" else function
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+        records.append({"path": path, "text": text, "language": language, "repository": "r"})
+
+    counts = Counter()
+    found = list(mine_records(records, counts=counts))
+    expected = list(mine_rows([tmp_path], ["python", "go"], progress=False))
+    without = [{**row, "repository": "r"} for row in expected if not str(row["path"]).startswith("tests/")]
+    assert found == without and len(found) == 2
+    assert counts == {"files": 3, "rows": 2, "duplicate": 1, "file of tests": 1, "language erlang": 1}
+    assert list(mine_records(records, num_proc=2)) == found

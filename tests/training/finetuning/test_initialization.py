@@ -13,6 +13,7 @@ from mose.training.finetuning.initialization import (
     grow,
     start_embeddings_from,
     start_exits_alike,
+    start_from_trunk,
     token_strings,
 )
 
@@ -222,3 +223,25 @@ def test_a_fitted_projection_is_the_ridge_regression(trained_config):
     np.testing.assert_allclose(model.get_parameter("exits.0.projection.bias").detach(), expected[32], atol=1e-5)
     with pytest.raises(ValueError, match="at least hidden_size=32 texts, got 31"):
         fit_projection(model, 0, [(ids[:31], mask[:31])], targets[:31])
+
+
+def test_a_trunk_gives_its_blocks_and_norms_and_no_heads(trained_config):
+    trunk = shallow_model(trained_config, 3)
+    state = trunk.state_dict()
+    weights = {f"model.{name}": tensor for name, tensor in state.items() if not name.startswith("exits.0.")}
+    weights["lm_head.bias"] = torch.ones(3)
+    model = shallow_model(trained_config, 3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    start_from_trunk(model, weights)
+
+    for name, tensor in model.state_dict().items():
+        is_own = any(part in name for part in ("gate", "projection", "similarity_scale"))
+        source = name.replace("exits.0.", "exits.1.")  # the next deeper exit's
+        torch.testing.assert_close(tensor, own[name] if is_own else state[source], rtol=0, atol=0)
+
+    del weights["model.layers.0.mlp.c_fc.weight"]
+    with pytest.raises(ValueError, match="must have layers.0.mlp.c_fc.weight of .*, got nothing"):
+        start_from_trunk(model, weights)

@@ -1,0 +1,57 @@
+"""Quality on development sets while a model trains: `curve.jsonl`, a line for each point, stage and run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+from mose.data.retrieval.retrieval_set import load_retrieval_set
+from mose.eval.retrieval import evaluate
+from mose.training.finetuning.arguments import supports_bf16
+
+MAX_LENGTH = 256
+
+
+class DevelopmentCurve(TrainerCallback):
+    """Appends the MRR of every exit on every set to a file, each `every` steps and at the end of a stage.
+
+    A line has `stage`, `step`, `pairs` (seen in this stage) and `mrr`: set -> exit -> MRR over the whole corpus.
+    A run that resumes may write a step again; the last line counts.
+    """
+
+    def __init__(
+        self, stage: str, folders: Sequence[Path], tokenizer: PreTrainedTokenizerBase, path: Path, every: int
+    ):
+        self.stage, self.tokenizer, self.path, self.every = stage, tokenizer, path, every
+        self.sets = [load_retrieval_set(str(folder)) for folder in folders]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
+        """Measure if it is time. Training goes on in the mode and with the random numbers that it had."""
+        if state.global_step % self.every and state.global_step != state.max_steps:
+            return
+
+        dtype = torch.bfloat16 if supports_bf16() else None
+        with torch.random.fork_rng():
+            model.eval()
+            report = evaluate(
+                model,
+                self.tokenizer,
+                self.sets,
+                max_length=MAX_LENGTH,
+                dtype=dtype,
+                measure_speed=False,
+                certainty=False,
+            )
+            model.train()
+
+        mrr = {
+            name: {exit_layer: round(row["mrr"], 4) for exit_layer, row in entry["exits"].items()}
+            for name, entry in report["sets"].items()
+        }
+        pairs = state.global_step * args.train_batch_size * args.world_size
+        line = {"stage": self.stage, "step": state.global_step, "pairs": pairs, "mrr": mrr}
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
