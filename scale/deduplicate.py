@@ -107,8 +107,11 @@ def _claim_folder(folder: str, keys: Sequence[str], columns: Sequence[str], task
 def _run_stages(stages: dict[str, tuple[list, int]], options: argparse.Namespace) -> None:
     """Run stage after stage; Slurm is told the order, and runs them later."""
     if options.executor == "ray":
-        import ray  # of the extra [ray], and slow to import
+        # Of the extra [ray], and slow to import. datatrove logs by loguru, to stderr unless told otherwise.
+        import loguru
+        import ray
 
+        loguru.logger.remove()
         if not ray.is_initialized():
             ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
 
