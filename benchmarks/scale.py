@@ -92,7 +92,7 @@ def measure_costs(
         encoder = PartEncoder(settings, torch.get_num_threads())
 
         seconds = least_cpu_seconds(lambda: encoder.encode(part), rounds)
-        results.commit([part.key])
+        results.commit([part.key], is_whole=True)
         # A Lance dataset keeps the files of every round.
         runs = rounds if file_format == "lance" else 1
         size = folder_bytes(Path(results.uri)) / runs

@@ -76,8 +76,9 @@ def run(options: argparse.Namespace) -> None:
         return
 
     texts, left_out, errors = read_notes(options.output_dir)
-    kept = count_kept(options.output_dir)
-    print(f"{options.output_dir}/kept: {kept:,} of {texts:,} texts, without {texts - kept:,} near-duplicates")
+    remaining = count_kept(options.output_dir)
+    duplicates = texts - remaining
+    print(f"{options.output_dir}/kept: {remaining:,} of {texts:,} texts, without {duplicates:,} near-duplicates")
     if left_out:
         logger.warning("%d rows without a usable text were left out", left_out)
     if errors or failures:
@@ -105,10 +106,14 @@ def _claim_folder(folder: str, keys: Sequence[str], columns: Sequence[str], task
 
 def _run_stages(stages: dict[str, tuple[list, int]], options: argparse.Namespace) -> None:
     """Run stage after stage; Slurm is told the order, and runs them later."""
-    import ray  # of the extra [ray]
+    if options.executor == "ray":
+        # Of the extra [ray], and slow to import. datatrove logs by loguru, to stderr unless told otherwise.
+        import loguru
+        import ray
 
-    if options.executor == "ray" and not ray.is_initialized():
-        ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
+        loguru.logger.remove()
+        if not ray.is_initialized():
+            ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
 
     previous = None
     for number, (name, (pipeline, tasks)) in enumerate(stages.items(), 1):

@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
                 bar.write(f"{PROGRAM}: {report.error}", file=sys.stderr)
 
     finished = [part.key for part in parts if part.key in reports and not reports[part.key].error]
-    settings.results.commit(finished)
+    settings.results.commit(finished, is_whole=not failures)
     _summarize(options.output_dir, list(reports.values()), failures)
 
 

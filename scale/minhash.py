@@ -145,8 +145,8 @@ class KeptWriter:
         }
         if self.columns.language:
             table[self.columns.language] = pa.array([rows.languages[place] for place in places], pa.string())
-        if rows.kept is not None:
-            table |= {name: rows.kept[name].take(places) for name in rows.kept.column_names}
+        if rows.copied is not None:
+            table |= {name: rows.copied[name].take(places) for name in rows.copied.column_names}
         return pa.table(table)
 
 
@@ -181,12 +181,12 @@ def stage_pipelines(
     first, last = (PartReader(parts, columns, f"{work}/rows", is_first) for is_first in (True, False))
     buckets = MinhashDedupBuckets(f"{work}/signatures", f"{work}/buckets", config=CONFIG)
     clusters = MinhashDedupCluster(f"{work}/buckets", f"{work}/remove", config=CONFIG)
-    kept = [last, MinhashDedupFilter(f"{work}/remove"), KeptWriter(f"{folder.rstrip('/')}/kept", columns)]
+    removal = [last, MinhashDedupFilter(f"{work}/remove"), KeptWriter(f"{folder.rstrip('/')}/kept", columns)]
     return {
         "signatures": ([first, CodeSignatures(f"{work}/signatures")], tasks),
         "buckets": ([buckets], CONFIG.num_buckets),
         "clusters": ([clusters], 1),
-        "kept": (kept, tasks),
+        "kept": (removal, tasks),
     }
 
 

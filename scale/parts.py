@@ -97,7 +97,7 @@ class PartRows:
         rows: number in the file: of the row, or of the line's first byte.
         texts: texts.
         languages: languages, empty where there is none.
-        kept: the columns to keep, as a table with the same rows.
+        copied: the columns that are copied to the result, as a table with the same rows.
         left_out: number of rows without a usable text.
         problems: the first of them, with their reasons.
     """
@@ -105,7 +105,7 @@ class PartRows:
     rows: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
-    kept: pa.Table | None = None
+    copied: pa.Table | None = None
     left_out: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -244,7 +244,7 @@ def read_part(part: Part, columns: Columns) -> PartRows:
             _add_text(result, first + row, text, language)
         else:
             result.leave_out(f"{part.source}, row {first + row}: {columns.text} is {type(text).__name__}")
-    result.kept = table.select(list(columns.keep)).take(usable) if columns.keep else None
+    result.copied = table.select(list(columns.keep)).take(usable) if columns.keep else None
     return result
 
 
@@ -281,7 +281,7 @@ def _read_lance(part: Part, columns: Columns) -> tuple[pa.Table, int]:
 
 def _read_json_lines(part: Part, columns: Columns) -> PartRows:
     """Return the lines that begin in a part's range of bytes."""
-    result, kept = PartRows(), []
+    result, copied = PartRows(), []
     for start, line in _lines(part):
         if not line.strip():
             continue
@@ -298,12 +298,12 @@ def _read_json_lines(part: Part, columns: Columns) -> PartRows:
             continue
         _add_text(result, start, text, row.get(columns.language) if columns.language else "")
         # Types may differ between lines; JSON's texts can hold all of them.
-        kept.append([_as_text(row.get(name)) for name in columns.keep])
+        copied.append([_as_text(row.get(name)) for name in columns.keep])
 
     if columns.keep:
-        values = zip(*kept, strict=True) if kept else [[]] * len(columns.keep)
+        values = zip(*copied, strict=True) if copied else [[]] * len(columns.keep)
         arrays = [pa.array(list(column), pa.string()) for column in values]
-        result.kept = pa.table(arrays, names=list(columns.keep))
+        result.copied = pa.table(arrays, names=list(columns.keep))
     return result
 
 

@@ -72,14 +72,13 @@ class ResultFolder:
         )
 
         if MANIFEST in names:
-            previous = json.loads(filesystem.cat(f"{path}/{MANIFEST}"))
+            previous = _read_manifest(filesystem, f"{path}/{MANIFEST}")
             if previous == manifest:
                 return
-            name = next(name for name in manifest if previous.get(name) != manifest[name])
             if not overwrite:
-                raise ResultsError(
-                    f"{self.uri} holds embeddings of another {name}. Allow overwriting (--overwrite)."
-                )
+                differing = [name for name in manifest if previous.get(name) != manifest[name]] or ["version"]
+                message = f"{self.uri} holds embeddings of another {differing[0]}"
+                raise ResultsError(f"{message}. Allow overwriting (--overwrite).")
             self._clear(filesystem, path, names)
         elif names:
             raise ResultsError(f"{self.uri} holds {names[0]}, which is no embeddings file. Name an empty folder.")
@@ -120,8 +119,8 @@ class ResultFolder:
             "file": pa.array([source] * len(rows.rows), pa.string()),
             "row": pa.array(rows.rows, pa.int64()),
         }
-        if rows.kept is not None:
-            columns |= {name: rows.kept[name] for name in rows.kept.column_names}
+        if rows.copied is not None:
+            columns |= {name: rows.copied[name] for name in rows.copied.column_names}
         for key, values in vectors.items():
             flat = pa.array(np.ascontiguousarray(values, dtype=kind).ravel())
             columns[f"exit_{key}"] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
@@ -147,13 +146,20 @@ class ResultFolder:
         filesystem.makedirs(f"{path}/parts", exist_ok=True)
         _write(filesystem, f"{path}/parts/{report.key}.json", json.dumps(done).encode())
 
-    def commit(self, keys: Sequence[str]) -> None:
-        """Make the finished parts the content of the folder: what belongs to no part of the corpus goes."""
+    def commit(self, keys: Sequence[str], is_whole: bool) -> None:
+        """Make the finished parts the content of the folder.
+
+        Args:
+            keys: of the finished parts, in the order of the corpus.
+            is_whole: whether all files of the corpus could be opened. Only then are parquet files deleted that
+                belong to no part: those of a file that cannot be read today may be right tomorrow.
+        """
         filesystem, path = fsspec.core.url_to_fs(self.uri)
         if self.file_format == "parquet":
-            for name in filesystem.ls(path, detail=False):
+            finished = set(keys)
+            for name in filesystem.ls(path, detail=False) if is_whole else ():
                 match = _PART_FILE.fullmatch(name.rpartition("/")[2])
-                if match and match[1] not in keys:
+                if match and match[1] not in finished:
                     filesystem.rm(name)
             return
 
@@ -173,6 +179,15 @@ class ResultFolder:
         for name in names:
             if _PART_FILE.fullmatch(name) or name in (MANIFEST, "parts", "vectors.lance"):
                 filesystem.rm(f"{path}/{name}", recursive=True)
+
+
+def _read_manifest(filesystem: Any, path: str) -> dict[str, Any]:
+    """Return the settings of a folder; none if the file is damaged, which then differ from all others."""
+    try:
+        manifest = json.loads(filesystem.cat(path))
+    except ValueError:
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def _write(filesystem: Any, path: str, content: bytes) -> None:

@@ -186,18 +186,14 @@ def size_pool(
     """
     places = [(int(machine.get("CPU", 0)), int(machine.get("GPU", 0))) for machine in machines]
     gpus = int(allow_gpus and any(count for _, count in places))
-    if gpus:
-        places = [place for place in places if place[1]]
-
-    largest = max((size for size, _ in places), default=0)
     if cpus is None:
         # The actors of a machine with GPUs share its CPUs, and none of its GPUs should be left over.
-        share = min(size // count for size, count in places) if gpus else largest
-        cpus = max(1, min(CPUS_PER_ACTOR, share))
-    elif cpus > largest:
-        logger.warning("no machine of the cluster has %d CPUs: waiting for one that has", cpus)
+        shares = [size // count for size, count in places if count] if gpus else [max(places, default=(1, 0))[0]]
+        cpus = max(1, min(CPUS_PER_ACTOR, *shares))
 
-    space = sum(min(size // cpus, count) if gpus else size // cpus for size, count in places)
-    if workers is not None and workers > space:
+    space = sum(min(size // cpus, count if gpus else size) for size, count in places)
+    if space == 0:
+        logger.warning("no machine of the cluster has %d CPUs: waiting for one that has", cpus)
+    elif workers is not None and workers > space:
         logger.warning("the cluster has space for %d workers of %d CPUs now, not for %d", space, cpus, workers)
     return WorkerPool(workers or max(1, space), cpus, gpus)

@@ -11,11 +11,18 @@ import numpy as np
 from mose.data.source.report import ReadingReport
 from mose.data.source.rules import ReadingRules
 from mose.search.encoders import UnitEncoder
+from mose.search.neighbours import update_neighbours
 from mose.search.planning import Differences, Plan, plan_rebuild, plan_update
 from mose.search.progress import BuildProgress, progress_bar
 from mose.search.records import BuildReport, Entry, FileRecord, Meta, Tree
 from mose.search.snapshot import Snapshot, read_snapshot, salvaged_meta
-from mose.search.store import DamagedIndexError, Location, SearchIndexError
+from mose.search.store import (
+    DamagedIndexError,
+    Location,
+    MissingIndexError,
+    OtherFormatError,
+    SearchIndexError,
+)
 from mose.search.tree import TreeChanges, read_tree
 from mose.search.writing import IndexWriter, NewRows, index_writer
 
@@ -57,12 +64,7 @@ def update_index(
     with index_writer(location) as writer:
         previous, trees, rebuilt = _previous(location, settings.root)
         tree = _tree(settings, trees)
-        known = _records_of(previous, tree.id) if previous else {}
-        if (
-            previous and tree not in previous.meta.trees
-        ):  # the settings have changed: each file is looked at again
-            known = {path: record for path, record in known.items() if record.digest}
-
+        known = _known_records(previous, tree)
         changes = {tree.id: read_tree(tree, known, progress=progress)}
         if not changes[tree.id].entries and not known:
             reason = changes[tree.id].report.explain_empty()
@@ -91,6 +93,8 @@ def update_index(
         report, reading = _report(changes, embedded, rebuilt), changes[tree.id].report
         changes.clear()  # the sources of all units, which are read again when they are needed
         snapshot = previous if previous and not committed else read_snapshot(location)
+        if update_neighbours(location, snapshot.table, snapshot.addresses[: len(snapshot)], progress):
+            snapshot = read_snapshot(location)
         return snapshot, dataclasses.replace(report, units=len(snapshot)), reading
 
 
@@ -161,12 +165,14 @@ def _previous(location: Location, root: Path) -> tuple[Snapshot | None, tuple[Tr
     except DamagedIndexError as error:
         meta = salvaged_meta(location)
         return None, meta.trees if meta else (), str(error)
-    except SearchIndexError as error:  # there is none, or one of another format
+    except MissingIndexError:
+        return None, (), ""
+    except OtherFormatError as error:
         old_root = location.old_root()
         if old_root and old_root != str(root.resolve()):
             message = f"{location.name} is an index of {old_root} by an older version of MoSE"
             raise ValueError(f"{message}. Name another folder, or index {old_root} again first.") from None
-        return None, (), str(error) if location.exists() else ""
+        return None, (), str(error)
 
 
 def _tree(settings: BuildSettings, trees: Sequence[Tree]) -> Tree:
@@ -189,6 +195,15 @@ def _tree(settings: BuildSettings, trees: Sequence[Tree]) -> Tree:
         exclude=tuple(settings.exclude),
         rules=dataclasses.asdict(settings.rules),
     )
+
+
+def _known_records(previous: Snapshot | None, tree: Tree) -> dict[str, FileRecord]:
+    """Return what is known of the files of a tree that is to be read as its settings say now."""
+    known = _records_of(previous, tree.id) if previous else {}
+    if previous and tree not in previous.meta.trees:
+        # The settings have changed: each file that was left out is looked at again.
+        known = {path: record for path, record in known.items() if record.digest}
+    return known
 
 
 def _records_of(snapshot: Snapshot, tree: int) -> dict[str, FileRecord]:
@@ -220,7 +235,7 @@ def _commit(
     if previous is None or previous.meta.space != meta.space:
         plan = plan_rebuild(previous, Differences(changes))
         rows, embedded = _new_rows(writer, None, meta, plan, open_encoder, progress)
-        writer.replace(meta, rows, damaged)
+        writer.replace(meta, rows, previous, damaged)
         return True, embedded
 
     plan = plan_update(previous, Differences(changes), with_stamps)

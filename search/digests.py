@@ -61,15 +61,21 @@ def _column_digests(array: pa.Array) -> np.ndarray:
 
 def _segment_digests(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return the digest of each of the segments that lie one after the other in `values`."""
-    lengths = np.diff(offsets)
-    positions = np.arange(len(values)) - np.repeat(offsets[:-1], lengths)
-    products = values.astype(np.uint64)
-    products += np.uint64(1)  # else zeros would count for nothing
-    products *= _FACTORS[positions % len(_FACTORS)]
+    digests = np.empty(len(offsets) - 1, np.uint64)
+    for start in range(0, len(digests), _ROWS_AT_ONCE):
+        bounds = offsets[start : start + _ROWS_AT_ONCE + 1]
+        lengths = np.diff(bounds)
+        positions = np.arange(bounds[-1] - bounds[0]) - np.repeat(bounds[:-1] - bounds[0], lengths)
+        products = values[bounds[0] : bounds[-1]].astype(np.uint64)
+        products += np.uint64(1)  # else zeros would count for nothing
+        products *= _FACTORS[positions % len(_FACTORS)]
 
-    sums = np.zeros(len(values) + 1, np.uint64)
-    np.cumsum(products, out=sums[1:])
-    return sums[offsets[1:]] - sums[offsets[:-1]] + lengths.astype(np.uint64) * _MIXER
+        sums = np.zeros(len(products) + 1, np.uint64)
+        np.cumsum(products, out=sums[1:])
+        places = bounds - bounds[0]
+        total = sums[places[1:]] - sums[places[:-1]]
+        digests[start : start + _ROWS_AT_ONCE] = total + lengths.astype(np.uint64) * _MIXER
+    return digests
 
 
 def _matrix_digests(matrix: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -64,8 +65,10 @@ class LookupEncoder:
         self.aligned = bool(self._encoder.config.get("aligned_exits"))
 
     def fingerprint(self, exit_layer: int) -> str:
-        if exit_layer != 0:
-            return ""
+        return self._fingerprint if exit_layer == 0 else ""
+
+    @cached_property
+    def _fingerprint(self) -> str:
         tensors = self._encoder.tensors
         names = ["embed_tokens.weight", *tensors.names("exits.0.")]
         config, rules = self._encoder.config, self._encoder.tokenizer.rules()
@@ -153,7 +156,7 @@ def open_encoder(
         raise ValueError(f"--model {error}") from None
     if exit_layer == 0 and not trust_remote_code:
         try:
-            return LookupEncoder(source, max_length)
+            return _lookup_encoder(source, max_length, _stamps(source))
         except FileNotFoundError as error:
             raise ValueError(str(error)) from error
 
@@ -165,6 +168,20 @@ def open_encoder(
     exits = None if exit_layer is None else [exit_layer]
     model, tokenizer, _ = load_model(source, exits, trust_remote_code=trust_remote_code)
     return TorchEncoder(model, tokenizer, exit_layer, max_length)
+
+
+@lru_cache(maxsize=4)
+def _lookup_encoder(source: str, max_length: int | None, stamps: object) -> LookupEncoder:
+    """Return the encoder of a model whose files have these stamps. Indexes of one process share it."""
+    return LookupEncoder(source, max_length)
+
+
+def _stamps(source: str) -> tuple[tuple[str, int, int], ...]:
+    """Return the names, sizes and times of a model's files in a folder."""
+    folder = Path(source)
+    files = sorted(folder.glob("*")) if folder.is_dir() else []
+    states = [(file.name, file.stat()) for file in files if file.suffix in {".json", ".safetensors"}]
+    return tuple((name, state.st_size, state.st_mtime_ns) for name, state in states)
 
 
 def query_encoder(

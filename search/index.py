@@ -12,6 +12,7 @@ from mose.data.source.report import ReadingReport
 from mose.data.source.rules import DEFAULT_RULES, ReadingRules
 from mose.search.display import Results, table_html
 from mose.search.encoders import TorchEncoder, UnitEncoder, check_encoder, open_encoder, query_encoder
+from mose.search.evidence import evidence_for, evidence_of_all
 from mose.search.filters import check_limits, matching_rows
 from mose.search.hits import Hit
 from mose.search.places import default_location
@@ -19,8 +20,7 @@ from mose.search.progress import BuildProgress
 from mose.search.ranking.catalogue import Catalogue
 from mose.search.ranking.confidence import hit_scores, query_confidence
 from mose.search.ranking.fusion import DEFAULT_HYBRID
-from mose.search.ranking.queries import parse_query
-from mose.search.ranking.ranker import Evidence, collect_evidence, rank_by_similarity, rank_units
+from mose.search.ranking.ranker import Evidence, rank_by_similarity, rank_units
 from mose.search.records import MAX_LENGTH, BuildReport, Entry, FileRecord, Meta, Tree
 from mose.search.snapshot import Snapshot, Units, read_snapshot
 from mose.search.store import DamagedIndexError, Location, SearchIndexError
@@ -290,7 +290,7 @@ class Index:
             ValueError: the query is empty.
             SearchIndexError: the model returns NaN.
         """
-        return self._evidence(self._snapshot, query)
+        return evidence_of_all(self._snapshot, query, self._embed_query(query))
 
     def search(
         self,
@@ -303,8 +303,12 @@ class Index:
         languages: Sequence[str] | None = None,
         paths: Sequence[str] | None = None,
         kinds: Sequence[str] | None = None,
+        exact: bool = False,
     ) -> Results[Hit]:
         """Return the units that fit a query best, best first.
+
+        A large index has a graph of neighbours (`mose.search.neighbours`), and ranks only the units that it finds
+        there and those with most of the query's words.
 
         Args:
             query: the name of a symbol, or a description of what the code does.
@@ -316,6 +320,7 @@ class Index:
             languages: units in these languages alone.
             paths: units of files that match one of these patterns alone, written as in a `.gitignore`.
             kinds: units of these kinds alone, see `mose.data.source.units.KINDS`.
+            exact: rank all units of a large index, too. With one of the three filters that is always done.
 
         Raises:
             ValueError: the query is empty, `top_k` is below 1, `min_score` is not in [0, 1], or there is no such
@@ -327,10 +332,9 @@ class Index:
         snapshot = self._snapshot
         if not len(snapshot):
             return Results()
-        evidence, catalogue = self._evidence(snapshot, query), snapshot.catalogue
+        vector = self._embed_query(query)
         rows = matching_rows(snapshot.units, languages, paths, kinds)
-        if rows is not None:
-            evidence, catalogue = evidence.take(rows), catalogue.take(rows)
+        evidence, catalogue, rows = evidence_for(snapshot, query, vector, rows, exact)
         if not len(catalogue):
             return Results()
 
@@ -349,14 +353,10 @@ class Index:
             for number, similarity, unit in zip(good, similarities, units, strict=True)
         )
 
-    def _evidence(self, snapshot: Snapshot, query: str) -> Evidence:
+    def _embed_query(self, query: str) -> np.ndarray:
         if not query.strip():
             raise ValueError("the query is empty. Describe what the code does.")
-        similarities = snapshot.vectors @ self._query_encoder().query(query)
-
-        parsed = parse_query(query)
-        bm25, coverage = snapshot.terms.match(parsed.keywords)
-        return collect_evidence(parsed, snapshot.catalogue, similarities, bm25, coverage)
+        return self._query_encoder().query(query)
 
     def _query_encoder(self) -> UnitEncoder:
         with self._lock:

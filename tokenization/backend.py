@@ -6,6 +6,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from mose.tokenization.pieces import PieceTable, splits_into_pieces
+
 
 class BackendTokenizer:
     """A tokenizer without transformers, with as much as `mose.tokenization.inputs` calls.
@@ -30,6 +32,8 @@ class BackendTokenizer:
         self.sep_token: str | None = separator.get("content") if isinstance(separator, dict) else separator
         self.sep_token_id = self._tokenizer.token_to_id(self.sep_token) if self.sep_token else None
         self.max_length: int | None = settings.get("model_max_length")
+        rules = json.loads(path.read_text(encoding="utf-8"))
+        self._pieces = PieceTable(self._encode) if splits_into_pieces(rules) else None
         self._from_left = settings.get("truncation_side") == "left"
         self.special_tokens = self._tokenizer.num_special_tokens_to_add(False)
         if not self.special_tokens:
@@ -47,12 +51,15 @@ class BackendTokenizer:
             encoding = self._tokenizer.encode(texts)
             return {"input_ids": encoding.ids, "special_tokens_mask": encoding.special_tokens_mask}
 
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        ids = self._pieces.ids(texts) if self._pieces else self._encode(texts)
         if max_length is None:
-            return {"input_ids": [encoding.ids for encoding in encodings]}
+            return {"input_ids": ids}
 
         cut = slice(-max_length, None) if self._from_left else slice(max_length)
-        return {"input_ids": [encoding.ids[cut] for encoding in encodings]}
+        return {"input_ids": [one[cut] for one in ids]}
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [one.ids for one in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def backend_rules(backend: Tokenizer) -> bytes:

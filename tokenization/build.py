@@ -11,22 +11,13 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mose.tokenization.prompts import CLS, INSTRUCTION, MASK, PAD, SEP
+from mose.tokenization.pieces import PIECES, PROMPT_PIECES
+from mose.tokenization.prompts import CLS, MASK, PAD, SEP
 
 STARCODER2_SIZE = 49_152
 
-# A piece is a word of an identifier with the space or underscores before it, split where the case rises
-# (`parseHTMLPage`: parse, HTML, Page); or up to three digits; or a run of punctuation; or white space. Splitting
-# identifiers spells them in fewer tokens, and gives the words of a query and of a function name the same pieces.
-_PIECES = (
-    r"[ _]*(?:\p{Lu}+(?!\p{Ll})|\p{Lu}?\p{Ll}+|[\p{Lt}\p{Lm}\p{Lo}\p{M}]+)"
-    r"| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}_]+|_+|\s+(?!\S)|\s+"
-)
 #: How `ByteLevel(use_regex=True)` splits a text (GPT-2).
 _BYTE_LEVEL_PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-#: The `<sep>` of a prompt at the start of an input, and the colon before it, as pieces of their own. Looking back
-#: comes last, because it is slow and rarely reached.
-_PROMPT_PIECES = rf":(?={SEP})(?<=\A{INSTRUCTION})|{SEP}(?<=\A{INSTRUCTION}{SEP})"
 
 
 def build_tokenizer(
@@ -54,7 +45,7 @@ def build_tokenizer(
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -142,16 +133,16 @@ def read_prompts(tokenizer: Tokenizer) -> Tokenizer | None:
 
 
 def _add_prompt_pieces(steps: list[dict]) -> bool:
-    """Add `_PROMPT_PIECES` to the steps of a pre-tokenizer; return False if none of them can have it."""
+    """Add `PROMPT_PIECES` to the steps of a pre-tokenizer; return False if none of them can have it."""
     for number, step in enumerate(steps):
         if step.get("type") == "Split" and step["behavior"] == "Isolated" and "Regex" in step["pattern"]:
             pieces = step["pattern"]["Regex"]
-            if _PROMPT_PIECES not in pieces:
-                step["pattern"] = {"Regex": f"{_PROMPT_PIECES}|{pieces}"}
+            if PROMPT_PIECES not in pieces:
+                step["pattern"] = {"Regex": f"{PROMPT_PIECES}|{pieces}"}
             return True
 
         if step.get("type") == "ByteLevel" and step["use_regex"] and not step["add_prefix_space"]:
-            pattern = {"Regex": f"{_PROMPT_PIECES}|{_BYTE_LEVEL_PIECES}"}
+            pattern = {"Regex": f"{PROMPT_PIECES}|{_BYTE_LEVEL_PIECES}"}
             split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
             steps[number : number + 1] = [split, step | {"use_regex": False}]
             return True

@@ -251,5 +251,6 @@ class RunArguments(TrainingArguments):
         positive = (*positive, "ddp_bucket_cap_mb")
         check_fields(self, positive, lambda value: value is None or value >= 1, "at least 1")
         check_fields(self, ("eval_steps",), lambda value: value is None or value > 0, "above 0")
-        limits = ("save_total_limit", "neftune_noise_alpha")
-        check_fields(self, limits, lambda value: value is None or value >= 0, "at least 0")
+        check_fields(self, ("save_total_limit",), lambda value: value is None or value >= 0, "at least 0")
+        noise = ("neftune_noise_alpha",)
+        check_fields(self, noise, lambda value: value is None or 0 <= value <= 1e6, "in [0, 1e6]")

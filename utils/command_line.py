@@ -42,7 +42,7 @@ EXTRAS = {
     "demo": ("gradio",),
     "mcp": ("anyio", "mcp", "pydantic"),  # and those of search
     "mteb": ("mteb",),
-    "ray": ("datasketch", "datatrove", "fsspec", "lance", "pyarrow", "ray"),
+    "ray": ("datasketch", "datatrove", "fsspec", "lance", "loguru", "pyarrow", "ray"),
 }
 SUCCESS, FAILURE, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
 #: Exceptions of programming errors, whose texts alone explain little.

@@ -112,7 +112,7 @@ def mine_rows(
                 report.update(read)
                 yield from rows
 
-        yield from _distinct(rows_of_files(), max_text_repeats, counts)
+        yield from _without_repeats(rows_of_files(), max_text_repeats, counts)
 
 
 def mine_records(
@@ -141,18 +141,18 @@ def mine_records(
             counts.update(skipped)
             yield from rows
 
-    yield from _distinct(rows_of_records(), max_text_repeats, counts)
+    yield from _without_repeats(rows_of_records(), max_text_repeats, counts)
 
 
-def _distinct(
-    found: Iterable[Digested], max_text_repeats: int | None, counts: Counter[str]
+def _without_repeats(
+    digested: Iterable[Digested], max_text_repeats: int | None, counts: Counter[str]
 ) -> Iterator[dict[str, str | int]]:
     """Yield the rows whose digest is new, and whose text has not been repeated too often."""
     # Duplicates are found here and not in the workers, which see one file each.
     seen: set[bytes] = set()
     repeats: Counter[str] = Counter()
 
-    for digest, row in found:
+    for digest, row in digested:
         text = str(row["text"])
         if digest in seen:
             counts["duplicate"] += 1

@@ -50,6 +50,8 @@ def split(
         return last - first - inside
 
     ranges, begin = [], start
+    # Most nodes of a file are outside of the range.
+    node = node.descendant_for_byte_range(start, end) or node
     if size(start, end) > max_bytes:
         for boundary, last in _boundaries(source, node, start, end, edits, size, max_bytes):
             # Cut here only if what follows no longer fits.

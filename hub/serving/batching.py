@@ -172,15 +172,15 @@ class Batcher:
                 self._deliver(rows, vectors)
             # The thread must outlive whatever a batch does to the model.
             except Exception as error:
-                self._fail({job for job, _ in rows}, error)
-            finally:
                 self._round_size = 0
+                self._fail({job for job, _ in rows}, error)
 
         self._fail(set(self._jobs), QueueFullError("the server is ending. Try again.", 1))
 
     def _count(self, exit_layer: int, texts: int, seconds: float) -> None:
         """Update the speed, which old rounds weigh less in, and report the round."""
-        tokens = self._round_size
+        # Nobody waits for this round any more, and least of all who gets its answers.
+        tokens, self._round_size = self._round_size, 0
         weight = math.exp(-seconds / SPEED_MEMORY)
         self._speed = (self._speed[0] * weight + tokens, self._speed[1] * weight + seconds)
         self.observe(exit_layer, texts, tokens, seconds)

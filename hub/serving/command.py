@@ -3,6 +3,7 @@
 import argparse
 import ipaddress
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ from mose.utils.command_line import ArgumentError, positive_int
 from mose.utils.locations import is_local_folder
 
 logger = logging.getLogger("mose.hub")
+#: oneDNN and torch above it keep a compiled kernel for every shape of a batch: up to half a megabyte each,
+#: 1,024 by default. Batches of many clients have ever new shapes, so few kernels are of use again.
+KERNEL_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +66,10 @@ def run(options: argparse.Namespace) -> None:
     except FileNotFoundError as error:
         raise ArgumentError(str(error)) from None
 
+    # Read when torch is imported. Other values of the user's stay.
+    for name, capacity in KERNEL_CACHES.items():
+        os.environ.setdefault(name, capacity)
+
     # Of the extra [serve], and slow to import.
     from transformers.utils import logging as transformers_logging
 
@@ -106,7 +114,6 @@ def build_server(engine: Any, options: argparse.Namespace, keys: Sequence[str] =
 
     from mose.hub.serving.app import build_app
     from mose.hub.serving.connections import (
-        BACKLOG,
         ConnectionGuard,
         ConnectionLimits,
         GuardedServer,
@@ -141,7 +148,6 @@ def build_server(engine: Any, options: argparse.Namespace, keys: Sequence[str] =
         port=options.port,
         loop="asyncio",
         ws="none",
-        backlog=BACKLOG,
         log_level="info" if options.access_log else "error",
         access_log=options.access_log,
     )

@@ -20,10 +20,12 @@ from mose.hub.serving.errors import error_body
 
 logger = logging.getLogger("mose.hub")
 SWEEP_SECONDS = 0.5
-#: Connections that the system may hand over at once, beyond those that are counted.
+#: Connections that the system holds until the server takes them.
 BACKLOG = 512
-#: Other files that the process has open.
-OTHER_FILES = 128
+#: Connections that asyncio takes at a time. Those that are refused stay open for a few turns of its loop.
+ACCEPTED_AT_ONCE = 64
+#: Other files that the process has open, those of connections that are being refused among them.
+OTHER_FILES = 128 + 4 * ACCEPTED_AT_ONCE
 #: An unfinished body that is younger never loses its place to a new client.
 SAFE_BODY_SECONDS = 1.0
 #: Of a shutdown's time, what stays for the threads after the connections.
@@ -199,6 +201,7 @@ class GuardedServer(uvicorn.Server):
         config.http = lambda **options: GuardedConnection(guard, **options)  # type: ignore[assignment]
         connection_seconds = shutdown_seconds * (1 - THREAD_SHARE)
         config.timeout_graceful_shutdown = connection_seconds  # type: ignore[assignment]
+        config.backlog = ACCEPTED_AT_ONCE
         super().__init__(config)
         self.guard, self.shutdown_seconds = guard, shutdown_seconds
 
@@ -206,6 +209,11 @@ class GuardedServer(uvicorn.Server):
         """Listen, and say where."""
         await super().startup(sockets)
         if self.started:
+            # For asyncio both numbers are one. A copy of the handle is enough to change what the system holds.
+            for server in self.servers:
+                for listener in server.sockets:
+                    with listener.dup() as handle:
+                        handle.listen(BACKLOG)
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             host = f"[{host}]" if ":" in host else host
             logger.info("listening on http://%s:%d, documentation at /docs", host, port)
@@ -247,13 +255,13 @@ def fit_open_files(connections: int) -> int:
         return connections
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = connections + BACKLOG + OTHER_FILES
+    needed = connections + OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    allowed = connections if soft == resource.RLIM_INFINITY else min(connections, soft - BACKLOG - OTHER_FILES)
+    allowed = connections if soft == resource.RLIM_INFINITY else min(connections, soft - OTHER_FILES)
     if allowed < 1:
-        least = BACKLOG + OTHER_FILES + 1
+        least = OTHER_FILES + 1
         raise ValueError(f"the limit of open files must be at least {least}, got {soft}. Raise it (ulimit -n).")
     return allowed

@@ -11,9 +11,9 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -21,7 +21,7 @@ from curve import DevelopmentCurve
 from datasets import Dataset
 from hard_negatives import attach_negatives
 from safetensors.torch import load_file
-from transformers import AutoModel, PreTrainedTokenizerBase, set_seed
+from transformers import AutoModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from mose.configuration_mose import MoSEConfig
 from mose.data.retrieval.collator import PairCollator
@@ -41,18 +41,31 @@ from mose.training.finetuning.initialization import (
 from mose.training.finetuning.teacher import attach_teacher, joint_embeddings
 from mose.training.setup import load_tokenizer
 from mose.utils.command_line import exit_status
+from mose.utils.files import atomic_write_json
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
+from overlap import leave_out_near_duplicates  # noqa: E402
 from pairs import build_pairs  # noqa: E402
 from recipe_steps import cached_pairs, fine_tuning_trainer  # noqa: E402
 
-#: Names and cache folder of the teachers, and the tokens that they read.
-Teachers = tuple[list[str], Path, int]
 COLLATION = ("max_query_length", "max_document_length", "instruction_dropout", "token_dropout")
 RUN = {"bf16": True, "logging_steps": 20, "save_steps": 100, "save_total_limit": 2, "dataloader_num_workers": 0}
 #: Pairs that the projection of exit 0 is fitted to, and how many are embedded at once.
 FIT_PAIRS, FIT_BATCH = 6000, 100
+
+
+#: Names and cache folder of the teachers, and the tokens that they read.
+Teachers = tuple[list[str], Path, int]
+
+
+class Material(NamedTuple):
+    """The tokenizer, pairs and teachers of all stages; pairs name rows of `vectors`, (n, hidden)."""
+
+    tokenizer: PreTrainedTokenizerBase
+    pairs: Dataset
+    vectors: torch.Tensor
+    teachers: Teachers
 
 
 def model_config(recipe: Mapping[str, Any], **overrides: Any) -> MoSEConfig:
@@ -71,19 +84,11 @@ def load_recipe_tokenizer(recipe: Mapping[str, Any], folder: Path, pairs: Datase
     return load_tokenizer(str(folder))
 
 
-def model_from_teacher(
-    recipe: Mapping[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-    teachers: Teachers,
-    pairs: Dataset,
-    vectors: torch.Tensor,
-) -> MoSEModel:
-    """Return the untrained model at exit 0, with token embeddings and projection fitted to the teachers.
-
-    The pairs name rows of `vectors`, (n, hidden).
-    """
+def model_from_teacher(recipe: Mapping[str, Any], material: Material) -> MoSEModel:
+    """Return the untrained model at exit 0, with token embeddings and projection fitted to the teachers."""
+    tokenizer, pairs = material.tokenizer, material.pairs
     model = MoSEModel(model_config(recipe, exit_layer=0)).eval()
-    start_embeddings_from(model, tokenizer, joint_embeddings(token_strings(tokenizer), *teachers))
+    start_embeddings_from(model, tokenizer, joint_embeddings(token_strings(tokenizer), *material.teachers))
 
     sample = pairs.shuffle(seed=recipe["seed"]).select(range(min(len(pairs), FIT_PAIRS)))
     lengths = (recipe["common"]["max_query_length"], recipe["common"]["max_document_length"])
@@ -98,7 +103,7 @@ def model_from_teacher(
             batches.append((batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"]))
             rows += [row[f"teacher_{side}"] for row in chunk]
 
-    fit_projection(model, 0, batches, vectors[rows])
+    fit_projection(model, 0, batches, material.vectors[rows])
     return model
 
 
@@ -113,19 +118,19 @@ def train_stage(
     folder: Path,
     settings: dict[str, Any],
     model: MoSEModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Dataset,
-    vectors: torch.Tensor,
-    curve: DevelopmentCurve | None = None,
+    material: Material,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train one stage and save the model to `folder`, resuming from the last checkpoint."""
     collation = {key: settings.pop(key) for key in COLLATION if key in settings}
     collation["keep"] = ("teacher_query", "teacher_document")
     settings = {**RUN, "output_dir": str(folder), **settings}
 
-    trainer = fine_tuning_trainer(model, tokenizer, pairs, settings, collation, vectors)
-    if curve is not None:
-        trainer.add_callback(curve)
+    trainer = fine_tuning_trainer(
+        model, material.tokenizer, material.pairs, settings, collation, material.vectors
+    )
+    for callback in callbacks:
+        trainer.add_callback(callback)
     checkpoint = last_whole_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model()
@@ -157,17 +162,19 @@ def ship(model_dir: Path, tokenizer: PreTrainedTokenizerBase, root: Path) -> Non
     shutil.rmtree(staging)
 
 
-def run_stages(options: argparse.Namespace) -> None:
-    """Run all stages that are not done, each starting from the previous one; ship the last if requested."""
-    recipe = yaml.safe_load(options.recipe.read_text())
-    seed = recipe["seed"] if options.seed is None else options.seed
+def prepare(options: argparse.Namespace, recipe: Mapping[str, Any]) -> Material:
+    """Return what the stages learn from; each part is made once and kept in the output folder."""
     options.output_dir.mkdir(parents=True, exist_ok=True)
-
     sources = (options.shards, recipe["functions"], options.pair_file, options.exclude)
     choices = {name: recipe[name] for name in ("seed", "pair_repeats", "excluded_paths")}
-    pairs = cached_pairs(options.output_dir / "pairs.parquet", lambda: build_pairs(*sources, **choices))
-    tokenizer_folder = options.trunk or options.output_dir / "tokenizer"
-    tokenizer = load_recipe_tokenizer(recipe, tokenizer_folder, pairs)
+
+    def clean_pairs() -> Dataset:
+        pairs, overlap = leave_out_near_duplicates(build_pairs(*sources, **choices), options.exclude)
+        atomic_write_json(options.output_dir / "overlap.json", overlap)
+        return pairs
+
+    pairs = cached_pairs(options.output_dir / "pairs.parquet", clean_pairs)
+    tokenizer = load_recipe_tokenizer(recipe, options.trunk or options.output_dir / "tokenizer", pairs)
 
     names = options.teacher or [str(bundled(name) or name) for name in recipe["teachers"]]
     cache = options.teacher_cache or options.output_dir / "teacher"
@@ -176,6 +183,30 @@ def run_stages(options: argparse.Namespace) -> None:
 
     if recipe["hard_negatives"]["share"]:
         pairs = attach_negatives(pairs, vectors, seed=recipe["seed"], **recipe["hard_negatives"])
+    return Material(tokenizer, pairs, vectors, teachers)
+
+
+def start_model(
+    options: argparse.Namespace,
+    recipe: Mapping[str, Any],
+    material: Material,
+    previous: Path | None,
+    exit_layer: int | None,
+) -> MoSEModel:
+    """Return the model that a stage starts from: the last stage's, grown to `exit_layer`; at first a new one."""
+    if previous is None:
+        return model_from_trunk(recipe, options.trunk) if options.trunk else model_from_teacher(recipe, material)
+
+    model = AutoModel.from_pretrained(previous, trust_remote_code=True)
+    deepest = model.config.exit_layers[-1] if exit_layer is None else exit_layer
+    return grow(model, deepest) if model.exit_layers[-1] < deepest else model
+
+
+def run_stages(options: argparse.Namespace) -> None:
+    """Run all stages that are not done, each starting from the previous one; ship the last if requested."""
+    recipe = yaml.safe_load(options.recipe.read_text())
+    seed = recipe["seed"] if options.seed is None else options.seed
+    material = prepare(options, recipe)
 
     previous: Path | None = None
     for name, stage in recipe["stages"].items():
@@ -187,23 +218,15 @@ def run_stages(options: argparse.Namespace) -> None:
             set_seed(seed)
             settings = {**recipe["common"], **stage, "seed": seed}
             exit_layer = settings.pop("exit_layer", None)
-            if previous is None and options.trunk:
-                model = model_from_trunk(recipe, options.trunk)
-            elif previous is None:
-                model = model_from_teacher(recipe, tokenizer, teachers, pairs, vectors)
-            else:
-                model = AutoModel.from_pretrained(previous, trust_remote_code=True)
-                deepest = model.config.exit_layers[-1] if exit_layer is None else exit_layer
-                model = grow(model, deepest) if model.exit_layers[-1] < deepest else model
-            curve = None
-            if options.develop:
-                path = options.output_dir / "curve.jsonl"
-                curve = DevelopmentCurve(name, options.develop, tokenizer, path, options.develop_steps)
-            train_stage(folder, settings, model, tokenizer, pairs, vectors, curve)
+            model = start_model(options, recipe, material, previous, exit_layer)
+
+            curve = (material.tokenizer, options.output_dir / "curve.jsonl", options.develop_steps)
+            callbacks = [DevelopmentCurve(name, options.develop, *curve)] if options.develop else []
+            train_stage(folder, settings, model, material, callbacks)
         previous = folder
 
     if options.ship and previous is not None:
-        ship(previous, tokenizer, HERE.parents[1])
+        ship(previous, material.tokenizer, HERE.parents[1])
 
 
 def main() -> int:

@@ -255,8 +255,8 @@ def _hits_below(hits_of: Callable[[int], list[Hit]], top_k: int, root: str | Non
     count = top_k
     while True:
         hits = hits_of(count)
-        kept = hits if root is None else [hit for hit in hits if hit.root == root]
-        if len(kept) >= top_k or len(hits) < count:
-            return kept[:top_k]
+        below = hits if root is None else [hit for hit in hits if hit.root == root]
+        if len(below) >= top_k or len(hits) < count:
+            return below[:top_k]
         # Hits of other trees are in front of them.
         count *= 4

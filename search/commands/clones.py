@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from mose.data.source.rules import add_reading_arguments, reading_rules
 from mose.search.commands import shared
 from mose.search.filters import check_filters
-from mose.search.rendering import printable
 from mose.utils.command_line import named_path, positive_int
 from mose.utils.locations import package_folder
+from mose.utils.terminal import printable
 
 if TYPE_CHECKING:
     import numpy as np

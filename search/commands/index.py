@@ -27,6 +27,7 @@ def run(options: argparse.Namespace) -> None:
     location = Location(options.index) if options.index else default_location(options.source_tree)
     timings = shared.Timings()
     if options.remove:
+        location.check()  # a missing index is reported before the imports
         from mose.search.building import remove_tree  # imports what reading needs
 
         with timings.measure("removing"):

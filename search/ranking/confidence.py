@@ -55,7 +55,7 @@ def confidence_features(evidence: Evidence) -> ConfidenceFeatures:
         coverage=float(evidence.coverage.max()),
         together=float(together.max()),
         symbol=float(evidence.query.is_symbol),
-        log_units=math.log(len(evidence.similarities)),
+        log_units=math.log(evidence.among),
     )
 
 

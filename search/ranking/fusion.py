@@ -26,9 +26,15 @@ def fuse(dense: np.ndarray, lexical: np.ndarray, dense_weight: float = DENSE_WEI
     return dense_weight * scale_dense(dense) + (1 - dense_weight) * scale_lexical(lexical)
 
 
-def scale_dense(similarities: np.ndarray) -> np.ndarray:
-    """Return (…, documents) similarities scaled to [0, 1] for each query; 0 if all are equal."""
-    lowest = similarities.min(axis=-1, keepdims=True)
+def scale_dense(similarities: np.ndarray, lowest: float | None = None) -> np.ndarray:
+    """Return (…, documents) similarities scaled to [0, 1] for each query; 0 if all are equal.
+
+    Args:
+        similarities: cosine similarities.
+        lowest: what becomes 0, if documents with low similarities were left out before. None means the lowest.
+    """
+    least = similarities.min(axis=-1, keepdims=True)
+    lowest = least if lowest is None else np.minimum(least, similarities.dtype.type(lowest))
     spread = similarities.max(axis=-1, keepdims=True) - lowest
     return (similarities - lowest) / np.where(spread > 0, spread, 1)
 

@@ -14,20 +14,20 @@ from mose.search.ranking.queries import SearchQuery
 EXACT, FOLDED, OTHER_SCOPE = 1.0, 0.75, 0.3
 
 
-def definition_grades(query: SearchQuery, catalogue: Catalogue) -> np.ndarray:
-    """Return how well each unit defines a symbol that the query is or mentions, (units,) in [0, 1].
+def definition_grades(query: SearchQuery, catalogue: Catalogue) -> dict[int, float]:
+    """Return how well units define a symbol that the query is or mentions: row -> grade in (0, 1].
 
     Later parts of a long unit define nothing.
     """
-    grades = np.zeros(len(catalogue))
+    grades: dict[int, float] = {}
     for symbol in query.symbols:
-        for row in catalogue.rows_by_folded_name.get(fold_name(symbol[-1]), ()):
-            grade = _scope_grade(symbol, catalogue.qualified_names[row], FOLDED)
-            grades[row] = max(grades[row], grade)
-        for row in catalogue.rows_by_name.get(symbol[-1], ()):
-            grade = _scope_grade(symbol, catalogue.qualified_names[row], EXACT)
-            grades[row] = max(grades[row], grade)
-    return np.where(catalogue.opens, grades, 0.0)
+        folded = catalogue.rows_by_folded_name.get(fold_name(symbol[-1]), ())
+        exact = catalogue.rows_by_name.get(symbol[-1], ())
+        for rows, best in ((folded, FOLDED), (exact, EXACT)):
+            for row in rows:
+                grade = _scope_grade(symbol, catalogue.qualified_names[row], best)
+                grades[row] = max(grades.get(row, 0.0), grade)
+    return {row: grade for row, grade in grades.items() if catalogue.opens[row]}
 
 
 def _scope_grade(symbol: tuple[str, ...], qualified_name: str, grade: float) -> float:
@@ -38,12 +38,12 @@ def _scope_grade(symbol: tuple[str, ...], qualified_name: str, grade: float) -> 
     return grade if list(map(fold_name, scope)) == list(map(fold_name, symbol[:-1])) else OTHER_SCOPE
 
 
-def name_matches(query: SearchQuery, catalogue: Catalogue) -> np.ndarray:
-    """Return how far the words of each unit's name are those of the query, (units,) in [0, 1].
+def name_matches(query: SearchQuery, catalogue: Catalogue, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """Return how far the words of the name of each unit in `rows` are those of the query, (rows,) in [0, 1].
 
     "connection pooling and TCP connector" is about `TCPConnector`, although it does not spell it.
     """
-    of_name, of_query = catalogue.name_terms.coverage(query.terms)
+    of_name, of_query = catalogue.name_terms.coverage(query.terms, rows)
     return of_name * of_query
 
 

@@ -34,6 +34,7 @@ class Evidence:
         name: how far its name has the words of the query.
         file_name: (files,) the same for the file's name.
         path: (files,) share of the query in the file's path.
+        among: number of units that these are the best of.
     """
 
     query: SearchQuery
@@ -46,11 +47,12 @@ class Evidence:
     name: np.ndarray
     file_name: np.ndarray
     path: np.ndarray
+    among: int
 
     def take(self, rows: np.ndarray) -> "Evidence":
-        """Return the evidence of some of the units, scaled as before."""
+        """Return the evidence of some of the units, scaled as before. The others are no part of the search."""
         names = ("similarities", "bm25", "coverage", "dense", "lexical", "definition", "name")
-        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in names})
+        return dataclasses.replace(self, among=len(rows), **{name: getattr(self, name)[rows] for name in names})
 
 
 class Parts(NamedTuple):
@@ -88,28 +90,46 @@ class Ranking(NamedTuple):
 
 
 def collect_evidence(
-    query: SearchQuery, catalogue: Catalogue, similarities: np.ndarray, bm25: np.ndarray, coverage: np.ndarray
+    query: SearchQuery,
+    catalogue: Catalogue,
+    similarities: np.ndarray,
+    bm25: np.ndarray,
+    coverage: np.ndarray,
+    rows: np.ndarray | None = None,
+    lowest: float | None = None,
 ) -> Evidence:
-    """Return what speaks for each unit.
+    """Return what speaks for each unit, or for some that have the highest scores.
 
     Args:
         query: from `mose.search.ranking.queries.parse_query`.
-        catalogue: the units.
-        similarities: (units,) cosine similarities with the query.
-        bm25: (units,) BM25 scores, at least 0.
-        coverage: (units,) share of the query's words that each unit has, in [0, 1].
+        catalogue: all units.
+        similarities: (units,) cosine similarities with the query, or (rows,).
+        bm25: the BM25 scores of the same units, at least 0.
+        coverage: share of the query's words that each of them has, in [0, 1].
+        rows: ascending; None means all units.
+        lowest: the lowest similarity of all units; None means that of `similarities`.
     """
+    grades = definition_grades(query, catalogue)
+    definition = np.zeros(len(similarities))
+    if rows is None:
+        definition[list(grades)] = list(grades.values())
+    elif grades:
+        defining = np.array(sorted(grades), np.intp)
+        defining = defining[np.isin(defining, rows)]
+        definition[np.searchsorted(rows, defining)] = [grades[row] for row in defining.tolist()]
+
     return Evidence(
         query=query,
         similarities=similarities,
         bm25=bm25,
         coverage=coverage,
-        dense=scale_dense(similarities),
+        dense=scale_dense(similarities, lowest),
         lexical=scale_lexical(bm25),
-        definition=definition_grades(query, catalogue),
-        name=name_matches(query, catalogue),
+        definition=definition,
+        name=name_matches(query, catalogue, slice(None) if rows is None else rows),
         file_name=file_name_matches(query, catalogue),
         path=path_matches(query, catalogue),
+        among=len(catalogue),
     )
 
 
@@ -181,6 +201,14 @@ def _boosts(evidence: Evidence, catalogue: Catalogue, constants: RankingConstant
         "file_name": constants.file_name * evidence.file_name[file_of],
         "path": constants.path * evidence.path[file_of],
     }
+
+
+def highest_rows(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the rows of the `k` highest scores above 0, in any order; fewer if there are fewer."""
+    rows = np.flatnonzero(scores)
+    if len(rows) <= k:
+        return rows
+    return rows[np.argpartition(scores[rows], len(rows) - k)[len(rows) - k :]]
 
 
 def best_rows_by(scores: np.ndarray, k: int, position: np.ndarray) -> np.ndarray:

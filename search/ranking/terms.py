@@ -56,11 +56,14 @@ class TermIndex:
         for term, places in self._rows.items():
             self._totals[places] += self._weights[term]
 
-    def coverage(self, query: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    def coverage(
+        self, query: Iterable[str], texts: np.ndarray | slice = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return how much of each text the query has, and how much of the query each text has.
 
         Args:
             query: terms.
+            texts: which texts to tell about.
 
         Returns:
             Two arrays (texts,) of shares in [0, 1]. A text without terms has nothing.
@@ -71,8 +74,9 @@ class TermIndex:
             if term in self._rows:
                 common[self._rows[term]] += self._weights[term]
 
+        common, totals = common[texts], self._totals[texts]
         total = sum(self._weights.get(term, self._weight(0)) for term in query)
-        of_text = np.divide(common, self._totals, out=np.zeros(self._size), where=self._totals > 0)
+        of_text = np.divide(common, totals, out=np.zeros(len(common)), where=totals > 0)
         return np.minimum(of_text, 1.0), np.minimum(common / total, 1.0) if total else common
 
     def _weight(self, frequency: int) -> float:

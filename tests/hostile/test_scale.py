@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster
 
 from mose.inference.encoders import MoSEEncoder
 from mose.inference.loading import load_model
+from mose.scale.deduplicate import main as deduplicate
 from mose.scale.encode import main
 from mose.utils.locations import package_folder
 
@@ -156,3 +157,13 @@ def test_a_killed_run_resumes(cluster, corpus, expected, tmp_path, tries):
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in before.items())
     check_nothing_is_lost(output, expected)
     tries.record("kill -9 of the run", "resumed, nothing encoded twice")
+
+
+def test_near_duplicates_on_a_cluster_are_those_of_this_machine(cluster, corpus, tmp_path, tries):
+    remaining = []
+    for executor in ("local", "ray"):
+        command = [str(corpus), "--output-dir", str(tmp_path / executor), "--keep", "id", "--tasks", "2"]
+        assert deduplicate([*command, "--executor", executor]) == 1  # the bad file is named
+        remaining.append(pq.read_table(tmp_path / executor / "kept"))
+    assert remaining[0] == remaining[1] and 0 < len(remaining[0]) < len(ROWS)
+    tries.record("near-duplicates on Ray, one bad file", "same texts as without Ray")

@@ -40,9 +40,9 @@ def test_one_text_of_each_group_is_left(corpus, rows, tmp_path, capsys):
     assert "30 of 42 texts, without 12 near-duplicates" in capsys.readouterr().out
 
     texts = {row["id"]: row["text"] for row in rows}
-    kept = pq.read_table(out / "kept")
-    ids = [int(value) for value in kept["id"].to_pylist()]
-    assert kept["text"].to_pylist() == [texts[number] for number in ids]
+    remaining = pq.read_table(out / "kept")
+    ids = [int(value) for value in remaining["id"].to_pylist()]
+    assert remaining["text"].to_pylist() == [texts[number] for number in ids]
     distinct = NearDuplicates()
     assert all(distinct.add(texts[number]) for number in ids)
     assert not any(distinct.add(text) for number, text in texts.items() if number not in ids)

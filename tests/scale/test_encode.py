@@ -2,6 +2,7 @@
 
 import json
 
+import fsspec
 import lance
 import numpy as np
 import pyarrow as pa
@@ -104,6 +105,39 @@ def test_a_run_resumes_with_the_parts_that_are_missing_or_damaged(run, corpus, t
     assert sum(pq.read_metadata(file).num_rows for file in (tmp_path / "out").glob("part-*")) == 8
 
 
+def test_results_of_a_file_that_cannot_be_read_today_stay(run, corpus, tmp_path):
+    assert run()[0] == 0
+    before = {file.name for file in (tmp_path / "out").glob("part-*")}
+    content = (corpus / "b.parquet").read_bytes()
+    (corpus / "b.parquet").write_bytes(content[:50])
+    assert run()[0] == 1
+    assert {file.name for file in (tmp_path / "out").glob("part-*")} == before
+    (corpus / "b.parquet").unlink()
+    assert run()[0] == 0  # gone, not unreadable: what belongs to it goes, too
+    assert len(list((tmp_path / "out").glob("part-*"))) == 1
+
+
+def test_corpus_and_results_may_be_at_any_address(loaded, expected, tiny_model_folder, capsys):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/store/corpus/a.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS).encode())
+    command = [
+        "memory://store/corpus",
+        "--model",
+        tiny_model_folder,
+        "--exit-layers",
+        "0",
+        "3",
+        "--device",
+        "cpu",
+    ]
+    command += ["--output-dir", "memory://store/out", "--keep", "id", "--language-column", "language"]
+    assert main(command) == 0 and main(command) == 0
+    assert "1 of 1 parts are finished already" in capsys.readouterr().err
+    (name,) = memory.glob("/store/out/part-*.parquet")
+    with memory.open(name) as stream:
+        check_vectors(pq.read_table(stream), expected)
+
+
 def test_one_bad_file_does_not_end_the_run(run, corpus, tmp_path):
     (corpus / "0.parquet").write_bytes(b"junk")
     pq.write_table(pa.table({"code": ["x"]}), corpus / "1.parquet")
@@ -121,6 +155,9 @@ def test_embeddings_of_other_settings_are_kept(run, tmp_path):
     code, text = run("--max-length", "9")
     assert code == 1 and "holds embeddings of another max_length. Allow overwriting (--overwrite)." in text
     assert run("--max-length", "9", "--overwrite")[0] == 0
+    (tmp_path / "out" / "_encode.json").write_text("{")
+    assert "holds embeddings of another model" in run("--max-length", "9")[1]
+    assert run("--overwrite")[0] == 0
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("mine")
     code, text = run("--overwrite", output="mine")

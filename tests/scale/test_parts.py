@@ -23,7 +23,7 @@ def read_all(corpus, columns=COLUMNS, **sizes) -> tuple[list, list, list]:
     parts, failures = plan_parts(str(corpus), **sizes)
     assert not failures and len({part.key for part in parts}) == len(parts)
     read = [read_part(Part.from_json(part.to_json()), columns) for part in parts]
-    ids = [value for rows in read if rows.kept is not None for value in rows.kept["id"].to_pylist()]
+    ids = [value for rows in read if rows.copied is not None for value in rows.copied["id"].to_pylist()]
     return [t for rows in read for t in rows.texts], ids, [p for rows in read for p in rows.problems]
 
 
@@ -66,7 +66,7 @@ def test_rows_without_a_text_are_left_out_and_named(tmp_path):
     parts, _ = plan_parts(str(tmp_path))
     lines, rows = (read_part(part, columns) for part in parts)
     assert lines.left_out == 6 and "rows.jsonl, byte 23: Expecting property name" in lines.problems[0]
-    assert rows.left_out == 1 and rows.rows == [0, 2] and rows.kept["id"].to_pylist() == [1, 3]
+    assert rows.left_out == 1 and rows.rows == [0, 2] and rows.copied["id"].to_pylist() == [1, 3]
     assert rows.problems == [f"{parts[1].source}, row 1: text is NoneType"]
 
 
@@ -100,3 +100,17 @@ def test_missing_columns_are_named(tmp_path):
     (part,), _ = plan_parts(str(tmp_path))
     with pytest.raises(KeyError, match="has no column text, only code"):
         read_part(part, COLUMNS)
+
+
+def test_a_dataset_on_the_hub_is_cut_by_its_id(online, tmp_path):
+    pq.write_table(pa.Table.from_pylist(ROWS[:12]), tmp_path / "rows.parquet", row_group_size=4)
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[12:]))
+    online.add("someone/functions", tmp_path, "dataset")
+
+    parts, failures = plan_parts("someone/functions", part_rows=4)
+    assert not failures and len(parts) == 4
+    assert {part.source.rpartition("/")[2] for part in parts} == {"rows.parquet", "more.jsonl"}
+    texts, ids, _ = read_all("someone/functions", part_rows=4)
+    assert sorted(texts) == sorted(row["text"] for row in ROWS) and len(ids) == 20
+    with pytest.raises(FileNotFoundError, match="someone/nothing"):
+        plan_parts("someone/nothing")

@@ -383,7 +383,8 @@ def test_hits_keep_to_the_budget(hits, budget, note):
     cut = cut_hits(hits, budget, note)
     assert len(cut.hits) + cut.left_out == len(hits)
     assert all(
-        kept.code in ("", hit.code) and kept.name == hit.name for kept, hit in zip(cut.hits, hits, strict=False)
+        shown.code in ("", hit.code) and shown.name == hit.name
+        for shown, hit in zip(cut.hits, hits, strict=False)
     )
     assert token_count(compact_json(cut)) <= budget or len(cut.hits) == 1
     everything = cut_hits(hits, 10**6, note)
@@ -402,9 +403,9 @@ def test_a_unit_keeps_to_the_budget(around, lines, budget):
     unit = UnitSummary(path="a.py", lines=f"1-{len(lines)}", kind="function", name="f")
     whole = UnitAnswer(unit=unit, code="\n".join(lines), first_line=1, before=around, after=around[:2])
     cut = cut_unit(whole, budget)
-    kept = cut.code.split("\n")
-    assert kept == lines[: len(kept)] and len(kept) + cut.lines_left_out == len(lines)
-    assert token_count(compact_json(cut)) <= budget or len(kept) == 1
+    shown = cut.code.split("\n")
+    assert shown == lines[: len(shown)] and len(shown) + cut.lines_left_out == len(lines)
+    assert token_count(compact_json(cut)) <= budget or len(shown) == 1
     assert cut.after == around[:2][: len(cut.after)] and cut.before == around[len(around) - len(cut.before) :]
     if cut.lines_left_out:
         assert not cut.before and not cut.after

@@ -12,7 +12,7 @@ import pytest
 
 from mose.hub.serving.batching import Batcher
 from mose.hub.serving.command import add_arguments, run
-from mose.hub.serving.connections import BACKLOG, OTHER_FILES, fit_open_files
+from mose.hub.serving.connections import OTHER_FILES, fit_open_files
 from mose.hub.serving.middleware import SMALL_BODY, BodyLimit
 from mose.utils.command_line import ArgumentError
 
@@ -293,21 +293,21 @@ def test_bad_arguments_are_named(flags, message):
 @pytest.mark.parametrize(
     ("limits", "raised", "connections"),
     [
-        ((1_024, 500_000), 1_664, 1_024),  # raised as far as needed
+        ((1_024, 500_000), 1_408, 1_024),  # raised as far as needed
         ((10_000, 10_000), 10_000, 1_024),
-        ((1_000, 1_000), 1_000, 360),
+        ((1_000, 1_000), 1_000, 616),
     ],
 )
 def test_connections_fit_the_limit_of_open_files(monkeypatch, limits, raised, connections):
-    kept = list(limits)
-    monkeypatch.setattr("resource.getrlimit", lambda kind: tuple(kept))
-    monkeypatch.setattr("resource.setrlimit", lambda kind, new: kept.__setitem__(slice(None), new))
+    current = list(limits)
+    monkeypatch.setattr("resource.getrlimit", lambda kind: tuple(current))
+    monkeypatch.setattr("resource.setrlimit", lambda kind, new: current.__setitem__(slice(None), new))
     assert fit_open_files(1_024) == connections
-    assert kept[0] == raised >= connections + BACKLOG + OTHER_FILES
+    assert current[0] == raised >= connections + OTHER_FILES
 
 
 def test_too_few_open_files_for_any_connection_are_named(monkeypatch):
     monkeypatch.setattr("resource.getrlimit", lambda kind: (256, 256))
     monkeypatch.setattr("resource.setrlimit", lambda kind, new: None)
-    with pytest.raises(ValueError, match="must be at least 641, got 256. Raise it"):
+    with pytest.raises(ValueError, match="must be at least 385, got 256. Raise it"):
         fit_open_files(1_024)
