@@ -35,7 +35,7 @@ test-fast: $(venv)/.installed-dev
 	$(pytest) -m "not slow" --ignore tests/eval/test_mteb.py
 
 # Attacks that take minutes: kills, full disks, damage, malformed input. Prints what was tried and how it ended.
-soak: $(venv)/.installed-dev
+soak: $(venv)/.installed-dev $(venv)/.moto/.installed
 	$(pytest) -m soak tests/hostile
 
 check: lint types
@@ -66,6 +66,12 @@ $(venv)/.installed-dev: $(venv)/.installed
 $(venv)/.transformers-tests: $(venv)/.installed-dev
 	@$(python) tests/support/transformers_suite.py && touch "$@" \
 		|| echo "transformers' own model tests could not be fetched: they are skipped, or fail under CI=true" >&2
+
+# A server of the S3 protocol, for attacks on indexes in object stores. Its needs do not go together with the pins.
+$(venv)/.moto/.installed: | $(venv)/bin/python
+	@$(PYTHON) -m venv "$(VENV)/.moto"
+	@"$(VENV)/.moto/bin/python" -m pip install --quiet --disable-pip-version-check 'moto[s3,server]==5.2.5' \
+		&& touch "$@" || echo "moto could not be installed: the attacks on object stores are skipped" >&2
 
 clean:
 	rm -rf "$(VENV)" build dist *.egg-info

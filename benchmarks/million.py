@@ -26,6 +26,7 @@ from mose.benchmarks import command
 from mose.benchmarks.command import Benchmark, Report
 from mose.benchmarks.query import words_of_name
 from mose.search.commands.demo import STDLIB_TESTS
+from mose.search.evidence import CANDIDATES
 from mose.search.index import Index
 from mose.search.neighbours import update_neighbours
 from mose.search.ranking.ranker import best_rows_by
@@ -241,7 +242,7 @@ def near(snapshot: Snapshot, vector: np.ndarray, count: int, exact: bool) -> lis
     if exact:
         return best_rows_by(snapshot.vectors @ vector, count, snapshot.catalogue.position).tolist()
     assert snapshot.neighbours is not None
-    rows = snapshot.neighbours.nearest(vector, 2 * count)
+    rows = snapshot.neighbours.nearest(vector, CANDIDATES)
     return rows[best_rows_by(snapshot.vectors[rows] @ vector, count, snapshot.catalogue.position[rows])].tolist()
 
 

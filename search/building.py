@@ -16,7 +16,13 @@ from mose.search.planning import Differences, Plan, plan_rebuild, plan_update
 from mose.search.progress import BuildProgress, progress_bar
 from mose.search.records import BuildReport, Entry, FileRecord, Meta, Tree
 from mose.search.snapshot import Snapshot, read_snapshot, salvaged_meta
-from mose.search.store import DamagedIndexError, Location, SearchIndexError
+from mose.search.store import (
+    DamagedIndexError,
+    Location,
+    MissingIndexError,
+    OtherFormatError,
+    SearchIndexError,
+)
 from mose.search.tree import TreeChanges, read_tree
 from mose.search.writing import IndexWriter, NewRows, index_writer
 
@@ -58,12 +64,7 @@ def update_index(
     with index_writer(location) as writer:
         previous, trees, rebuilt = _previous(location, settings.root)
         tree = _tree(settings, trees)
-        known = _records_of(previous, tree.id) if previous else {}
-        if (
-            previous and tree not in previous.meta.trees
-        ):  # the settings have changed: each file is looked at again
-            known = {path: record for path, record in known.items() if record.digest}
-
+        known = _known_records(previous, tree)
         changes = {tree.id: read_tree(tree, known, progress=progress)}
         if not changes[tree.id].entries and not known:
             reason = changes[tree.id].report.explain_empty()
@@ -164,12 +165,14 @@ def _previous(location: Location, root: Path) -> tuple[Snapshot | None, tuple[Tr
     except DamagedIndexError as error:
         meta = salvaged_meta(location)
         return None, meta.trees if meta else (), str(error)
-    except SearchIndexError as error:  # there is none, or one of another format
+    except MissingIndexError:
+        return None, (), ""
+    except OtherFormatError as error:
         old_root = location.old_root()
         if old_root and old_root != str(root.resolve()):
             message = f"{location.name} is an index of {old_root} by an older version of MoSE"
             raise ValueError(f"{message}. Name another folder, or index {old_root} again first.") from None
-        return None, (), str(error) if location.exists() else ""
+        return None, (), str(error)
 
 
 def _tree(settings: BuildSettings, trees: Sequence[Tree]) -> Tree:
@@ -192,6 +195,15 @@ def _tree(settings: BuildSettings, trees: Sequence[Tree]) -> Tree:
         exclude=tuple(settings.exclude),
         rules=dataclasses.asdict(settings.rules),
     )
+
+
+def _known_records(previous: Snapshot | None, tree: Tree) -> dict[str, FileRecord]:
+    """Return what is known of the files of a tree that is to be read as its settings say now."""
+    known = _records_of(previous, tree.id) if previous else {}
+    if previous and tree not in previous.meta.trees:
+        # The settings have changed: each file that was left out is looked at again.
+        known = {path: record for path, record in known.items() if record.digest}
+    return known
 
 
 def _records_of(snapshot: Snapshot, tree: int) -> dict[str, FileRecord]:
@@ -223,7 +235,7 @@ def _commit(
     if previous is None or previous.meta.space != meta.space:
         plan = plan_rebuild(previous, Differences(changes))
         rows, embedded = _new_rows(writer, None, meta, plan, open_encoder, progress)
-        writer.replace(meta, rows, damaged)
+        writer.replace(meta, rows, previous, damaged)
         return True, embedded
 
     plan = plan_update(previous, Differences(changes), with_stamps)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Protocol, TypeVar
 
-from mose.search.rendering import printable
+from mose.utils.terminal import printable
 
 #: Lines of code that a notebook shows of a hit before it is unfolded.
 _FIRST_LINES = 3

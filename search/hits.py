@@ -5,7 +5,7 @@ from typing import Any
 
 from mose.search.display import place_of, unit_html
 from mose.search.ranking.ranker import Parts
-from mose.search.rendering import printable
+from mose.utils.terminal import printable
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -20,28 +20,27 @@ _MOST_KNOWN = 50_000
 _MAX_COUNT = 2**16 - 1
 
 
-class TermCounter:
-    """Counts the terms of texts. A term is the 32-bit hash of a token of BM25."""
-
-    def __init__(self) -> None:
-        self._known = _KnownTerms()
-
-    def count(self, text: str) -> dict[int, int]:
-        """Return term -> how often it occurs."""
-        if len(self._known) > _MOST_KNOWN:
-            self._known.clear()
-        counts = Counter(chain.from_iterable(map(self._known.__getitem__, identifiers(text))))
-        if max(counts.values(), default=0) > _MAX_COUNT:
-            return {term: min(number, _MAX_COUNT) for term, number in counts.items()}
-        return counts
-
-
 class _KnownTerms(dict[str, list[int]]):
     """Identifier -> its terms, which are computed when it first occurs."""
 
     def __missing__(self, identifier: str) -> list[int]:
         terms = self[identifier] = [term_of(token) for token in identifier_tokens(identifier)]
         return terms
+
+
+class TermCounter:
+    """Counts the terms of texts. A term is the 32-bit hash of a token of BM25."""
+
+    _known = _KnownTerms()  # of all counters
+
+    def count(self, text: str) -> dict[int, int]:
+        """Return term -> how often it occurs."""
+        if len(self._known) > _MOST_KNOWN:
+            TermCounter._known = _KnownTerms()
+        counts = Counter(chain.from_iterable(map(self._known.__getitem__, identifiers(text))))
+        if max(counts.values(), default=0) > _MAX_COUNT:
+            return {term: min(number, _MAX_COUNT) for term, number in counts.items()}
+        return counts
 
 
 def term_of(token: str) -> int:
@@ -105,7 +104,8 @@ class TermTable:
         """Return the units that have a term, in ascending order, and how often."""
         if self._inverted is not None:
             terms, rows, counts = self._inverted
-            start, end = np.searchsorted(terms, np.array([term, term + 1], np.uint64))
+            # In the type of the terms: else all of them would be converted.
+            start, end = (np.searchsorted(terms, np.uint32(term), side) for side in ("left", "right"))
             return rows[start:end], counts[start:end].astype(np.float32)
 
         places = np.flatnonzero(self._terms == np.uint32(term))

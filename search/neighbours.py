@@ -19,8 +19,11 @@ from mose.search.store import Location, reading
 LEAST_UNITS = 100_000
 #: Share of the units outside the graph, or gone from it, from which it is made again.
 MOST_CHANGED = 0.1
-#: Neighbours of a unit in the graph; units that are looked at when it is linked, and at least by a search.
-DEGREE, BUILD_BREADTH, BREADTH = 20, 100, 400
+#: Neighbours of a unit in the graph, and units that are looked at when it is linked.
+DEGREE, BUILD_BREADTH = 20, 100
+#: Units that a search looks at: at least so many, and one of so many of all. A narrow search in a large graph may
+#: never reach the right part of it.
+BREADTH, BREADTH_SHARE = 400, 125
 _NAME, _SEAL = "neighbours", "mose.search.neighbours"
 #: Steps in which Lance makes a graph.
 _STEPS = 4
@@ -47,20 +50,24 @@ class Neighbours:
         Raises:
             DamagedIndexError: the graph cannot be read.
         """
-        search = {"column": "vector", "q": vector, "k": count, "nprobes": 1, "ef": max(BREADTH, 2 * count)}
+        return self._search(vector, count, max(BREADTH, 2 * count, len(self._order) // BREADTH_SHARE))
+
+    def _search(self, vector: np.ndarray, count: int, breadth: int) -> np.ndarray:
+        search = {"column": "vector", "q": vector, "k": count, "nprobes": 1, "ef": breadth}
         with reading(self._location):
             near = self._table.scanner(columns=[], with_row_id=True, nearest=search).to_table()
         places = np.searchsorted(self._addresses, near.column("_rowid").to_numpy())
         return self._order[places]
 
     def lowest(self, vector: np.ndarray, vectors: np.ndarray) -> float:
-        """Return the similarity of the unit that is least similar to a vector.
+        """Return about the similarity of the unit that is least similar to a vector.
 
         Args:
             vector: (dim,).
             vectors: (units, dim) embeddings of the units.
         """
-        return float((vectors[self.nearest(-vector, 1)] @ vector).min())
+        # It only sets where a scale begins, for which a narrow search is exact enough.
+        return float((vectors[self._search(-vector, 1, BREADTH)] @ vector).min())
 
 
 def open_neighbours(location: Location, table: Any, addresses: np.ndarray) -> Neighbours | None:

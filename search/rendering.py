@@ -1,15 +1,13 @@
 """Search results as text for a terminal."""
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from mose.utils.terminal import printable
 
 if TYPE_CHECKING:
     from mose.search.index import Hit, Index
     from mose.search.ranking.ranker import Parts
-
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
 
 #: Said of hits of low confidence.
 NOTHING_FITS = "Nothing fits well."
@@ -20,7 +18,7 @@ def render(
 ) -> str:
     """Return hits as text: rank, score, name, location and the first lines of each.
 
-    Control characters in names and source code are replaced, so that they cannot reach the terminal.
+    Control and invisible characters in names and source code are shown as escapes.
 
     Args:
         hits: best first.
@@ -59,11 +57,6 @@ def explain_rank(parts: "Parts") -> str:
     text += f" + agreement {parts.agreement:.3f}" if parts.agreement else ""
     text = f"({text}) × repeat {parts.repeat:g}" if parts.repeat != 1 else text
     return f"{parts.rank_score:.3f} = {text}"
-
-
-def printable(text: str) -> str:
-    """Return `text` with its control characters replaced."""
-    return _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def summarize_index(index: "Index") -> str:

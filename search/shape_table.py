@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from mose.data.source.shapes import SHAPE_TOKENS, shape_of
+from mose.search.progress import BuildProgress, progress_bar
 from mose.utils.files import atomic_write
 from mose.utils.locations import cache_folder
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 #: Tables kept in the user's cache folder. The oldest are deleted.
 _KEPT_FILES = 16
 #: Units whose sources are read at a time.
-_CHUNK = 4096
+_CHUNK = 1024
 
 
 class ShapeTable:
@@ -63,10 +64,14 @@ class ShapeTable:
 _TABLES: "WeakKeyDictionary[Units, ShapeTable]" = WeakKeyDictionary()
 
 
-def shape_table(units: "Units") -> ShapeTable:
+def shape_table(units: "Units", progress: BuildProgress = False) -> ShapeTable:
     """Return the table of an index's units: from memory, from the user's cache folder, or made anew.
 
     The file in the cache is named by what the units are, so it never has to be brought up to date.
+
+    Args:
+        units: of an index.
+        progress: show a bar on stderr, or report to a function, if the table is made.
     """
     if units not in _TABLES:
         digest = hashlib.blake2b(b"".join(units.column("key")), digest_size=16)
@@ -74,7 +79,7 @@ def shape_table(units: "Units") -> ShapeTable:
         path = cache_folder() / "shapes" / f"{digest.hexdigest()}.npz"
         table = _cached_table(path, len(units))
         if table is None:
-            table = _make_table(units)
+            table = _make_table(units, progress)
             # Without a cache, the next process makes the table again.
             with suppress(OSError):
                 _keep_table(path, table)
@@ -82,13 +87,15 @@ def shape_table(units: "Units") -> ShapeTable:
     return _TABLES[units]
 
 
-def _make_table(units: "Units") -> ShapeTable:
+def _make_table(units: "Units", progress: BuildProgress) -> ShapeTable:
     languages = units.column("language")
     shapes: list[np.ndarray] = []
-    for start in range(0, len(units), _CHUNK):
-        rows = range(start, min(start + _CHUNK, len(units)))
-        sources = units.sources(rows)
-        shapes += [shape_of(source, languages[row]) for row, source in zip(rows, sources, strict=True)]
+    with progress_bar(progress, total=len(units), desc="Structure", unit=" units") as bar:
+        for start in range(0, len(units), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(units)))
+            sources = units.sources(rows)
+            shapes += [shape_of(source, languages[row]) for row, source in zip(rows, sources, strict=True)]
+            bar.update(len(rows))
     return ShapeTable.of_shapes(shapes)
 
 

@@ -16,6 +16,7 @@ from mose.data.source.shapes import shape_of
 from mose.search.display import Results
 from mose.search.filters import check_limits, matching_rows
 from mose.search.hits import Hit
+from mose.search.progress import BuildProgress
 from mose.search.ranking.files import repeats
 from mose.search.ranking.ranker import Parts, best_rows_by
 from mose.search.shape_table import ShapeTable, shape_table
@@ -55,6 +56,7 @@ def find_similar(
     languages: Sequence[str] | None = None,
     paths: Sequence[str] | None = None,
     kinds: Sequence[str] | None = None,
+    progress: BuildProgress = False,
 ) -> Results[Hit]:
     """Return the units that are most similar to code, best first.
 
@@ -67,6 +69,7 @@ def find_similar(
         languages: units in these languages alone.
         paths: units of files that match one of these patterns alone, written as in a `.gitignore`.
         kinds: units of these kinds alone, see `mose.data.source.units.KINDS`.
+        progress: show a bar on stderr, or report to a function, while the first call makes a table of the units.
 
     Raises:
         ValueError: there is no code, `top_k` is below 1, `min_score` is not in [0, 1], or there is no such
@@ -91,7 +94,7 @@ def find_similar(
     similarities = snapshot.vectors @ index.embed_snippet(query.code, query.language)
     dense = DENSE * np.maximum(similarities, 0)
     structure = STRUCTURE * shared_structure(
-        shape_table(snapshot.units), snapshot.units.column("language"), query.code
+        shape_table(snapshot.units, progress), snapshot.units.column("language"), query.code
     )
     words = WORDS * snapshot.terms.match(query.code)[1]
     scores = np.minimum(dense + structure + words, 1.0)

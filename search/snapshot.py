@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -72,7 +71,7 @@ class Units(Sequence[Entry]):
             if name == "root":
                 values = [self._roots[tree] for tree in self.column("tree")]
             else:
-                values = self._columns.column(name).to_pylist()
+                values = _shared_values(self._columns.column(name))
             self._lists[name] = values
         return self._lists[name]
 
@@ -82,14 +81,7 @@ class Units(Sequence[Entry]):
         Raises:
             DamagedIndexError: it is not what was written.
         """
-        if not len(rows):
-            return []
-        with reading(self._location):
-            sources = self._read_sources(list(rows))
-        for row, source in zip(rows, sources, strict=True):
-            if self._entry(row, source).key != self.column("key")[row]:
-                raise self._location.damaged(f"the source of unit {row} does not have its digest")
-        return sources
+        return [unit.source for unit in self.take(rows)]
 
     def _read_sources(self, rows: list[int]) -> list[str]:
         """Return the sources of units as they are on disk, or in memory from the second time on."""
@@ -102,8 +94,21 @@ class Units(Sequence[Entry]):
         return taken.column("source").to_pylist()
 
     def take(self, rows: Sequence[int]) -> list[Entry]:
-        """Return units, with their sources read at once."""
-        return [self._entry(row, source) for row, source in zip(rows, self.sources(rows), strict=True)]
+        """Return units, with their sources read and checked at once.
+
+        Raises:
+            DamagedIndexError: a source is not what was written.
+        """
+        if not len(rows):
+            return []
+        with reading(self._location):
+            sources = self._read_sources(list(rows))
+        units = [self._entry(row, source) for row, source in zip(rows, sources, strict=True)]
+        keys = self.column("key")
+        for row, unit in zip(rows, units, strict=True):
+            if unit.key != keys[row]:
+                raise self._location.damaged(f"the source of unit {row} does not have its digest")
+        return units
 
     @overload
     def __getitem__(self, row: int) -> Entry: ...
@@ -116,8 +121,8 @@ class Units(Sequence[Entry]):
 
     def _entry(self, row: int, source: str) -> Entry:
         fields = {name: self.column(name)[row] for name in Entry._fields if name != "source"}
-        path = PurePosixPath(fields["path"])
-        if path.is_absolute() or ".." in path.parts:
+        path: str = fields["path"]
+        if path.startswith("/") or ".." in path.split("/"):
             raise SearchIndexError(f"the index is damaged: unit {row} is outside its tree, in {path}")
         return Entry(**fields, source=source)
 
@@ -138,6 +143,7 @@ class Snapshot:
         digests: (rows,) the digest of each row, in the same order.
         meta_address: the place of the description.
         neighbours: the graph of a large index; None if it has none.
+        stamp: what tells the version from another one of the same number.
     """
 
     location: Location
@@ -151,6 +157,7 @@ class Snapshot:
     digests: np.ndarray
     meta_address: int
     neighbours: Neighbours | None
+    stamp: tuple[int, int] | None
 
     def __len__(self) -> int:
         return len(self.units)
@@ -165,7 +172,8 @@ class Snapshot:
         with reading(self.location):
             newest = self.table.latest_version
         # A rebuilt index counts its versions anew.
-        return None if newest == self.version else read_snapshot(self.location)
+        is_same = newest == self.version and self.location.version_stamp(newest) == self.stamp
+        return None if is_same else read_snapshot(self.location)
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -201,23 +209,20 @@ def read_snapshot(location: Location) -> Snapshot:
 
 
 def _checked_snapshot(location: Location, table: "lance.LanceDataset") -> Snapshot:
-    names = [name for name in table.schema.names if name != "source"]
-    rows = table.to_table(columns=names, with_row_address=True)
+    stamp = location.version_stamp(table.version)
+    rows, vectors = _read_rows(table)
     kinds = np.array(rows.column("kind").to_pylist(), object)
     is_meta, is_file = kinds == META_ROW, kinds == FILE_ROW
     meta = described_by(location, rows.filter(is_meta))
     if not table.schema.equals(table_schema(meta.dim)):
         raise location.damaged("its columns are not those of an index")
 
-    # The vectors of files and of the description are null, so the flat ones are those of units.
     unit_places, file_places = np.flatnonzero(~is_meta & ~is_file), np.flatnonzero(is_file)
-    vectors = rows.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    if vectors.size != len(unit_places) * meta.dim:
-        raise location.damaged(f"{vectors.size} numbers for {len(unit_places)} vectors of {meta.dim}")
-    vectors = vectors.reshape(-1, meta.dim)
+    if vectors.shape != (len(unit_places), meta.dim):
+        raise location.damaged(f"{len(vectors)} vectors for {len(unit_places)} units")
 
     order = np.concatenate([unit_places, file_places])
-    columns = rows.drop_columns(["vector", "_rowaddr"])
+    columns = rows.drop_columns(["_rowaddr"])
     digests = row_digests(columns, vectors, unit_places)[order]
     if (meta.rows, meta.digest) != (len(order), total_digest(digests)):
         raise location.damaged("its rows do not have the digest that it states")
@@ -238,7 +243,23 @@ def _checked_snapshot(location: Location, table: "lance.LanceDataset") -> Snapsh
         digests=digests,
         meta_address=int(addresses[is_meta][0]),
         neighbours=neighbours,
+        stamp=stamp,
     )
+
+
+def _read_rows(table: "lance.LanceDataset") -> tuple[pa.Table, np.ndarray]:
+    """Return the rows without sources and embeddings, and the embeddings, (units, dim) float32, read-only."""
+    names = [name for name in table.schema.names if name != "source"]
+    vectors = np.empty((table.count_rows(), table.schema.field("vector").type.list_size), np.float32)
+    units, batches = 0, []
+    for batch in table.to_batches(columns=names, with_row_address=True):
+        # Embeddings of files and of the description are null, so the flat ones are those of units.
+        flat = batch.column("vector").flatten().to_numpy(zero_copy_only=False).reshape(-1, vectors.shape[1])
+        vectors[units : units + len(flat)] = flat
+        units += len(flat)
+        batches.append(batch.drop_columns(["vector"]))
+    vectors.flags.writeable = False
+    return pa.Table.from_batches(batches), vectors[:units]
 
 
 def table_schema(dim: int) -> pa.Schema:
@@ -262,6 +283,16 @@ def table_schema(dim: int) -> pa.Schema:
         ],
         metadata={FORMAT_KEY: str(FORMAT)},
     )
+
+
+def _shared_values(column: pa.ChunkedArray) -> list[Any]:
+    """Return a column as a list. Equal strings, of which there are many, are one object."""
+    if not pa.types.is_string(column.type):
+        return column.to_pylist()
+    coded = column.combine_chunks().dictionary_encode()
+    coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
+    values = coded.dictionary.to_pylist()
+    return [values[code] for code in coded.indices.to_pylist()]
 
 
 def _rows_at(table: pa.Table, places: np.ndarray) -> pa.Table:

@@ -16,8 +16,9 @@ second to import.
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ FILE_ROW, META_ROW = "@file", "@index"
 FORMAT_KEY = "mose.search.format"
 #: Files by which an index of one of the formats before Lance is known.
 OLD_POINTER, OLD_GENERATIONS = "CURRENT", "generation-*"
+#: How the client of an object store reports a store that it cannot use, rather than what is in it.
+_STORE_TROUBLE = re.compile(r"Generic \w+ error[^\n]*|The operation lacked[^\n]*|[Nn]o \w*credentials[^\n]*")
 
 
 class SearchIndexError(RuntimeError):
@@ -41,6 +44,14 @@ class SearchIndexError(RuntimeError):
 
 class DamagedIndexError(SearchIndexError):
     """The files of an index are not as they were written."""
+
+
+class MissingIndexError(SearchIndexError):
+    """There is no finished index."""
+
+
+class OtherFormatError(SearchIndexError):
+    """Another version of MoSE wrote the index, in a format of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +73,19 @@ class Location:
         """Return the URI of a table of the index."""
         return f"{self.name.rstrip('/')}/{name}" if self.folder is None else str(self.folder.resolve() / name)
 
+    def version_stamp(self, version: int) -> tuple[int, int] | None:
+        """Return what tells a version from another one of the same number, after a rebuild; None if unknown."""
+        if self.folder is None:
+            return None
+        for name in (
+            f"{2**64 - 1 - version:020}",
+            str(version),
+        ):  # Lance's two ways to name the file of a version
+            with suppress(OSError):
+                state = (self.folder / TABLE / "_versions" / f"{name}.manifest").stat()
+                return state.st_ino, state.st_mtime_ns
+        return None
+
     def exists(self) -> bool:
         """Return whether anything of an index is there. Object stores are not asked."""
         return self.folder is not None and any((self.folder / name).exists() for name in (TABLE, OLD_POINTER))
@@ -77,7 +101,7 @@ class Location:
             return
         if (folder / OLD_POINTER).exists() or (folder.is_dir() and any(folder.glob(OLD_GENERATIONS))):
             reason = f"an older version of MoSE wrote this index (format {FORMAT} is read)"
-            raise SearchIndexError(f"{self.name}: {reason}; to rebuild it, run: {self.remedy}")
+            raise OtherFormatError(f"{self.name}: {reason}; to rebuild it, run: {self.remedy}")
         raise _missing(self)
 
     def old_root(self) -> str:
@@ -108,6 +132,10 @@ def reading(location: Location) -> Iterator[None]:
     except (SearchIndexError, PermissionError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
         raise
     except BaseException as error:  # a panic of Lance is no Exception
+        if location.folder is None and (trouble := _STORE_TROUBLE.search(str(error))):
+            # What cannot be reached is not damaged, and must not be rebuilt.
+            message = f"{location.name}: the store cannot be used ({trouble[0][:200]})"
+            raise SearchIndexError(f"{message}. Check its address and credentials, or try again.") from error
         raise location.damaged(error) from error
 
 
@@ -138,13 +166,13 @@ def open_table(location: Location, version: int | None = None) -> "lance.LanceDa
     if stated != str(FORMAT):
         if stated.isdecimal() and int(stated) > FORMAT:
             advice = f"a newer version of MoSE wrote it, format {stated}. Update MoSE, or run: {location.remedy}"
-            raise SearchIndexError(f"{location.name}: format must be {FORMAT}, but {advice}")
+            raise OtherFormatError(f"{location.name}: format must be {FORMAT}, but {advice}")
         raise location.damaged(f"its table has the format {stated!r}, not {FORMAT}")
     return table
 
 
-def _missing(location: Location) -> SearchIndexError:
-    return SearchIndexError(f"{location.name}: there is no finished index here; run: {location.remedy}")
+def _missing(location: Location) -> MissingIndexError:
+    return MissingIndexError(f"{location.name}: there is no finished index here; run: {location.remedy}")
 
 
 def read_meta(location: Location) -> Meta:

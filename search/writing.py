@@ -139,21 +139,32 @@ class IndexWriter:
         except Exception:  # embeddings of another width or damage: nothing of it is of use
             import_lance().write_dataset(table, self._location.table(PENDING), mode="overwrite")
 
-    def replace(self, meta: Meta, rows: NewRows, damaged: bool = False) -> None:
+    def replace(self, meta: Meta, rows: NewRows, previous: Snapshot | None = None, damaged: bool = False) -> None:
         """Make `rows` the whole index, whatever it held.
 
         Args:
             meta: the description of the index.
             rows: all rows.
+            previous: the newest version; None if there is none that can be read.
             damaged: delete the old files first, for a commit on top of them may be impossible.
+
+        Raises:
+            SearchIndexError: another process has written the index since.
         """
-        lance, folder = import_lance(), self._location.folder
-        if damaged and folder is not None:
-            shutil.rmtree(folder / TABLE, ignore_errors=True)
+        lance, table = import_lance(), self._location.table()
+        if damaged:
+            self._delete(TABLE)
 
         batches = _Batches(meta, rows, table_schema(meta.dim))
         reader = pa.RecordBatchReader.from_batches(batches.schema, iter(batches))
-        self._tidy(lance.write_dataset(reader, self._location.table(), mode="overwrite"), meta)
+        with self._writing():
+            if previous is None:
+                written = lance.write_dataset(reader, table, mode="create")
+            else:
+                fragments = lance.fragment.write_fragments(reader, table, mode="overwrite")
+                operation = lance.LanceOperation.Overwrite(batches.schema, fragments)
+                written = self._commit(previous, operation)
+        self._tidy(written, meta)
 
     def update(self, previous: Snapshot, meta: Meta, removed: np.ndarray, rows: NewRows) -> None:
         """Remove rows of a version and add others, in one commit.
@@ -171,14 +182,16 @@ class IndexWriter:
         kept = total_digest(np.delete(previous.digests, removed))
         batches = _Batches(meta, rows, table_schema(meta.dim), len(previous.digests) - len(removed), kept)
         reader = pa.RecordBatchReader.from_batches(batches.schema, iter(batches))
-        added = lance.fragment.write_fragments(reader, previous.table)
+        with self._writing():
+            added = lance.fragment.write_fragments(reader, previous.table)
 
         updated, gone = [], []
         addresses = np.append(previous.addresses[removed], np.uint64(previous.meta_address))
         for number in np.unique(addresses >> np.uint64(32)).tolist():
             fragment: Any = previous.table.get_fragment(number)
             places = addresses[addresses >> np.uint64(32) == number].tolist()
-            left = fragment.delete(f"_rowaddr IN ({', '.join(map(str, places))})")
+            with self._writing():
+                left = fragment.delete(f"_rowaddr IN ({', '.join(map(str, places))})")
             if left is None:
                 gone.append(number)
             else:
@@ -187,14 +200,37 @@ class IndexWriter:
         operation = lance.LanceOperation.Update(
             removed_fragment_ids=gone, updated_fragments=updated, new_fragments=added
         )
+        self._tidy(self._commit(previous, operation), meta)
+
+    def _commit(self, previous: Snapshot, operation: Any) -> Any:
+        """Return the table after an operation, which fails if `previous` is not the newest version any more."""
         try:
-            table = lance.LanceDataset.commit(
+            return import_lance().LanceDataset.commit(
                 previous.table, operation, read_version=previous.version, max_retries=0
             )
         except Exception as error:
             message = f"{self._location.name}: another process has written this index meanwhile ({error})"
             raise SearchIndexError(f"{message}. Try again.") from error
-        self._tidy(table, meta)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Report what an object store refuses as an error of search."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            if self._location.folder is not None or isinstance(error, SearchIndexError):
+                raise
+            reason = str(error).strip().partition("\n")[0][:300]
+            raise SearchIndexError(f"{self._location.name}: cannot be written ({reason}). Try again.") from error
+
+    def _delete(self, name: str) -> None:
+        """Delete a table, if it is there."""
+        folder = self._location.folder
+        if folder is not None:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            return
+        with suppress(OSError, ValueError):
+            import_lance().LanceDataset.drop(self._location.table(name), ignore_not_found=True)
 
     def _tidy(self, table: Any, meta: Meta) -> None:
         """Merge fragments if there are many, and delete what no reader needs any more."""
@@ -208,11 +244,12 @@ class IndexWriter:
             is_locked = self._location.folder is not None
             table.cleanup_old_versions(older_than=KEEP_VERSIONS, delete_unverified=is_locked)
 
+        self._delete(PENDING)
         folder = self._location.folder
         if folder is not None:
             text = meta.to_json()
             atomic_write_text(folder / ABOUT, json.dumps({"about": text, "key": record_key(text).hex()}))
-            for old in [*folder.glob(OLD_GENERATIONS), folder / "journal", folder / PENDING]:
+            for old in [*folder.glob(OLD_GENERATIONS), folder / "journal"]:
                 shutil.rmtree(old, ignore_errors=True)
             for name in _OLD_NAMES[:2]:
                 (folder / name).unlink(missing_ok=True)

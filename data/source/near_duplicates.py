@@ -38,13 +38,20 @@ class NearDuplicates:
     def add(self, text: str) -> bool:
         """Add a text unless it is a near-duplicate, and return True if it was added."""
         signature = self._signature(text)
-        candidates = self._index.query(signature)
-        if any(self._signatures[index].jaccard(signature) >= THRESHOLD for index in candidates):
+        if self._first_like(signature) is not None:
             return False
 
         self._index.insert(len(self._signatures), signature, check_duplication=False)
         self._signatures.append(signature)
         return True
+
+    def find(self, text: str) -> int | None:
+        """Return the position of the first text of which this is a near-duplicate; None if there is none."""
+        return self._first_like(self._signature(text))
+
+    def _first_like(self, signature: MinHash) -> int | None:
+        candidates = sorted(self._index.query(signature))
+        return next((row for row in candidates if self._signatures[row].jaccard(signature) >= THRESHOLD), None)
 
     def _signature(self, text: str) -> MinHash:
         signature = self._empty.copy()

@@ -11,6 +11,7 @@ from typing import Any
 
 from mose.data.source.languages import supported_languages
 from mose.tokenization.prompts import LANGUAGES
+from mose.utils.terminal import printable
 
 logger = logging.getLogger(__name__)
 
@@ -134,9 +135,7 @@ class ReadingReport:
 
             shown = list(names.items())[: None if verbose else _ALWAYS_NAMED.get(reason, 0)]
             details = [detail and f" ({detail})" for _, detail in shown]
-            lines += [
-                f"    {printable_name(name + detail)}" for (name, _), detail in zip(shown, details, strict=True)
-            ]
+            lines += [f"    {printable(name + detail)}" for (name, _), detail in zip(shown, details, strict=True)]
             if 0 < len(shown) < len(names):
                 lines.append(f"    … and {len(names) - len(shown):,} more")
 
@@ -177,13 +176,6 @@ def portable_name(path: str | Path) -> str:
     return name if name.isascii() else name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def printable_name(text: str) -> str:
-    """Return a text for a terminal: control, bidirectional and invisible characters become escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 def _by_display_name(counts: Counter[str]) -> Counter[str]:
     return Counter({LANGUAGES.get(language, language): number for language, number in counts.items()})
 
@@ -191,6 +183,6 @@ def _by_display_name(counts: Counter[str]) -> Counter[str]:
 def _counts(counts: Counter[str], most: int = 12) -> str:
     """Return the largest counts with their names: "12 .toml, 3 .yaml"."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    parts = [f"{number:,} {printable_name(name)}" for name, number in ordered[:most]]
+    parts = [f"{number:,} {printable(name)}" for name, number in ordered[:most]]
     rest = sum(number for _, number in ordered[most:])
     return ", ".join([*parts, *([f"{rest:,} others"] if rest else [])])

@@ -41,9 +41,11 @@ from mose.training.finetuning.initialization import (
 from mose.training.finetuning.teacher import attach_teacher, joint_embeddings
 from mose.training.setup import load_tokenizer
 from mose.utils.command_line import exit_status
+from mose.utils.files import atomic_write_json
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
+from overlap import leave_out_near_duplicates  # noqa: E402
 from pairs import build_pairs  # noqa: E402
 from recipe_steps import cached_pairs, fine_tuning_trainer  # noqa: E402
 
@@ -165,7 +167,13 @@ def prepare(options: argparse.Namespace, recipe: Mapping[str, Any]) -> Material:
     options.output_dir.mkdir(parents=True, exist_ok=True)
     sources = (options.shards, recipe["functions"], options.pair_file, options.exclude)
     choices = {name: recipe[name] for name in ("seed", "pair_repeats", "excluded_paths")}
-    pairs = cached_pairs(options.output_dir / "pairs.parquet", lambda: build_pairs(*sources, **choices))
+
+    def clean_pairs() -> Dataset:
+        pairs, overlap = leave_out_near_duplicates(build_pairs(*sources, **choices), options.exclude)
+        atomic_write_json(options.output_dir / "overlap.json", overlap)
+        return pairs
+
+    pairs = cached_pairs(options.output_dir / "pairs.parquet", clean_pairs)
     tokenizer = load_recipe_tokenizer(recipe, options.trunk or options.output_dir / "tokenizer", pairs)
 
     names = options.teacher or [str(bundled(name) or name) for name in recipe["teachers"]]

@@ -19,10 +19,11 @@ from mose.search.places import default_location
 from mose.search.ranking.confidence import LOW_CONFIDENCE
 from mose.search.ranking.fusion import DEFAULT_HYBRID
 from mose.search.records import MAX_LENGTH, SHIPPED, Meta
-from mose.search.rendering import NOTHING_FITS, printable, render, summarize_index
+from mose.search.rendering import NOTHING_FITS, render, summarize_index
 from mose.search.store import DamagedIndexError, Location, SearchIndexError, read_meta
 from mose.utils.command_line import positive_int
 from mose.utils.locations import is_local_folder, package_folder
+from mose.utils.terminal import printable
 
 if TYPE_CHECKING:
     from mose.search.index import Hit, Index
@@ -79,6 +80,8 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     text = "rank by names, paths and BM25 besides the embeddings "
     text += f"(default: {'--hybrid' if DEFAULT_HYBRID else '--no-hybrid'})"
     parser.add_argument("--hybrid", action=argparse.BooleanOptionalAction, help=text)
+    text = "rank all units of a large index, and not only those that its graph of neighbours finds"
+    parser.add_argument("--exact", action="store_true", help=text)
     add_hit_arguments(parser)
 
 
@@ -167,6 +170,8 @@ def build_index(options: argparse.Namespace, timings: Timings, location: Locatio
     if not tree.is_dir():
         raise ValueError(f"{tree}: no such folder")
     check_filters(options.languages, None)
+    if options.max_length < 1:
+        raise ValueError(f"max_length must be at least 1, got {options.max_length}. Pass 512 for the default.")
     model, exit_layer = options.model, options.exit_layer
     if model is None:
         known = _known_meta(location)
@@ -211,7 +216,7 @@ def print_hits(options: argparse.Namespace, index: "Index", timings: Timings) ->
     """Search the index for the query of the options, and print the hits as text or JSON."""
     hybrid = DEFAULT_HYBRID if options.hybrid is None else options.hybrid
     with timings.measure("query"):
-        hits = index.search(options.query, options.top_k, hybrid, **hit_settings(options))
+        hits = index.search(options.query, options.top_k, hybrid, exact=options.exact, **hit_settings(options))
     meta, path = index.meta, index.location.name
     if index.stale:
         print(f"not brought up to date: {printable(index.stale)}", file=sys.stderr)

@@ -7,7 +7,8 @@ from typing import Any
 
 from mose.search.commands import opening, shared
 from mose.search.filters import check_filters
-from mose.search.rendering import printable, summarize_index
+from mose.search.rendering import summarize_index
+from mose.utils.terminal import printable
 
 #: Below it, a hit has little in common with the code (`benchmarks/fragments.py`).
 LOW_SIMILARITY = 0.55
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
 
     query = CodeQuery(code) if code is not None else unit_at(index, options.location)
     with timings.measure("query"):
-        hits = find_similar(index, query, options.top_k, **shared.hit_settings(options))
+        hits = find_similar(index, query, options.top_k, **shared.hit_settings(options), progress=True)
 
     if options.json:
         place = {name: getattr(query, name) for name in ("root", "path", "name", "start_line", "end_line")}

@@ -49,7 +49,8 @@ def index_command(tree, path):
 
 
 def build(tree, path):
-    subprocess.run(index_command(tree, path), check=True, capture_output=True)
+    ended = subprocess.run(index_command(tree, path), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_killed_builds(tmp_path, tries):

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
+from overlap import leave_out_near_duplicates
 from pairs import build_pairs, cross_language_rows, pair_rows, search_box_query
 
 
@@ -113,3 +115,18 @@ def test_pairs_keep_each_code_with_its_language(tmp_path):
     assert {pair["document_language"] for pair in pairs} == {"python", "java"}  # both directions
     assert any("one" not in pair["document"] for pair in pairs)
     assert any(pair["document"] == pair["teacher_document"] for pair in pairs)
+
+
+def test_near_duplicates_of_evaluation_texts_are_left_out_and_counted(tmp_path):
+    own = "".join(f"    total = total + values[{i}] * weights[{i}]\n" for i in range(8))
+    folder = tmp_path / "dev"
+    folder.mkdir()
+    write_lines(folder / "corpus.jsonl", [{"text": f"def weigh(values, weights):\n{own}    return total\n"}])
+    write_lines(folder / "queries.jsonl", [{"text": "Add it."}])
+
+    other = "".join(f"    print('row', {i}, end='')\n" for i in range(9))
+    documents = [f"def weigh_all(values, weights):\n{own}    return total\n", f"def show():\n{other}", "Add it."]
+    rows = [{"teacher_query": f"q{i}", "teacher_document": text} for i, text in enumerate(documents)]
+    clean, report = leave_out_near_duplicates(Dataset.from_list(rows), [folder])
+    assert clean["teacher_query"][:] == ["q1", "q2"]  # short texts are alike by chance
+    assert report == {"pairs": 3, "left_out": 1, "texts": {"dev": 1}}

@@ -145,7 +145,7 @@ def test_the_command_lists_groups(tmp_path, model_folder, capsys):
     assert main(["clones", str(tmp_path), "--same-language"]) == 0
     output = capsys.readouterr().out
     assert re.search(
-        r"2 units, similarity 0\.\d\d\n     a.py:1-8  parse_header\n     sub/b.\.py:4-11  read_fields", output
+        r"2 units, similarity 0\.\d\d\n     a.py:1-8  parse_header\n     sub/b\\x1b\.py:4-11  read_fields", output
     )
     assert "\x1b" not in output and "3 units: 1 groups of clones, 8 lines" in output
 

@@ -274,11 +274,11 @@ def test_equal_functions_of_a_file_are_embedded_once(build, tree):
 
 @pytest.mark.parametrize("place", ["/etc/passwd", "../secrets.py", "web/../../secrets.py"])
 def test_a_place_outside_the_tree_is_not_shown(place, build, tmp_path, model, tokenizer):
-    meta = build().meta
+    index = build()
     entry = Entry(place, "function", "f", "f", "python", 1, 1, "def f(): pass")
     rows = NewRows([0], [entry], np.eye(1, 32, dtype=np.float32), {})
     with index_writer(Location(str(tmp_path / "index"))) as writer:
-        writer.replace(meta, rows)
+        writer.replace(index.meta, rows, index.snapshot)
     with pytest.raises(SearchIndexError, match="outside its tree"):
         Index.load(tmp_path / "index", model, tokenizer).search("f")
 

@@ -144,7 +144,9 @@ def test_tables_are_kept_in_the_cache_and_made_anew_if_damaged(index, tmp_path, 
             if damage:
                 file.write_bytes(damage(file.read_bytes()))
         monkeypatch.setattr("mose.search.shape_table._TABLES", {})
-        tables.append(shape_table(units))
+        steps: list[tuple[str, int, int]] = []
+        tables.append(shape_table(units, lambda *step, steps=steps: steps.append(step)))
+        assert steps in ([], [("Structure", 0, len(units)), ("Structure", len(units), len(units))])
         assert len(list((tmp_path / "shapes").iterdir())) == 1
     monkeypatch.setattr("mose.search.shape_table._TABLES", {})
     monkeypatch.setattr("mose.search.shape_table._make_table", None)  # the file is read

@@ -83,8 +83,10 @@ def write(path, names, **changes):
     units = [Entry("a.py", "function", name, name, "python", 1, 1, f"def {name}(): pass") for name in names]
     meta = Meta("m", "f", "", 1, 512, 4, (Tree(0, "/", "root", None, (), {}),))
     rows = NewRows([0] * len(units), units, np.eye(len(units), 4, dtype=np.float32), {})
-    with index_writer(Location(str(path))) as writer:
-        writer.replace(dataclasses.replace(meta, **changes), rows)
+    location = Location(str(path))
+    with index_writer(location) as writer:
+        previous = read_snapshot(location) if location.exists() else None
+        writer.replace(dataclasses.replace(meta, **changes), rows, previous)
 
 
 @pytest.mark.slow
@@ -309,6 +311,16 @@ def test_a_flipped_bit_gives_an_error_or_the_right_answer(build, tmp_path, model
             refused += 1
         file.write_bytes(content)
     assert refused > 5
+
+
+def test_a_rebuilt_index_is_seen_though_its_version_has_the_same_number(build, tmp_path, tree):
+    reader = build()
+    (tree / "numbers.py").write_text("def add_up(a, b):\n    return a + b\n")
+    zero_vectors(tmp_path / "index")
+    healed = build()
+    assert healed.report.rebuilt and healed.snapshot.version == reader.snapshot.version
+    assert len(healed) == len(reader)
+    assert reader.reload() and "add_up" in reader.units.column("name") and not reader.reload()
 
 
 OLD = '{"format": 3, "root": "%s"}'
