@@ -32,6 +32,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+#: More than any model has. Names of blocks are listed one by one.
+MAX_BLOCKS = 10_000
 #: Fields that take one of a few values.
 FIELD_CHOICES: dict[str, tuple[Any, ...]] = {
     "exit_norm": ("every", "final"),
@@ -44,6 +46,10 @@ FIELD_CHOICES: dict[str, tuple[Any, ...]] = {
 
 def _invalid(name: str, requirement: str, value: Any, remedy: str) -> ValueError:
     return ValueError(f"{name} must be {requirement}, got {value!r}. {remedy}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class MoSEConfig(PreTrainedConfig):
@@ -136,6 +142,7 @@ class MoSEConfig(PreTrainedConfig):
         self._check_exits()
         self._check_choices()
         self._check_sizes()
+        self._check_numbers()
         self._check_heads()
         self.resolve_exit_layer(self.exit_layer)
         for dim in (self.truncate_dim, *(self.matryoshka_dims or ())):
@@ -169,8 +176,27 @@ class MoSEConfig(PreTrainedConfig):
     def _check_sizes(self) -> None:
         sizes = [name for name in MoSEConfig.__annotations__ if name.endswith("_size")]
         for name in (*sizes, "num_attention_heads", "num_key_value_heads", "max_position_embeddings"):
-            if getattr(self, name) < 1:
-                raise _invalid(name, "at least 1", getattr(self, name), "Pass a positive integer.")
+            value = getattr(self, name)
+            # Not a bool, nor a float that happens to be whole: they fail later, far from here.
+            if type(value) is not int or value < 1:
+                raise _invalid(name, "at least 1", value, "Pass a positive integer.")
+
+        blocks = self.num_hidden_layers
+        if type(blocks) is not int or not 0 <= blocks <= MAX_BLOCKS:
+            raise _invalid("num_hidden_layers", f"in [0, {MAX_BLOCKS}]", blocks, "Pass a number of blocks.")
+
+        for name in ("pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 0):
+                raise _invalid(name, "None or at least 0", value, "Pass the id of a token.")
+
+    def _check_numbers(self) -> None:
+        for name in ("attention_dropout", "residual_dropout", "embedding_dropout"):
+            if not _is_number(value := getattr(self, name)) or not 0 <= value < 1:
+                raise _invalid(name, "in [0, 1)", value, "Pass a probability.")
+        for name in ("norm_epsilon", "initializer_range", "similarity_scale_init"):
+            if not _is_number(value := getattr(self, name)) or not 0 <= value < float("inf"):
+                raise _invalid(name, "a finite number >= 0", value, "Pass one.")
 
     def _check_heads(self) -> None:
         hidden, heads, groups = self.hidden_size, self.num_attention_heads, self.num_key_value_heads

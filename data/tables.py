@@ -6,6 +6,8 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
 
+#: Brackets of a line that may be nested too deeply: Arrow's reader would crash the process.
+_MANY_BRACKETS = 1_000
 #: Builders of `datasets` by file suffix.
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
@@ -38,21 +40,41 @@ def load_table(data: str | Path | Dataset, split: str, streaming: bool = False) 
 
 
 def find_bad_row(path: Path, only_encoding: bool = False) -> str | None:
-    """Return which row of a text file is not in UTF-8 or, in a `.jsonl` file, not JSON; None if there is none."""
+    """Return which row of a text file cannot be read, and why; None if there is none.
+
+    With `only_encoding`, JSON is parsed only where Arrow's reader could crash the process.
+    """
     if path.suffix not in (".jsonl", ".json", ".csv") or not path.is_file():
         return None
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if path.suffix == ".jsonl" and text.strip() and not only_encoding:
-                    json.loads(text)
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                is_odd = not text.startswith("{") or text.count("[") + text.count("{") > _MANY_BRACKETS
+                if path.suffix != ".csv" and text and (is_odd or not only_encoding):
+                    _check_json(text, path.suffix == ".jsonl")
             except UnicodeDecodeError as error:
                 advice = f"Convert it: iconv -f LATIN1 -t UTF-8 {path.name}"
                 return f"row {number} is not UTF-8 (byte 0x{line[error.start]:02x}). {advice}"
             except ValueError as error:
                 return f"row {number} is not JSON: {error}"
+            except RecursionError:
+                return f"row {number} is nested too deeply. Leave it out."
+            except TypeError as error:
+                return f"row {number} must be a JSON object, got {error}."
     return None
+
+
+def _check_json(text: str, is_row: bool) -> None:
+    """Raise ValueError, RecursionError or TypeError for a line that is not a row, or no part of a document."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        if is_row:
+            raise
+        return  # of a document over several lines
+    if value is None or is_row and not isinstance(value, dict):
+        raise TypeError(f"{text:.40}")
 
 
 def check_column_mapping(

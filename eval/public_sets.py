@@ -183,8 +183,8 @@ def mbxp_tables(files: Mapping[str, str]) -> SetTables:
         }
 
     queries = [(f"q{task}", solved["python"][task], "python") for task in MBXP_TASKS]
-    found = [(language, task) for task in MBXP_TASKS for language in solved if task in solved[language]]
-    others = [(language, task) for language, task in found if language != "python"]
+    solutions = [(language, task) for task in MBXP_TASKS for language in solved if task in solved[language]]
+    others = [(language, task) for language, task in solutions if language != "python"]
     documents = [(f"{language}-{task}", solved[language][task], language) for language, task in others]
     return documents, queries, [(f"q{task}", f"{language}-{task}") for language, task in others]
 

@@ -4,6 +4,7 @@ Reads only the JSON that `mose.eval.retrieval.evaluate` returns.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ def parse_report(text: str, name: str) -> dict[str, Any]:
     """Return the report with the JSON `text`; `name` is for the ValueError if it is not a report."""
     try:
         report = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{name} is not JSON: {error}") from None
 
     check_report(report, name)
@@ -65,6 +66,27 @@ def check_report(report: Any, name: str) -> None:
     """Check that a document is a report; ValueError if it is not."""
     if not isinstance(report, Mapping) or not {"sets", "speed"} <= report.keys():
         raise ValueError(f"{name} must be a report of mose.eval, an object with 'sets' and 'speed'")
+
+    groups = {key: report.get(key, {}) for key in ("speed", "costs")}
+    sets = report["sets"] if isinstance(report["sets"], Mapping) else {"": None}
+    for title, figures in sets.items():
+        rows = figures if isinstance(figures, Mapping) else {"exits": None}
+        groups |= {f"sets, {title}, {kind}": rows.get(kind, {}) for kind in ("exits", "peers")}
+    for place, rows in groups.items():
+        if not _are_figures(rows):
+            raise ValueError(f"{name} must be a report of mose.eval, but {place} has no table of figures.")
+
+
+def _are_figures(rows: Any) -> bool:
+    """Return whether a part of a report has numbers by row and name; exits are rows with numbers for names."""
+    return isinstance(rows, Mapping) and all(
+        isinstance(figures, Mapping) and all(_is_figure(value) for value in figures.values())
+        for figures in rows.values()
+    )
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or isinstance(value, int | float) and math.isfinite(value)
 
 
 def terminal(report: dict[str, Any], width: int = 120) -> str:

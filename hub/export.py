@@ -10,7 +10,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,23 +67,34 @@ def export(
     if "tokenizer.json" not in companions:
         raise FileNotFoundError(f"{source}: tokenizer.json is missing. Save the tokenizer beside the model.")
     check_tokenizer(companions["tokenizer.json"].parent, model.config)
+    is_new = not output_dir.exists()
     output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        # Nothing reaches `output_dir` before all exits were compared.
+        with tempfile.TemporaryDirectory(dir=output_dir, prefix=".export-") as temporary:
+            staging = Path(temporary)
+            results = [_export_exit(model, exit_layer, staging, output_dir, int8) for exit_layer in exit_layers]
+            _copy_companions(companions, staging, output_dir)
 
-    results = []
-    # Nothing reaches `output_dir` before all exits were compared.
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".export-") as temporary:
-        for exit_layer in exit_layers:
-            results.append(_export_exit(model, exit_layer, Path(temporary), output_dir, int8))
-
-        # MODEL and OUT may be the same folder.
-        for name, path in companions.items():
-            if path.resolve() != (output_dir / name).resolve():
-                shutil.copyfile(path, output_dir / name)
-        (output_dir / "onnx").mkdir(exist_ok=True)
-        # In this order, weights in a second file are there before the file that names them.
-        for path in sorted((Path(temporary) / "onnx").iterdir(), reverse=True):
-            path.replace(output_dir / "onnx" / path.name)
+            # In this order, weights in a second file are there before the file that names them.
+            (output_dir / "onnx").mkdir(exist_ok=True)
+            for path in sorted((staging / "onnx").iterdir(), reverse=True):
+                path.replace(output_dir / "onnx" / path.name)
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # it has content: all went well
+                output_dir.rmdir()
     return results
+
+
+def _copy_companions(companions: Mapping[str, Path], staging: Path, output_dir: Path) -> None:
+    """Copy files beside the exports: all or, on a full disk, none."""
+    # MODEL and OUT may be the same folder.
+    others = [name for name, path in companions.items() if path.resolve() != (output_dir / name).resolve()]
+    for name in others:
+        shutil.copyfile(companions[name], staging / name)
+    for name in others:
+        (staging / name).replace(output_dir / name)
 
 
 def check_parameters(model: Any, name: str) -> None:

@@ -47,7 +47,10 @@ def tokenizer_rules(tokenizer: Any) -> bytes:
 
 
 def fingerprint_texts(texts: Sequence[str], languages: Sequence[str] | None = None) -> str:
-    """Return the SHA-256 of texts and their languages in order. Both are read in slices: they may be on disk."""
+    """Return the SHA-256 of texts and their languages in order. Both are read in slices: they may be on disk.
+
+    ValueError names a text that is none.
+    """
     digest = hashlib.sha256()
 
     for start in range(0, len(texts), _TEXTS_PER_SLICE):
@@ -55,7 +58,9 @@ def fingerprint_texts(texts: Sequence[str], languages: Sequence[str] | None = No
         part = texts[rows]
         part_languages = languages[rows] if languages is not None else [""] * len(part)
 
-        for text, language in zip(part, part_languages, strict=True):
+        for number, (text, language) in enumerate(zip(part, part_languages, strict=True), start):
+            if not isinstance(text, str):
+                raise ValueError(f"text {number} must be a text, got {text!r:.40}. Leave it out.")
             encoded = text.encode("utf-8", "surrogatepass")
             digest.update(f"{len(encoded)} {language}\0".encode())  # the length separates neighbouring texts
             digest.update(encoded)

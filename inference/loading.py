@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
 from mose import modeling_mose
@@ -36,9 +37,17 @@ def load_model(
     config = load_mose_config(source, trust_remote_code)
     exits = resolve_exit_layers(config, exit_layers)
 
-    model = load_class(source, "", trust_remote_code, exit_layer=exits[-1], dtype=torch.float32)
-    # Not None, with which transformers asks on stdin.
-    tokenizer = AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=trust_remote_code)
+    try:
+        model = load_class(source, "", trust_remote_code, exit_layer=exits[-1], dtype=torch.float32)
+    except SafetensorError as error:
+        raise ValueError(f"{source}: the weights are damaged: {error}. Restore them.") from error
+    try:
+        # Not None, with which transformers asks on stdin.
+        tokenizer = AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=trust_remote_code)
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # the readers of tokenizers raise many types
+        raise ValueError(f"{source}: the tokenizer does not load: {error}. Restore its files.") from error
     return model.to(device or default_device()).eval(), tokenizer, exits
 
 
@@ -73,7 +82,10 @@ def load_mose_config(source: str, trust_remote_code: bool = False) -> Any:
         model_type = config.model_type
     else:
         # The installed class would read any configuration.
-        model_type = MoSEConfig.get_config_dict(source)[0].get("model_type", "")
+        try:
+            model_type = MoSEConfig.get_config_dict(source)[0].get("model_type", "")
+        except (AttributeError, TypeError, RecursionError) as error:
+            raise ValueError(f"{source}: config.json must hold a JSON object. Restore it.") from error
         config = MoSEConfig.from_pretrained(source)
     if model_type != MoSEConfig.model_type and not (trust_remote_code and getattr(config, "exit_layers", None)):
         message = f"a {model_type!r} model has no exits"

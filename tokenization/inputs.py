@@ -3,6 +3,7 @@
 Only a prompt's own `<sep>` and the tokens that the tokenizer writes around an input are special.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -69,9 +70,27 @@ def text_ids(tokenizer: Any, texts: Sequence[str], max_length: int | None = None
     return ids
 
 
+def check_texts(texts: Sequence[str]) -> None:
+    """Raise ValueError for a text that no tokenizer reads: it is none, or has half of a surrogate pair."""
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"text {number} must be a text, got {text!r:.40}. Leave it out.")
+        if surrogate := re.search("[\ud800-\udfff]", text):
+            half = f"U+{ord(surrogate[0]):X}"
+            raise ValueError(f"text {number} must not contain half of a surrogate pair, got {half}. Remove it.")
+
+
 def _encode(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> list[list[int]]:
     if not len(texts):
         return []
+    try:
+        return _encode_batch(tokenizer, texts, max_length)
+    except TypeError:
+        check_texts(texts)
+        raise
+
+
+def _encode_batch(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> list[list[int]]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         encoded = tokenizer(

@@ -74,6 +74,16 @@ def check_fields(
             raise ValueError(f"{name} must be {requirement}, got {value!r}. {remedy}".rstrip())
 
 
+def check_numbers(arguments: Any) -> None:
+    """Raise ValueError for the first field of a dataclass that is infinite, not a number, or beyond 64 bits."""
+    for field in dataclasses.fields(arguments):
+        value = getattr(arguments, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{field.name} must be a finite number, got {value!r}.")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError(f"{field.name} must be below 2^63, got {value!r:.30}.")
+
+
 def json_object(name: str, value: Mapping | str | None) -> dict:
     """Return the value of the flag `name` as a dict: parsed from JSON, or copied from a mapping.
 
@@ -152,6 +162,7 @@ class CodeSources(DatasetColumns):
 
     def __post_init__(self):
         super().__post_init__()
+        check_numbers(self)
         self.rules = reading_rules(self)
         if not self.source_tree and not self.dataset:
             raise ValueError("No data to train on. Pass --source-tree, --dataset or both.")
@@ -215,11 +226,31 @@ class RunArguments(TrainingArguments):
         least = self.LEAST_BATCH_SIZE
         check_fields(self, sizes, lambda value: value >= least, f"at least {least}")
 
-        check_fields(
-            self, ("max_skipped_steps", "dataloader_num_workers"), lambda value: value >= 0, "at least 0"
-        )
+        counts = ("max_skipped_steps", "dataloader_num_workers", "warmup_steps", "eval_delay")
+        check_fields(self, counts, lambda value: value >= 0, "at least 0")
         rates = ("learning_rate", "weight_decay", "max_grad_norm")
         check_fields(self, rates, lambda value: 0 <= value < math.inf, "a finite number >= 0")
         check_fields(self, ("logging_steps", "save_steps"), lambda value: value > 0, "above 0")
         if self.resume and self.overwrite_output_dir:
             raise ValueError("resume continues a run and overwrite_output_dir begins anew. Pass one of them.")
+        self._check_inherited()
+        check_numbers(self)
+
+    def _check_inherited(self) -> None:
+        """Raise ValueError for fields of `TrainingArguments` that it would only stumble over while training."""
+        check_fields(self, ("adam_beta1", "adam_beta2"), lambda value: 0 <= value < 1, "in [0, 1)")
+        remedy = "The losses at the exits have no smoothing."
+        check_fields(self, ("label_smoothing_factor",), lambda value: value == 0, "0", remedy)
+        check_fields(self, ("adam_epsilon",), lambda value: value >= 0, "at least 0")
+        check_fields(self, ("ddp_timeout",), lambda value: value >= 1, "at least 1")
+        check_fields(
+            self, ("seed", "data_seed"), lambda value: value is None or 0 <= value < 2**32, "in [0, 2^32)"
+        )
+
+        positive = ("eval_accumulation_steps", "torch_empty_cache_steps", "dataloader_prefetch_factor")
+        positive = (*positive, "ddp_bucket_cap_mb")
+        check_fields(self, positive, lambda value: value is None or value >= 1, "at least 1")
+        check_fields(self, ("eval_steps",), lambda value: value is None or value > 0, "above 0")
+        check_fields(self, ("save_total_limit",), lambda value: value is None or value >= 0, "at least 0")
+        noise = ("neftune_noise_alpha",)
+        check_fields(self, noise, lambda value: value is None or 0 <= value <= 1e6, "in [0, 1e6]")

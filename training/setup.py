@@ -80,7 +80,14 @@ def recorded_base(folder: str | Path) -> str:
     """Return the folder or Hub id that an adapter names as its base; ValueError if there is no adapter."""
     if not is_adapter(folder):
         raise ValueError(f"{folder} has no LoRA adapter ({ADAPTER_CONFIG}). Pass the folder of one.")
-    return str(json.loads((Path(folder) / ADAPTER_CONFIG).read_text())["base_model_name_or_path"])
+    path = Path(folder) / ADAPTER_CONFIG
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{path} is damaged: it must name a base_model_name_or_path. Restore it.")
+    return base
 
 
 def check_model(name: str) -> dict:

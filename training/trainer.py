@@ -307,11 +307,14 @@ class MoSETrainer(Trainer):
 
 def _checkpoint_error(checkpoint: Path, error: Exception) -> CheckpointError:
     """Delete the unfinished checkpoint, for it may fill the disk, and return the error in one line."""
+    free = shutil.disk_usage(checkpoint.parent).free / 1e6
     shutil.rmtree(checkpoint, ignore_errors=True)
     before = last_whole_checkpoint(checkpoint.parent)
     left = f"{before} is intact" if before else "There is none before it"
-    free = shutil.disk_usage(checkpoint.parent).free / 1e6
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    # torch's writer of archives has no word for it.
+    if free < 1 and not isinstance(error, OSError):
+        reason = f"No space left on device ({reason})"
     return CheckpointError(
         f"{checkpoint} could not be written: {reason} ({free:,.0f} MB free). {left}. Make room, then pass "
         "--resume."

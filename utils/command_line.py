@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -216,8 +217,21 @@ def positive_int(word: str) -> int:
     """Return a whole number of at least 1; an argparse type.
 
     Raises:
-        argparse.ArgumentTypeError: `word` is anything else.
+        argparse.ArgumentTypeError: `word` is anything else, or a number beyond 64 bits.
     """
     if not word.strip().isdecimal() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {word!r}")
+    if int(word) >= 2**63:
+        raise argparse.ArgumentTypeError(f"must be below 2^63, got {word:.30}")
     return int(word)
+
+
+def named_path(word: str) -> Path:
+    """Return a path; an argparse type that refuses an empty word, which would be the current folder.
+
+    Raises:
+        argparse.ArgumentTypeError: `word` is empty or blank.
+    """
+    if not word.strip():
+        raise argparse.ArgumentTypeError(f"must name a folder, got {word!r}. Is a variable of the shell unset?")
+    return Path(word)

@@ -218,7 +218,7 @@ def json_rows(path: Path) -> Iterator[Row]:
     for location, line in lines(path):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise RetrievalSetError(f"{location}: not JSON: {error}") from None
         if not isinstance(row, dict):
             raise RetrievalSetError(f"{location}: must be a JSON object, got {type(row).__name__}")

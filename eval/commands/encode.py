@@ -14,9 +14,6 @@ from mose.eval.commands.shared import (
 )
 from mose.utils.command_line import ArgumentError, positive_int
 
-#: Suffix of a corpus file -> the loader of `datasets`.
-FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
@@ -79,21 +76,22 @@ def run(options: argparse.Namespace) -> None:
 def _corpus_columns(options: argparse.Namespace) -> tuple[Any, Any]:
     """Return the columns of the texts and of their languages, which stay on disk; None without languages."""
     # Slow to import.
-    import datasets
+    from mose.data.tables import load_table
 
     path = Path(options.corpus)
     path = path / "corpus.jsonl" if path.is_dir() else path
-
+    is_file = path.suffix in (".jsonl", ".json", ".parquet", ".csv")
     # `datasets` would ask the Hub for a file that does not exist.
-    if path.suffix in FORMATS:
-        if not path.is_file():
-            raise ArgumentError(f"--corpus {path}: no such file")
-        corpus = datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
-    else:
-        corpus = datasets.load_dataset(options.corpus, split=options.split)
+    if is_file and not path.is_file():
+        raise ArgumentError(f"--corpus {path}: no such file")
+    try:
+        corpus: Any = load_table(path if is_file else options.corpus, options.split)
+    except ValueError as error:
+        raise ArgumentError(f"--corpus: {error}") from error
 
     for option, name in (("--column", options.column), ("--language-column", options.language_column)):
         if name is not None and name not in corpus.column_names:
-            raise ArgumentError(f"{option} must be one of {', '.join(corpus.column_names)}; got {name}")
+            columns = ", ".join(corpus.column_names)
+            raise ArgumentError(f"{option} must be one of the columns of {path}, {columns}; got {name}.")
     language = options.language_column or ("language" if "language" in corpus.column_names else None)
     return corpus[options.column], corpus[language] if language else None

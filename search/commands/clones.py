@@ -3,13 +3,12 @@
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mose.data.source.rules import add_reading_arguments, reading_rules
 from mose.search.commands import shared
 from mose.search.filters import check_filters
-from mose.utils.command_line import positive_int
+from mose.utils.command_line import named_path, positive_int
 from mose.utils.locations import package_folder
 from mose.utils.terminal import printable
 
@@ -24,7 +23,7 @@ THRESHOLD, MIN_TOKENS = 0.6, 50
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the tree and what counts as a clone."""
-    parser.add_argument("source_tree", type=Path, metavar="DIR", help="source tree to read")
+    parser.add_argument("source_tree", type=named_path, metavar="DIR", help="source tree to read")
     text = "similarity from which two units are clones, in [0, 1] (default: %(default)s)"
     parser.add_argument("--threshold", type=shared.share, default=THRESHOLD, metavar="T", help=text)
     text = "leave out units with fewer tokens, which are alike by chance (default: %(default)s)"

@@ -8,6 +8,7 @@ from pathlib import Path
 from mose.search.commands import shared
 from mose.search.places import default_location
 from mose.search.store import Location
+from mose.utils.command_line import named_path
 
 #: Test folders of the standard library, excluded from its index.
 STDLIB_TESTS = ("test/", "tests/", "idle_test/")
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_model_arguments(parser)
     shared.add_build_arguments(parser)
     text = "source tree to search (default: the standard library of this Python)"
-    parser.add_argument("--source-tree", type=Path, metavar="DIR", help=text)
+    parser.add_argument("--source-tree", type=named_path, metavar="DIR", help=text)
     text = "folder or URI of the index (default: one in the user's cache folder)"
     parser.add_argument("--index", metavar="PATH", help=text)
 

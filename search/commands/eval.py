@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mose.search.commands import shared
+from mose.utils.command_line import named_path
 from mose.utils.files import atomic_write_text
 from mose.utils.locations import package_folder
 
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = (
         "folder of queries.jsonl (repository, query, category, relevant, secondary) and of one NAME.jsonl (path, "
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help=f"{text}content) for each repository")
+    parser.add_argument("folder", type=named_path, metavar="FOLDER", help=f"{text}content) for each repository")
     text = "folder or Hub id of a MoSE (default: the shipped model)"
     parser.add_argument("--model", default=str(package_folder()), help=text)
     text = "exits to index and query at, in blocks run (default: the deepest)"

@@ -4,19 +4,19 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 from mose.search.commands import shared
 from mose.search.places import default_location
 from mose.search.rendering import summarize_index
 from mose.search.store import Location
+from mose.utils.command_line import named_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_model_arguments(parser)
     shared.add_build_arguments(parser)
     text = "source tree to index, beside those that the index has"
-    parser.add_argument("source_tree", type=Path, metavar="DIR", help=text)
+    parser.add_argument("source_tree", type=named_path, metavar="DIR", help=text)
     text = "folder or URI of the index (default: a place in the user's cache)"
     parser.add_argument("--index", metavar="PATH", help=text)
     parser.add_argument("--remove", action="store_true", help="remove the source tree from the index instead")

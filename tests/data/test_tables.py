@@ -19,6 +19,22 @@ def test_a_column_mapping_is_checked_on_both_sides():
         check_column_mapping({"c": "text"}, ("text",), tables)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        # These would crash Arrow's reader, and the process with it.
+        ("null\n", "row 1 must be a JSON object, got null"),
+        ('{"a": 1}\n' + '{"a":' * 40_000 + "1" + "}" * 40_000, "row 2 is nested too deeply"),
+        ("[1]\n", "row 1 must be a JSON object, got \\[1\\]"),
+    ],
+)
+def test_lines_that_are_no_rows_are_named(tmp_path, content, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_table(path, "train")
+
+
 def test_a_dataset_is_returned_as_it_is_or_streamed(tmp_path):
     table = Dataset.from_list([{"a": 1}, {"a": 2}])
     assert load_table(table, "train") is table

@@ -54,7 +54,7 @@ def test_a_corpus_of_files_becomes_searchable(corpus, model, tokenizer, model_fo
     ("changed", "message"),
     [
         ({"--corpus": "none.jsonl"}, "--corpus none.jsonl: no such file"),
-        ({"--column": "code"}, "--column must be one of _id, text, language; got code"),
+        ({"--column": "code"}, "corpus.jsonl, _id, text, language; got code."),
         ({"--exit-layers": "2"}, "exit_layer must be one of 0, 1, 3, got 2"),
         ({"--model": "./nowhere"}, "--model ./nowhere: no such folder"),
     ],

@@ -117,8 +117,14 @@ def test_files_that_hold_no_rows(places, tmp_path, tries, capsys, reader, junk):
     path.write_bytes(JUNK[junk])
     words = fill(READERS[reader], places, FILE=path, OUT=tmp_path / "out")
     status, error = run(words, capsys)
-    assert status in (1, 2) and "rows.jsonl" in error, (status, error[-1500:])
     assert_answered(status, error, words)
+    if reader in ("encode", "deduplicate"):
+        # They leave out rows, and say how many: one must not end days of work.
+        assert status or "left out" in error or not JUNK[junk].strip(), error
+        tries.record(f"{reader}: a file that holds no rows", "refused" if status else "rows counted as left out")
+        return
+
+    assert status in (1, 2) and "rows.jsonl" in error, (status, error[-1500:])
     assert not (tmp_path / "out" / "model.safetensors").exists()
     tries.record(f"{reader}: a file that holds no rows", "refused, file named")
 
@@ -140,13 +146,14 @@ def test_rows_with_an_odd_value(places, tmp_path, tries, capsys, reader, value):
 REPORTS = {
     **{name: JUNK[name] for name in ("nothing", "no JSON", "a list", "null", "bytes", "deep", "UTF-16", "cut")},
     "no sets": b"{}",
-    "sets is a list": b'{"sets": []}',
-    "a set is null": b'{"sets": {"a": null}}',
-    "exits is a text": b'{"sets": {"a": {"exits": "x"}}}',
-    "a figure is a text": b'{"sets": {"a": {"exits": {"0": {"mrr": "high"}}}}}',
-    "a figure is NaN": b'{"sets": {"a": {"exits": {"0": {"mrr": NaN}}}}}',
-    "an exit is no number": b'{"sets": {"a": {"exits": {"zero": {"mrr": 0.5}}}}}',
+    "sets is a list": b'{"speed": {}, "sets": []}',
+    "a set is null": b'{"speed": {}, "sets": {"a": null}}',
+    "exits is a text": b'{"speed": {}, "sets": {"a": {"exits": "x"}}}',
+    "a figure is a text": b'{"speed": {}, "sets": {"a": {"exits": {"0": {"mrr": "high"}}}}}',
+    "a figure is NaN": b'{"speed": {}, "sets": {"a": {"exits": {"0": {"mrr": NaN}}}}}',
+    "a figure is a list": b'{"speed": {}, "sets": {"a": {"exits": {"0": {"mrr": [1]}}}}}',
     "speed is a list": b'{"sets": {}, "speed": [1], "costs": 3}',
+    "costs is a number": b'{"sets": {}, "speed": {}, "costs": 3}',
 }
 
 
@@ -217,6 +224,10 @@ def test_loaders_on_damaged_folders(whole, tmp_path, tries, loader, name):
             ended = "loads"
         except (ValueError, OSError, RuntimeError) as error:
             assert str(error), error
+            ended = "refused"
+        except Exception:
+            # It uses transformers alone, whose errors have many types.
+            assert loader == "EndpointHandler"
             ended = "refused"
         tries.record(f"{loader}: {name} is damaged", ended, kind="corrupt bytes")
 

@@ -74,6 +74,10 @@ def test_presets_can_be_overridden_and_unknown_ones_are_named():
         ({"gate_kernel_size": 0}, "gate_kernel_size must be at least 1, got 0"),
         ({"num_attention_heads": 0}, "num_attention_heads must be at least 1, got 0"),
         ({"vocab_size": 0}, "vocab_size must be at least 1, got 0"),
+        ({"num_hidden_layers": 10**30}, r"num_hidden_layers must be in \[0, 10000\], got 1000"),
+        ({"attention_dropout": 1.0}, r"attention_dropout must be in \[0, 1\), got 1.0"),
+        ({"norm_epsilon": float("nan")}, "norm_epsilon must be a finite number >= 0, got nan"),
+        ({"pad_token_id": True}, "pad_token_id must be None or at least 0, got True"),
         (
             {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
             "rope_type must be 'default', got 'linear'",

@@ -121,6 +121,14 @@ def test_only_a_prompt_at_the_very_start_brings_its_separator(kind, request):
             assert ids.count(tokenizer.sep_token_id) == 1, text
 
 
+@pytest.mark.parametrize(
+    ("text", "message"), [("a\udc80", "got U\\+DC80. Remove it"), (None, "must be a text, got None")]
+)
+def test_what_no_tokenizer_reads_is_named(tiny_tokenizer, text, message):
+    with pytest.raises(ValueError, match=f"text 1 .*{message}"):
+        text_ids(tiny_tokenizer, ["x", text])
+
+
 def test_a_language_with_the_name_of_a_special_token_is_text(shipped):
     (ids,) = input_ids(shipped, ["x"], code_prompt("<cls><sep>"))
     assert [ids.count(shipped.sep_token_id), ids.count(shipped.cls_token_id)] == [2, 1]

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mose.hub.__main__ import main as hub
+from mose.search.__main__ import main as search
 from mose.train_hf import main as train
 from mose.utils.command_line import (
     EXTRAS,
@@ -152,9 +153,11 @@ def test_importing_a_command_without_its_extra_exits_with_a_message(monkeypatch,
     assert "lance" in EXTRAS["search"]
 
 
-@given(st.integers(min_value=1))
+@given(st.integers(min_value=1, max_value=2**63 - 1))
 def test_positive_whole_numbers_are_read(value):
     assert positive_int(str(value)) == value
+    with pytest.raises(argparse.ArgumentTypeError, match="must be below 2\\^63, got"):
+        positive_int(str(value + 2**63 - 1))
 
 
 @given(st.one_of(st.integers(max_value=0).map(str), st.floats().map(str), st.text(alphabet="x.-e ²½")))
@@ -173,5 +176,8 @@ def test_no_command_takes_an_empty_path_for_the_current_folder(capsys):
     with pytest.raises(SystemExit) as stop:
         hub(["slice", "", "--exit-layer", "1", "--output-dir", "x"])
     assert stop.value.code == 2 and "an argument is empty" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        search(["index", ""])
+    assert stop.value.code == 2 and "must name a folder, got ''" in capsys.readouterr().err
     assert train(["finetune", "--model", ""]) == 2
     assert "an argument is empty after --model" in capsys.readouterr().err

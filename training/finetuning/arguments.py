@@ -235,7 +235,7 @@ class FineTuningArguments(LoRAArguments, shared.RunArguments):
             "at least 2 over all devices",
             "A contrastive loss needs at least 2 pairs.",
         )
-        check_fields(self, ("mini_batch_size",), lambda value: value >= 1, "at least 1")
+        check_fields(self, ("mini_batch_size", "teacher_max_length"), lambda value: value >= 1, "at least 1")
         check_fields(self, ("graph_memory",), lambda value: value >= 0, "at least 0")
 
         temperatures = ("teacher_temperature", "distillation_temperature")

@@ -178,14 +178,18 @@ def save_merged(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) ->
     # Not `atomic_folder`, which refuses to replace what an earlier run left.
     partial = folder.with_name(folder.name + PARTIAL_SUFFIX)
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    merged.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    write_sentence_transformers_files(partial)
-    write_folder_card(partial, license=None, origin=merged_origin(base))
+    try:
+        partial.mkdir(parents=True)
+        merged.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        write_sentence_transformers_files(partial)
+        write_folder_card(partial, license=None, origin=merged_origin(base))
 
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        # On a full disk, half of a model must not stay in the way.
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def merge(args: MergeArguments) -> None:

@@ -71,6 +71,9 @@ class PreTrainingModelArguments(shared.PresetSource, shared.ModelSource):
     tokenizer_files: int = flag("Files of the corpus to train such a tokenizer on.", 20_000)
 
     def __post_init__(self):
+        check_fields(self, ("tokenizer_files",), lambda value: 1 <= value < 2**63, "at least 1")
+        sizes = ("vocab_size",)
+        check_fields(self, sizes, lambda value: value is None or 1 <= value < 2**31, "in [1, 2^31)")
         self.overrides: dict[str, Any] = shared.json_object("config_overrides", self.config_overrides)
         if (self.model is None) == (self.preset is None):
             raise ValueError("You must specify exactly one of --model and --preset.")
@@ -123,6 +126,10 @@ class PreTrainingDataArguments(shared.CodeSources):
         check_fields(
             self, ("eval_examples",), lambda value: value >= 1, "at least 1", "Pass --held-out 0 for none."
         )
+        check_fields(self, ("shuffle_buffer", "lanes"), lambda value: value >= 1, "at least 1")
+        sizes = ("files_per_repository", "max_length")
+        check_fields(self, sizes, lambda value: value is None or value >= 1, "at least 1")
+        check_fields(self, ("mlm_probability",), lambda value: 0 < value <= 1, "in (0, 1]")
 
 
 @shared.resolve_with(resolve_pretraining)
