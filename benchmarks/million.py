@@ -25,10 +25,10 @@ import numpy as np
 from mose.benchmarks import command
 from mose.benchmarks.command import Benchmark, Report
 from mose.benchmarks.query import words_of_name
+from mose.search import neighbours
 from mose.search.commands.demo import STDLIB_TESTS
 from mose.search.evidence import CANDIDATES
 from mose.search.index import Index
-from mose.search.neighbours import update_neighbours
 from mose.search.ranking.ranker import best_rows_by
 from mose.search.records import Entry
 from mose.search.snapshot import Snapshot, Units, read_snapshot
@@ -175,12 +175,13 @@ def write_index(base: Path, path: Path, count: int) -> Report:
 
 
 def link_index(path: Path) -> Report:
-    """Make the graph of an index."""
+    """Make the graph of an index, whatever its size."""
+    neighbours.LEAST_UNITS = 0
     location = Location(str(path))
     table = open_table(location)
     rows = table.to_table(columns=[], filter=f"kind != '{META_ROW}'", with_row_address=True)
     start = time.process_time()
-    update_neighbours(location, table, rows.column("_rowaddr").to_numpy())
+    neighbours.update_neighbours(location, table, rows.column("_rowaddr").to_numpy())
     return {"linking": time.process_time() - start, "graph_bytes": size_of(path / TABLE / "_indices")}
 
 

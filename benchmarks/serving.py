@@ -32,6 +32,8 @@ from mose.handler import EndpointHandler
 from mose.hub.serving.engine import Engine
 
 START_SECONDS = 120
+#: Seconds of each phase, however short the load is.
+SHORTEST_PHASE = 0.3
 #: Largest difference of a right answer. In bf16 the batch matters more, and a GPU computes in bf16.
 EXACT, ROUNDED = 1e-5, 0.03
 #: Texts in a batch, to compare with a text alone.
@@ -105,9 +107,9 @@ async def measure_load(
 ) -> Report:
     """Run one client, all clients, and one client again, on a server that is warm."""
     good = [request for request in requests if request.vectors is not None]
-    await run_clients(port, process, requests, options.clients, max(1.0, options.seconds / 4))
+    await run_clients(port, process, requests, options.clients, max(SHORTEST_PHASE, options.seconds / 4))
 
-    seconds_alone = max(1.0, options.seconds / 6)
+    seconds_alone = max(SHORTEST_PHASE, options.seconds / 6)
     alone = [await run_clients(port, process, good, 1, seconds_alone)]
     memory: list[int] = []
     closed: list[float] = []

@@ -16,7 +16,7 @@ from mose.search.progress import BuildProgress, progress_bar
 from mose.search.store import Location, reading
 
 #: Units from which a graph pays, in memory and time to make it (`benchmarks/million.py`).
-LEAST_UNITS = 100_000
+LEAST_UNITS = 200_000
 #: Share of the units outside the graph, or gone from it, from which it is made again.
 MOST_CHANGED = 0.1
 #: Neighbours of a unit in the graph, and units that are looked at when it is linked.

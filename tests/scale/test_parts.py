@@ -27,7 +27,7 @@ def read_all(corpus, columns=COLUMNS, **sizes) -> tuple[list, list, list]:
     return [t for rows in read for t in rows.texts], ids, [p for rows in read for p in rows.problems]
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     st.lists(st.text(max_size=12), max_size=12),
     st.integers(1, 60),

@@ -27,6 +27,7 @@ from mose.search.agents.workspace import Workspace
 from mose.search.commands import mcp as command
 from mose.utils.locations import package_folder
 
+README = (package_folder() / "README.md").read_text(encoding="utf-8")
 CLOCKS = '''\
 import time
 
@@ -459,7 +460,16 @@ def test_the_documented_configurations_start_the_server(tmp_path, monkeypatch):
     text = (package_folder() / "docs" / "agents.md").read_text(encoding="utf-8")
     blocks = [json.loads(body) for body in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
     blocks += [tomllib.loads(body) for body in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]
-    assert [next(iter(block)) for block in blocks] == ["mcpServers", "mcpServers", "servers", "mcp_servers"]
+    names = ["mcpServers", "mcpServers", "servers", "mcp_servers"]
+    assert [next(iter(block)) for block in blocks] == names
+
+    # The README has the same in one line each.
+    rows = re.findall(r"^\| .* \| `\..*mcp.*` \| `(.*)` \|$|^\| .*config.toml` \| `(.*)` \|$", README, re.M)
+    short = [tomllib.loads(line) if line.startswith("mcp_") else json.loads(line) for line in map("".join, rows)]
+    assert [next(iter(block)) for block in short] == names
+    for block, same in zip(blocks, short, strict=True):
+        (entry,), (again,) = (next(iter(one.values())).values() for one in (block, same))
+        assert entry == again
 
     started = []
     monkeypatch.setattr(

@@ -35,47 +35,45 @@ from mose.tokenization.prompts import code_prompt
 KILLED = """
 import os, signal, sys
 import mose.search.building, mose.search.writing
-from mose.inference.loading import load_model
 from mose.search import Index
-from mose.search.encoders import TorchEncoder
+from mose.search.encoders import LookupEncoder
 mose.search.building.CHUNK = 10
 where, model, tree, index = sys.argv[1:]
 def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
-embed, tidy, chunks = TorchEncoder.documents, mose.search.writing.IndexWriter._tidy, []
+embed, chunks = LookupEncoder.documents, []
 def embed_two_chunks(*arguments):
     chunks.append(arguments)
     return embed(*arguments) if len(chunks) < 3 else die()
 if where == "embedding":
-    TorchEncoder.documents = embed_two_chunks
+    LookupEncoder.documents = embed_two_chunks
 else:
     mose.search.writing._Batches._files = die
-Index.build(tree, *load_model(model, [1])[:2], index, 1, progress=False)
+Index.build(tree, model, None, index, 0, progress=False)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("where", "left_to_embed"), [("embedding", 20), ("writing", 0)])
 def test_a_killed_build_leaves_the_old_index_and_its_work(
-    where, left_to_embed, tree, many, tmp_path, model_folder, embed, monkeypatch
+    where, left_to_embed, tree, many, tmp_path, model, model_folder, embed, monkeypatch
 ):
-    model, tokenizer, _ = load_model(model_folder, [1])
     path = tmp_path / "index"
-    Index.build(tree, model, tokenizer, path, progress=False)
+    Index.build(tree, str(model_folder), None, path, 0, progress=False)
     command = [sys.executable, "-c", KILLED, where, str(model_folder), str(many), str(path)]
     killed = subprocess.run(command, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
-    old = Index.load(path, model, tokenizer)
+    old = Index.open(path, refresh=False)
     assert {hit.name for hit in old.search("add", 10)} == {"parse_iso_date", "next_month", "add", "readFile"}
 
     monkeypatch.setattr(mose.search.building, "CHUNK", 10)
-    new = Index.build(many, model, tokenizer, path, progress=False)
+    new = Index.build(many, str(model_folder), None, path, 0, progress=False)
     assert len(new) == 44 and len(new.trees) == 2
     assert new.report and new.report.embedded == left_to_embed
     assert not (path / "pending.lance").exists()
     rows = [row for row, path in enumerate(new.units.column("path")) if path.startswith("m")]
     texts = [code_prompt("python") + unit.text for unit in new.units.take(rows)]
-    assert (new.vectors[rows] * embed(model, texts, 1)).sum(axis=1).min() > 0.999
+    assert (new.vectors[rows] * embed(model, texts, 0)).sum(axis=1).min() > 0.999
 
 
 def write(path, names, **changes):
