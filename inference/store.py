@@ -10,6 +10,7 @@ memory at a time, so reading takes the memory of one shard, however many there a
 """
 
 import dataclasses
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -90,7 +91,10 @@ class Store:
     def write(self, shard: int, embeddings: np.ndarray) -> None:
         """Write the embeddings of a shard, (keys, rows, dim) float32, completely or not at all."""
         with self.journal.write(_shard_key(shard)) as stream:
-            np.save(stream, np.ascontiguousarray(embeddings, dtype=np.float32), allow_pickle=False)
+            # On a full disk, numpy's own way into a file fails with a count of bytes alone.
+            content = io.BytesIO()
+            np.save(content, np.ascontiguousarray(embeddings, dtype=np.float32), allow_pickle=False)
+            stream.write(content.getbuffer())
 
     def damaged(self) -> list[int]:
         """Return the shards whose content does not match their checksum. Reads every shard."""

@@ -136,7 +136,8 @@ def test_files_that_may_not_grow(commands, expected, tmp_path, tries, name, limi
     status, text = run_forked(command, tmp_path / "log", limit_files(limit))
     assert status in (0, 1), text
     if status:
-        assert_told(text, *FULL)
+        # torch's writer of archives has no other word for it, and there is room on this disk.
+        assert_told(text, *FULL, "unexpected pos")
 
     again, text = run_forked(command, tmp_path / "log")
     assert again == 0, text
@@ -164,7 +165,7 @@ def test_read_only_folders(commands, disk, tmp_path, tries, name, place):
         place = "README.md"
     status, text = run_forked([*commands[name], str(folder / place)], tmp_path / "log")
     assert status in (1, 2), text
-    # A slice replaces a folder, which a disk itself cannot be.
-    assert_told(text, "Read-only file system", "Permission denied", "resource busy")
+    # A slice replaces a folder, which a disk itself cannot be. A card needs its folder.
+    assert_told(text, "Read-only file system", "Permission denied", "resource busy", "No such file")
     assert list(folder.iterdir()) == []
     tries.record("read-only folder", "refused in a line that says so, nothing written", area=name)
