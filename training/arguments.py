@@ -247,8 +247,8 @@ class RunArguments(TrainingArguments):
             self, ("seed", "data_seed"), lambda value: value is None or 0 <= value < 2**32, "in [0, 2^32)"
         )
 
-        positive = ("eval_accumulation_steps", "torch_empty_cache_steps", "dataloader_prefetch_factor")
-        positive = (*positive, "ddp_bucket_cap_mb")
+        positive = ["eval_accumulation_steps", "torch_empty_cache_steps", "dataloader_prefetch_factor"]
+        positive.append("ddp_bucket_cap_mb")
         check_fields(self, positive, lambda value: value is None or value >= 1, "at least 1")
         check_fields(self, ("eval_steps",), lambda value: value is None or value > 0, "above 0")
         check_fields(self, ("save_total_limit",), lambda value: value is None or value >= 0, "at least 0")
