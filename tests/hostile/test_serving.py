@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import random
 import re
 import signal
 import socket
@@ -169,3 +170,20 @@ def test_two_million_characters_from_twelve_clients(start, tries):
         for thread in threads:
             thread.join()
     tries.record("12 requests of 2 M characters, then small ones", "503 to the rest, small ones in seconds")
+
+
+def test_batches_of_ever_new_shapes(start, tries):
+    """A compiled kernel for each shape must not stay in memory."""
+    draw = random.Random(0)
+    with start() as server:
+
+        def send(count: int) -> int:
+            for _ in range(count):
+                texts = [" ".join(["x"] * draw.randint(1, 20)) for _ in range(draw.randint(1, 60))]
+                assert server.ask(texts, exit_layer=draw.choice([1, 2, 3])) == 200
+            return server.memory()
+
+        warm, later = send(150), send(300)
+        print(f"memory: {warm / MEGABYTE:.0f} MB, then {later / MEGABYTE:.0f} MB")
+        assert later - warm < 40 * MEGABYTE
+    tries.record("450 batches of different shapes", "memory stays flat")

@@ -129,6 +129,21 @@ def test_a_failure_reaches_its_requests_and_not_the_next_ones():
     batcher.close(10)
 
 
+def test_requests_that_one_round_ends_are_announced_together(gated):
+    batcher, gate, first = gated
+    announced = []
+    batcher.announce = lambda jobs: announced.append([job.waiter for job in jobs])
+    waiting = [batcher.submit([[1]], 1, waiter) for waiter in ("a", "b", "c")]
+    gone = batcher.submit([[1]], 1, "gone")
+    batcher.cancel(gone)
+    for _ in range(2):
+        gate.open.release()
+    for job in waiting:
+        job.future.result(10)
+    batcher.close(10)
+    assert announced == [[None], ["a", "b", "c"], []] and gone.future.cancelled()
+
+
 def test_closing_fails_what_waits(gated):
     batcher, gate, first = gated
     waiting = batcher.submit([[1]], 1)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from mose.hub.serving.engine import ExitCost
+from mose.hub.serving.engine import Engine, ExitCost
 
 CLIENTS = 200
 TEXTS = ["def add(a, b): return a + b", "", "Add two numbers.", "é ∑ 漢 \U0001f600", "x = 1\n" * 40]
@@ -162,6 +162,16 @@ def test_every_dialect_gives_the_same_vectors(server, engine, data):
     answer = server.post("/v1/embeddings", {"input": texts, "model": f"tiny@{exit_layer}"}).json()
     for vectors in (toolkit, tei, [item["embedding"] for item in answer["data"]]):
         np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_bf16_is_near_and_the_lookup_the_same(engine, tiny_model_folder):
+    rounded = Engine(tiny_model_folder, "cpu", dtype="bf16")
+    ids = [[5, 6, 7, 8], [9] * 20]
+    for exit_layer in engine.exit_layers:
+        difference = np.abs(rounded.embed(ids, exit_layer) - engine.embed(ids, exit_layer)).max()
+        assert 0 < difference < 0.03
+    np.testing.assert_array_equal(rounded.embed_static(ids, 0), engine.embed_static(ids, 0))
+    assert (engine.dtype, rounded.dtype) == (torch.float32, torch.bfloat16)
 
 
 # --- The exit by time -------------------------------------------------------------------------------------
