@@ -13,7 +13,9 @@ from safetensors import safe_open
 import mose
 from mose.configuration_mose import PRESETS
 from mose.hub.files import sentence_transformers_files
+from mose.inference.loading import load_model
 from mose.search import Index
+from mose.tokenization.inputs import input_ids
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +78,7 @@ def newcomer() -> dict:
 @pytest.mark.slow
 def test_sentence_transformers_gives_our_vectors_at_every_exit(newcomer):
     assert newcomer["exits"] == list(PRESETS["mose-nano"]["exit_layers"])
-    assert max(newcomer["differences"].values()) <= 1e-5
+    assert max(newcomer["differences"].values()) <= 1e-6
 
 
 def test_pipeline_gives_the_deepest_exits_states(newcomer):
@@ -84,12 +86,31 @@ def test_pipeline_gives_the_deepest_exits_states(newcomer):
 
 
 def test_the_inference_entry_point_gives_the_same_vectors(newcomer):
-    assert newcomer["handler"] <= 1e-5
+    assert newcomer["handler"] <= 1e-6
 
 
 def test_every_head_loads_on_the_shipped_trunk(newcomer):
     assert newcomer["AutoModelForPreTraining"] == ["MoSEForPreTraining", True]
     assert newcomer["AutoModelForSequenceClassification"] == ["MoSEForSequenceClassification", True]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_an_embedding_does_not_depend_on_the_batch(side):
+    """In float32, whatever stands beside a text, and on whichever side how much padding is."""
+    model, tokenizer, exits = load_model(str(ROOT), device="cpu")
+    code = (ROOT / "handler.py").read_text(encoding="utf-8")
+    texts = ["x", "", *(code[start : start + 7 * start % 1500] for start in range(100, 9000, 1500))]
+    ids = [row[:1024] for row in input_ids(tokenizer, texts)]
+    tokenizer.padding_side = side
+    with torch.no_grad():
+        alone = [model(torch.tensor([row]), output_all_exits=True).exit_embeddings for row in ids]
+        for size in (3, len(ids)):
+            for start in range(0, len(ids), size):
+                batch = tokenizer.pad({"input_ids": ids[start : start + size]}, return_tensors="pt")
+                together = model(**batch, output_all_exits=True).exit_embeddings
+                for number in range(len(exits)):
+                    expected = torch.cat([one[number] for one in alone[start : start + size]])
+                    torch.testing.assert_close(together[number], expected, atol=1e-6, rtol=0)
 
 
 def test_weights_are_small_bf16_and_finite():

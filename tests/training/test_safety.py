@@ -148,6 +148,8 @@ def test_a_signal_saves_and_says_where(finetune, monkeypatch, tmp_path, number, 
     assert status == code and f"{tmp_path / 'out' / 'checkpoint-2'} is saved. Pass --resume" in err
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
+    if number == signal.SIGINT:
+        return  # the rest is the same for both
     monkeypatch.setattr(FineTuningTrainer, "training_step", training_step)
     status, err = finetune("--resume", "--max-steps", 1)
     assert status == 2 and "max_steps must be at least the 2 steps" in err
