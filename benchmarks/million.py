@@ -63,7 +63,7 @@ class Copies(Sequence[Entry]):
     def __getitem__(self, row: int | slice) -> Entry | list[Entry]:
         if isinstance(row, slice):
             return [self[place] for place in range(*row.indices(len(self)))]
-        copy, place = divmod(row, len(self._units))
+        copy, place = divmod(range(len(self))[row], len(self._units))
         unit = self._units[place]
         name = f"{unit.name}_{copy}"
         qualified_name = f"{unit.qualified_name.removesuffix(unit.name)}{name}"

@@ -1,6 +1,7 @@
 """Clones among units: which are told, which are not, and the command."""
 
 import json
+import random
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mose.benchmarks import clones
 from mose.search import main
 from mose.search.clones import find_clones, group_pairs
 from mose.search.records import Entry
@@ -136,6 +138,15 @@ def test_bad_arguments_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             find_clones([], **arguments)
+
+
+def test_the_benchmark_edits_and_finds_copies():
+    units = [unit("a.py", PARSE), unit("b.py", OTHER)]
+    for kind, edits in clones.KINDS_OF_COPIES.items():
+        copies = [clones.edit(one, kind, units, random.Random(0)) for one in units]
+        assert clones.found_copies(units, copies, 0.3) >= (0.5 if all(edits) else 1.0)
+        assert clones.found_copies(units, copies[::-1], 0.6) == 0
+    assert clones.pairs_across([unit._replace(root=root) for root in "xy" for unit in units], 0.9) == 2
 
 
 def test_the_command_lists_groups(tmp_path, model_folder, capsys):

@@ -271,6 +271,19 @@ def test_a_read_only_home_is_enough(made, tree, tmp_path, monkeypatch):
     assert sorted(home.rglob("*")) == before == []
 
 
+def test_a_home_that_nobody_can_write_is_enough(made, tree, tmp_path, monkeypatch, capsys):
+    """Not even root can make a folder in a file."""
+    (tmp_path / "file").touch()
+    for name in ("HOME", "HF_HOME", "XDG_CACHE_HOME", "MOSE_CACHE", "HF_MODULES_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "file" / name.lower()))
+    assert run("query", "add", "--index", tmp_path / "index") == 0
+    assert run("similar", "numbers.py:1", "--index", tmp_path / "index") == 0
+    assert run("index", tree, "--index", tmp_path / "index", "--exit-layer", 1) == 0
+    capsys.readouterr()
+    assert run("index", tree) == 1  # its place would be in the cache
+    assert "Traceback" not in (error := capsys.readouterr().err) and "file/mose_cache" in error
+
+
 def test_searches_of_many_threads_each_see_one_version(made, tree, many):
     """Every hit of a search is of one version of the file, while it is changed again and again."""
     ended, torn = threading.Event(), []

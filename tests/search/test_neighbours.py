@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mose.benchmarks import million
 from mose.search import neighbours
 from mose.search.index import Index
 from mose.search.snapshot import read_snapshot
@@ -96,6 +97,19 @@ def test_a_damaged_graph_gives_no_answer_and_is_healed(large, tmp_path, model_fo
         Index.open(large.location.name)
     healed = Index.build(large.trees[0].root, str(model_folder), None, large.location.name, 0, progress=False)
     assert "damaged" in healed.report.rebuilt and healed.snapshot.neighbours is not None
+
+
+def test_the_benchmark_of_large_indexes(large, tmp_path):
+    path = tmp_path / "copies" / "index"
+    assert million.write_index(large.location.folder, path, 100)["table_bytes"] > 0
+    assert million.link_index(path)["graph_bytes"] > 0
+    figures = million.search_index(path, 5, cpu_time=True)
+    assert figures["recall_10"] == figures["recall_hits"] == figures["same_first"] == 1.0
+    copies = million.Copies(large.units, 100)
+    assert len({(unit.path, unit.name) for unit in copies}) == len(copies) == 100
+    report = {"sizes": {"100": figures | {name: 0 for name in ("writing", "writing_memory", "table_bytes")}}}
+    report["sizes"]["100"] |= {"linking": 0, "graph_bytes": 0}
+    assert "recall of 10 neighbours" in million.Million().render(report)
 
 
 def test_a_graph_that_was_never_sealed_is_not_used(large, model_folder):

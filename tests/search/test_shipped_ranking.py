@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 
-from mose.inference.loading import load_model
 from mose.search.index import Index
 from mose.search.ranking.confidence import LOW_CONFIDENCE
 from mose.utils.locations import package_folder
@@ -22,8 +21,7 @@ def index(tmp_path_factory):
         shutil.copytree(package_folder() / name, folder / "tree" / name, ignore=ignored)
     for file in sorted((package_folder() / "tests" / "inference").glob("*.py")):
         shutil.copy(file, tests / file.name)
-    model, tokenizer, _ = load_model(str(package_folder()), [0])
-    return Index.build(folder / "tree", model, tokenizer, folder / "index", 0, progress=False)
+    return Index.build(folder / "tree", str(package_folder()), None, folder / "index", 0, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +56,14 @@ def test_prose_finds_the_file(index, query, path):
 
 
 @pytest.mark.parametrize(
-    "query", ["quantum circuit simulation", "how to prune apple trees", "GenomeAligner", "xqzzt blorple frobnitz"]
+    "query",
+    [
+        "kubernetes pod eviction for quantum teapots",
+        "quantum circuit simulation",
+        "how to prune apple trees",
+        "GenomeAligner",
+        "xqzzt blorple frobnitz",
+    ],
 )
 def test_what_is_not_there_scores_low(index, query):
     assert index.search(query, 1)[0].score < LOW_CONFIDENCE
