@@ -50,9 +50,9 @@ def split(
         return last - first - inside
 
     ranges, begin = [], start
-    # Most nodes of a file are outside of the range.
-    node = node.descendant_for_byte_range(start, end) or node
     if size(start, end) > max_bytes:
+        # Most nodes of a file are outside of the range. To go down to it takes as long as it is deep.
+        node = node.descendant_for_byte_range(start, end) or node
         for boundary, last in _boundaries(source, node, start, end, edits, size, max_bytes):
             # Cut here only if what follows no longer fits.
             if boundary > begin and size(begin, last) > max_bytes:

@@ -359,7 +359,9 @@ def test_outcomes_of_requests(status, answer, expected, kind):
 
 
 @pytest.mark.slow
-def test_query(report_of, model_folder, tmp_path):
+def test_query(report_of, model_folder, tmp_path, monkeypatch):
+    assert 0.01 < query.process_seconds([sys.executable, "-c", "sum(range(2_000_000))"]) < 10
+    monkeypatch.setattr(query, "process_seconds", lambda words: 0.5 if "--index" in words else 0)
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "m.py").write_text("".join(f"def parse_item{i}(x):\n    return x + {i}\n\n\n" for i in range(12)))
@@ -376,6 +378,7 @@ def test_query(report_of, model_folder, tmp_path):
     first, _ = report_of(query.QueryLatency(), *arguments, "--queries", 5)
     assert (first["units"], first["embedded_now"], first["queries"], first["exit_layer"]) == (12, 12, 5, 1)
     assert set(first["steps_seconds"]) == {"model", "indexing", "opening", "first query"}
+    assert first["cold_process_seconds"] == 0.5
     for row in first["latency"].values():
         assert 0 < row["ms_p50"] <= row["ms_p95"] <= row["ms_max"]
     again, _ = report_of(query.QueryLatency(), *arguments, "--queries", 5)

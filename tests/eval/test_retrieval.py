@@ -271,7 +271,7 @@ def test_a_cache_and_an_earlier_mose_beside_it(model, tokenizer, model_folder, f
         ({"--exit-layers": "deep"}, 2, "--exit-layers must be whole numbers, or 'all' alone, got deep"),
         ({"--data": "./nowhere"}, 2, "./nowhere: no such folder"),
         ({"--model": "./nowhere"}, 2, "--model ./nowhere: no such folder"),
-        ({"--model": "cut-short"}, 1, "--model cut-short: cannot be loaded"),
+        ({"--model": "cut-short"}, 2, "--model cut-short: cut-short: the weights are damaged"),
         ({"--model": "stranger"}, 2, "a 'bert' model has no exits"),
         ({"--json": "./nowhere/report.json"}, 2, "there is no folder nowhere"),
         ({"--json": "broken"}, 2, "--json broken: is a folder"),

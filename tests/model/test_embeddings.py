@@ -158,3 +158,20 @@ def test_weights_are_initialised_as_configured(tiny_config):
             assert not parameter.any()
         elif name.startswith("layers"):
             assert parameter.std().item() == pytest.approx(0.05, rel=0.2)
+
+
+@pytest.mark.parametrize("exit_layer", [0, 3])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_row_without_real_tokens_is_finite_and_changes_no_other(
+    build_model, tiny_config, pooling, attention, exit_layer
+):
+    model = build_model(MoSEModel, tiny_config(pooling=pooling, attn_implementation=attention))
+    rows = [torch.arange(1, 9), torch.arange(1, 1), torch.arange(3, 6)]
+    batch = pad(rows, 0, "left", torch.long)
+    with torch.no_grad():
+        embeddings = model(**batch, exit_layer=exit_layer).pooler_output
+        whole = {name: tensor[[0, 2]] for name, tensor in batch.items()}
+        others = model(**whole, exit_layer=exit_layer).pooler_output
+    assert batch["attention_mask"].sum(1).tolist() == [8, 0, 3] and embeddings.isfinite().all()
+    torch.testing.assert_close(embeddings[[0, 2]], others, rtol=0, atol=1e-6)

@@ -4,7 +4,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mose.tokenization.build import build_tokenizer, extend_starcoder2
@@ -211,3 +211,16 @@ def test_starcoder2_extended_has_the_papers_ids(starcoder2, extended):
 def test_another_tokenizer_is_not_taken_for_starcoder2(tokenizer):
     with pytest.raises(ValueError, match="StarCoder-2's 49152 tokens, got 380"):
         extend_starcoder2(tokenizer)
+
+
+def test_training_shows_its_progress(monkeypatch):
+    settings = {}
+    trainer = trainers.BpeTrainer
+
+    def recorded(**options):
+        settings.update(options)
+        return trainer(**options)
+
+    monkeypatch.setattr(trainers, "BpeTrainer", recorded)
+    build_tokenizer(CORPUS, vocab_size=380)
+    assert settings["show_progress"]

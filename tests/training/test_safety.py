@@ -117,6 +117,13 @@ def test_a_step_that_is_not_finite_stops_the_run_and_older_checkpoints_stay(fine
 
 
 @pytest.mark.slow
+def test_a_learning_rate_that_destroys_the_weights_stops_the_run(finetune, tmp_path):
+    status, err = finetune("--learning-rate", "1e30", "--save-steps", 1)
+    assert status == 1 and "step 2: " in err and "--learning-rate" in err
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
 def test_skipped_steps_are_counted_and_bounded(finetune, monkeypatch, tmp_path):
     poison(monkeypatch, {2})
     assert finetune("--on-nonfinite", "skip")[0] == 0
