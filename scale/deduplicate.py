@@ -9,7 +9,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mose.utils.command_line import ArgumentError, configure_output, exit_status, import_command, positive_int
+from mose.utils.command_line import (
+    ArgumentError,
+    configure_output,
+    exit_status,
+    import_command,
+    named_place,
+    positive_int,
+)
 
 PROGRAM = "mose deduplicate"
 logger = logging.getLogger("mose.scale")
@@ -20,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = (
         "a .parquet, .jsonl (.gz, .zst) or .lance, a folder or s3:// address of such, or the id of a Hub dataset"
     )
-    parser.add_argument("corpus", metavar="CORPUS", help=text)
+    parser.add_argument("corpus", type=named_place, metavar="CORPUS", help=text)
     text = "folder of the result, DIR/kept, and of what the stages leave for each other, DIR/minhash"
     parser.add_argument("--output-dir", required=True, metavar="DIR", help=text)
     parser.add_argument("--column", default="text", metavar="NAME", help="of the texts (default: text)")

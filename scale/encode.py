@@ -6,7 +6,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mose.utils.command_line import ArgumentError, configure_output, exit_status, import_command, positive_int
+from mose.utils.command_line import (
+    ArgumentError,
+    configure_output,
+    exit_status,
+    import_command,
+    named_place,
+    positive_int,
+)
 
 PROGRAM = "mose encode"
 logger = logging.getLogger("mose.scale")
@@ -17,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = (
         "a .parquet, .jsonl (.gz, .zst) or .lance, a folder or s3:// address of such, or the id of a Hub dataset"
     )
-    parser.add_argument("corpus", metavar="CORPUS", help=text)
+    parser.add_argument("corpus", type=named_place, metavar="CORPUS", help=text)
     text = "folder or address of the embeddings; a run that ended early resumes there"
     parser.add_argument("--output-dir", required=True, metavar="DIR", help=text)
     text = "one file for each part, or one Lance dataset, DIR/vectors.lance (default: parquet)"

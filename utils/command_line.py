@@ -226,12 +226,17 @@ def positive_int(word: str) -> int:
     return int(word)
 
 
-def named_path(word: str) -> Path:
-    """Return a path; an argparse type that refuses an empty word, which would be the current folder.
+def named_place(word: str) -> str:
+    """Return a path or address; an argparse type that refuses an empty word, which would be the current folder.
 
     Raises:
         argparse.ArgumentTypeError: `word` is empty or blank.
     """
     if not word.strip():
         raise argparse.ArgumentTypeError(f"must name a folder, got {word!r}. Is a variable of the shell unset?")
-    return Path(word)
+    return word
+
+
+def named_path(word: str) -> Path:
+    """Return a path; an argparse type that refuses an empty word, as `named_place` does."""
+    return Path(named_place(word))
