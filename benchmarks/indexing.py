@@ -154,8 +154,10 @@ def _run(arguments: Sequence[Any], folder: Path) -> dict[str, Any]:
             output = process.stdout.read()
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
+
     if process.returncode:
         raise RuntimeError(f"The process that indexes ended with {process.returncode}: see its message above.")
+
     wall = os.times().elapsed - start.elapsed
     figures = {"cpu": usage.ru_utime + usage.ru_stime, "system": usage.ru_stime, "wall": wall}
     return figures | {"peak": 1024 * usage.ru_maxrss, "units": int(json.loads(output or "0"))}

@@ -137,6 +137,7 @@ class Million(Benchmark):
             "memory after opening": ("open_memory", "MB"),
             "memory after all queries": ("memory", "MB"),
         }
+
         rows |= {
             f"{way}, ms {label}": (f"{way} {label}", ".1f")
             for way in ("neighbours exact", "neighbours graph", "query exact", "query graph")
@@ -144,6 +145,7 @@ class Million(Benchmark):
         }
         rows |= {f"recall of {depth} neighbours": (f"recall_{depth}", ".4f") for depth in DEPTHS}
         rows |= {"recall of 10 hits": ("recall_hits", ".4f"), "same first hit": ("same_first", ".3f")}
+
         sizes = report["sizes"]
         lines = [
             [label, *(command.figure(figures[key], spec) for figures in sizes.values())]

@@ -87,6 +87,7 @@ class ServerLoad(Benchmark):
         ratio = "{ratio:.1f} times the requests of one client".format_map(report)
         memory = ", ".join(f"{value / 1e6:.0f}" for value in report["memory"]["series"])
         growth = "{growth_per_minute:+.1f} MB a minute in its second half".format_map(report["memory"])
+
         parts = [
             head.format_map(report["settings"]),
             command.figures_table("", report["load"], LOAD_COLUMNS),

@@ -46,6 +46,7 @@ def find_bad_row(path: Path, only_encoding: bool = False) -> str | None:
     """
     if path.suffix not in (".jsonl", ".json", ".csv") or not path.is_file():
         return None
+
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:

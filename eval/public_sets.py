@@ -198,8 +198,8 @@ def bare_code(text: str, language: str) -> str:
         text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
         left_out = ("#",) if language == "ruby" else ("import ", "#include", "using ", "<?php", "//")
 
-    kept = [line for line in text.split("\n") if line.strip() and not line.strip().startswith(left_out)]
-    return "\n".join(kept).strip()
+    lines = [line for line in text.split("\n") if line.strip() and not line.strip().startswith(left_out)]
+    return "\n".join(lines).strip()
 
 
 #: File of MBXP -> its language; the order is that of a task's documents.

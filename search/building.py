@@ -147,9 +147,9 @@ def remove_tree(location: Location, root: Path) -> Snapshot:
         if not trees:
             raise ValueError(f"{root} is the only tree of {location.name}. Delete that folder.")
 
-        kept = {tree.id for tree in trees}
+        remaining = {tree.id for tree in trees}
         owners = [*previous.units.column("tree"), *(tree for tree, _ in previous.records)]
-        removed = np.flatnonzero([owner not in kept for owner in owners])
+        removed = np.flatnonzero([owner not in remaining for owner in owners])
         rows = NewRows([], [], np.zeros((0, previous.meta.dim), np.float32), {})
         writer.update(previous, dataclasses.replace(previous.meta, trees=trees), removed, rows)
         return read_snapshot(location)

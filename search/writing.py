@@ -179,8 +179,8 @@ class IndexWriter:
             SearchIndexError: another process has changed the index since.
         """
         lance = import_lance()
-        kept = total_digest(np.delete(previous.digests, removed))
-        batches = _Batches(meta, rows, table_schema(meta.dim), len(previous.digests) - len(removed), kept)
+        digest = total_digest(np.delete(previous.digests, removed))
+        batches = _Batches(meta, rows, table_schema(meta.dim), len(previous.digests) - len(removed), digest)
         reader = pa.RecordBatchReader.from_batches(batches.schema, iter(batches))
         with self._writing():
             added = lance.fragment.write_fragments(reader, previous.table)

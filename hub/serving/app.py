@@ -58,6 +58,7 @@ def build_app(service: EmbeddingService, metrics: ServerMetrics, name: str, max_
         # Metrics are ours. Asking at each request whether there is a collector takes time.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+
     _add_toolkit(app, service)
     _add_openai(app, service, name)
     _add_tei(app, service, metrics, max_connections)

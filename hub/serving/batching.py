@@ -82,6 +82,7 @@ class Batcher:
         #: Called in the thread with all requests that a round has ended. To wake another thread for each of them
         #: would cost this one the interpreter's lock, again and again.
         self.announce: Callable[[Sequence[EmbeddingJob]], None] = lambda jobs: None
+
         self.round_tokens, self.max_tokens = round_tokens, max_tokens
         self._round_size = 0
         #: Tokens in the queue: of requests that fit into one round, and of longer ones.
@@ -89,6 +90,7 @@ class Batcher:
         self._jobs: deque[EmbeddingJob] = deque()
         self._change = threading.Condition(threading.RLock())
         self._closed = False
+
         #: Tokens and seconds of the last rounds, older ones with less weight.
         self._speed = (0.0, 1e-9)
         self._thread = threading.Thread(target=self._run, name="mose-batcher", daemon=True)

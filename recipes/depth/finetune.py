@@ -290,6 +290,7 @@ def main() -> int:
     parser.add_argument("--scratch-learning-rate", type=float, default=1e-3, help="peak rate of random weights")
     parser.add_argument("--vocab-size", type=int, default=16_384, help="tokens of the tokenizer")
     parser.add_argument("--compile", action="store_true", help="compile the blocks (needs a compiler)")
+
     options = parser.parse_args()
     return exit_status(parser.prog, lambda: do_runs(options))
 

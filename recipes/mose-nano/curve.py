@@ -51,7 +51,12 @@ class DevelopmentCurve(TrainerCallback):
             name: {exit_layer: round(row["mrr"], 4) for exit_layer, row in entry["exits"].items()}
             for name, entry in report["sets"].items()
         }
-        pairs = state.global_step * args.train_batch_size * args.world_size
-        line = {"stage": self.stage, "step": state.global_step, "pairs": pairs, "mrr": mrr}
+        step_pairs = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        line = {
+            "stage": self.stage,
+            "step": state.global_step,
+            "pairs": state.global_step * step_pairs,
+            "mrr": mrr,
+        }
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")

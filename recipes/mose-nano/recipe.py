@@ -245,6 +245,7 @@ def main() -> int:
     add("--output-dir", type=Path, default=Path("runs/mose-nano"), help="folder for all results")
     add("--seed", type=int, help="overrides the recipe's seed")
     add("--ship", action="store_true", help="put the result at the root of the repository")
+
     options = parser.parse_args()
     return exit_status(parser.prog, lambda: run_stages(options))
 

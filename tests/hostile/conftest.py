@@ -5,10 +5,13 @@ name and parameters. One that makes several tries records each with the fixture 
 """
 
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from mose.hub.files import write_sentence_transformers_files
 
 FOLDER = Path(__file__).parent
 #: Kind of an attack -> what its description says. The first that fits counts.
@@ -110,3 +113,12 @@ def pytest_terminal_summary(terminalreporter):
 def sum_failed(counts: Counter) -> int:
     """Return the number of tries that failed."""
     return sum(count for (_, ended), count in counts.items() if ended == "FAILED")
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model_folder, tmp_path_factory):
+    """A model folder with the files of sentence-transformers."""
+    folder = tmp_path_factory.mktemp("whole") / "model"
+    shutil.copytree(tiny_model_folder, folder)
+    write_sentence_transformers_files(folder)
+    return folder

@@ -6,7 +6,6 @@ import shutil
 import pytest
 
 from mose.hub.__main__ import main as hub
-from mose.hub.files import write_sentence_transformers_files
 from mose.inference.loading import load_model
 from mose.training.checkpoints import find_fault, write_manifest
 
@@ -38,14 +37,6 @@ DAMAGE = {
     "doubled": lambda data, draw: data + data,
     "[]": lambda data, draw: b"[]",
 }
-
-
-@pytest.fixture(scope="module")
-def whole(tiny_model_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole") / "model"
-    shutil.copytree(tiny_model_folder, folder)
-    write_sentence_transformers_files(folder)
-    return folder
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -1,10 +1,9 @@
 """Full and read-only disks: one line of error, nothing half written, and the run resumes once there is room."""
 
-import json
 import re
 
 import pytest
-from forked_commands import limit_files, run_forked, timed_forked
+from forked_commands import limit_files, run_forked, timed_forked, write_rows
 from safetensors.torch import load_file
 from small_disks import SmallDisk, can_mount
 
@@ -14,11 +13,6 @@ BUG = re.compile(r"Traceback|(^|: )[A-Z]\w*(Error|Exception)\b(?!\()", re.MULTIL
 FULL = ("No space left", "os error 28", "File too large", "os error 27")
 #: The smallest leaves room for the output of the command, which is a file, too.
 LIMITS = (8_000, 60_000, 200_000)
-
-
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 @pytest.fixture(scope="module")

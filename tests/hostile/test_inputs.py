@@ -9,7 +9,6 @@ import pytest
 
 from mose.__main__ import main
 from mose.handler import EndpointHandler, RequestError
-from mose.hub.files import write_sentence_transformers_files
 from mose.inference.encoding import encode
 from mose.inference.loading import load_model
 from mose.inference.static import StaticEncoder
@@ -174,14 +173,6 @@ def test_reports(places, tmp_path, tries, capsys, report):
         assert_answered(status, error, words)
         assert status in (1, 2), (words, error)
         tries.record(f"{words[0]} {words[1]}: {'a report that is none'}", "refused in a line")
-
-
-@pytest.fixture(scope="module")
-def whole(tiny_model_folder, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole") / "model"
-    shutil.copytree(tiny_model_folder, folder)
-    write_sentence_transformers_files(folder)
-    return folder
 
 
 ODD_FIELDS = (None, -1, 0, 10**30, 1.5, float("nan"), "x", [], [0], {}, True)

@@ -1,12 +1,11 @@
 """kill -9 at any moment: a resumed run ends with the same bits, and results appear whole or not at all."""
 
-import json
 import random
 import signal
 from pathlib import Path
 
 import pytest
-from forked_commands import Forked, run_forked, timed_forked
+from forked_commands import Forked, run_forked, timed_forked, write_rows
 from safetensors.torch import load_file
 
 from mose.training.checkpoints import last_whole_checkpoint
@@ -15,11 +14,6 @@ from mose.training.checkpoints import last_whole_checkpoint
 KILLS, CHAINS = 5, 2
 STEPS = 10
 COMMON = ("--use-cpu", "--save-steps", "2", "--logging-steps", "1", "--learning-rate", "1e-3", "--resume")
-
-
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Commands in forks of a process that has imported everything: a kill can hit any moment of their work."""
 
+import json
 import multiprocessing
 import os
 import resource
@@ -96,3 +97,9 @@ def _run(words: list[str], log: Path, prepare: Callable[[], object] | None) -> N
     if prepare is not None:
         prepare()
     sys.exit(main(words))
+
+
+def write_rows(path: Path, rows: list[dict]) -> str:
+    """Write JSON lines, and return the path as an argument of a command."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)

@@ -112,8 +112,8 @@ class FineTuningTrainer(MoSETrainer):
         token_ids = [(inputs[f"{side}_input_ids"], inputs[f"{side}_attention_mask"]) for side in sides]
         length = max(ids.shape[1] for ids, _ in token_ids)
         config = self.accelerator.unwrap_model(self.model).config
-        kept = graph_tokens(config, length, self.args.graph_memory)
-        exits, scale = embed(model, token_ids, self.args.mini_batch_size, kept)
+        tokens = graph_tokens(config, length, self.args.graph_memory)
+        exits, scale = embed(model, token_ids, self.args.mini_batch_size, tokens)
         embeddings = dict(zip(sides, exits, strict=True))
 
         batch, share = self._gather_batch(embeddings, inputs, scale)
