@@ -233,9 +233,7 @@ def named_place(word: str) -> str:
         argparse.ArgumentTypeError: `word` is empty or blank.
     """
     if not word.strip():
-        raise argparse.ArgumentTypeError(
-            f"must name a file, folder or address, got {word!r}. Is a variable of the shell unset?"
-        )
+        raise argparse.ArgumentTypeError(f"must name a folder, got {word!r}. Is a variable of the shell unset?")
     return word
 
 
