@@ -147,6 +147,9 @@ def tiny_model_folder(trained_config, tiny_tokenizer, tmp_path_factory) -> str:
     folder = str(tmp_path_factory.mktemp("tiny-mose"))
     torch.manual_seed(0)
     MoSEModel(trained_config).save_pretrained(folder)
+    # A test that truncated or padded has left a trace in the tokenizer, whichever came first.
+    tiny_tokenizer.backend_tokenizer.no_truncation()
+    tiny_tokenizer.backend_tokenizer.no_padding()
     tiny_tokenizer.save_pretrained(folder)
     return folder
 
