@@ -9,8 +9,11 @@ Each mined function gives one or two rows:
    beginning of its documentation) → its source with the documentation.
 
 Pair files (code_a, code_b, optionally text) are added as they are, with names removed from both sides of a share
-of the rows. Texts of evaluation sets are left out. A teacher reads `teacher_query` and `teacher_document`, the
-code with its names.
+of the rows. Texts of evaluation sets are left out.
+
+Teachers read `teacher_query` and `teacher_document`: the code with its names, and without its documentation.
+That is one text for all rows of a function, since teachers are slow. `kind` says what a row is, so that pilots can
+leave an ingredient out: documentation, path, typed, code (code → code of a pair file) or task (text → code).
 """
 
 import ast
@@ -113,18 +116,19 @@ def pair_rows(functions: Iterable[dict], seed: int, nameless: float = 0.4) -> It
         if language == "python" and rng.random() < WHOLE_SHARE:
             text = whole_documentation(function["source"], text)
 
-        document, draw = code, rng.random()
+        document, kind, draw = code, "documentation", rng.random()
         if draw < nameless:
             document = anonymize(code, language, function["name"])
         elif draw < nameless + PATH_SHARE:
-            document = f"{function['path']} {function['name']}\n{code}"
+            document, kind = f"{function['path']} {function['name']}\n{code}", "path"
 
         row = {"query_language": "", "document_language": language, "repository": function["repository"]}
+        row["kind"] = kind
         yield {**row, "query": text, "teacher_query": text, "document": document, "teacher_document": code}
         if language == "python" or rng.random() < TYPED_SHARE:
             query = search_box_query(function["name"], function["text"], language, rng)
-            source = function["source"]
-            yield {**row, "query": query, "teacher_query": query, "document": source, "teacher_document": source}
+            row |= {"kind": "typed", "document": function["source"], "teacher_document": code}
+            yield {**row, "query": query, "teacher_query": query}
 
 
 def cross_language_rows(
@@ -148,10 +152,11 @@ def cross_language_rows(
                 texts = [nameless_code(*side) if is_nameless else side[0] for side in sides]
 
                 base = {"repository": path.stem, "document_language": document_language}
-                base |= {"document": texts[1], "teacher_document": document}
+                base |= {"document": texts[1], "teacher_document": document, "kind": "code"}
                 yield {**base, "query": texts[0], "teacher_query": query, "query_language": query_language}
                 if row.get("text"):
-                    yield {**base, "query": row["text"], "teacher_query": row["text"], "query_language": ""}
+                    base |= {"kind": "task", "query_language": ""}
+                    yield {**base, "query": row["text"], "teacher_query": row["text"]}
 
 
 def nameless_code(code: str, language: str) -> str:

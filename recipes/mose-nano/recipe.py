@@ -38,7 +38,15 @@ from mose.training.finetuning.initialization import (
     start_from_trunk,
     token_strings,
 )
-from mose.training.finetuning.teacher import attach_teacher, joint_embeddings
+from mose.training.finetuning.objective import project_teacher
+from mose.training.finetuning.teacher import (
+    SIDES,
+    Teacher,
+    attach_teacher,
+    cached_embeddings,
+    joint_embeddings,
+    text_key,
+)
 from mose.training.setup import load_tokenizer
 from mose.utils.command_line import exit_status
 from mose.utils.files import atomic_write_json
@@ -55,12 +63,12 @@ RUN = {"bf16": True, "logging_steps": 20, "save_steps": 100, "save_total_limit":
 FIT_PAIRS, FIT_BATCH = 6000, 100
 
 
-#: Names and cache folder of the teachers, and the tokens that they read.
-Teachers = tuple[list[str], Path, int]
+#: The teachers, their cache folder, and the tokens that they read.
+Teachers = tuple[list[Teacher], Path, int]
 
 
 class Material(NamedTuple):
-    """The tokenizer, pairs and teachers of all stages; pairs name rows of `vectors`, (n, hidden)."""
+    """The tokenizer, pairs and teachers of all stages; pairs name rows of `vectors`, (n, teacher dim)."""
 
     tokenizer: PreTrainedTokenizerBase
     pairs: Dataset
@@ -103,7 +111,8 @@ def model_from_teacher(recipe: Mapping[str, Any], material: Material) -> MoSEMod
             batches.append((batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"]))
             rows += [row[f"teacher_{side}"] for row in chunk]
 
-    fit_projection(model, 0, batches, material.vectors[rows])
+    targets = project_teacher(material.vectors, model.config.embedding_size)
+    fit_projection(model, 0, batches, targets[rows])
     return model
 
 
@@ -177,13 +186,28 @@ def prepare(options: argparse.Namespace, recipe: Mapping[str, Any]) -> Material:
     tokenizer = load_recipe_tokenizer(recipe, options.trunk or options.output_dir / "tokenizer", pairs)
 
     names = options.teacher or [str(bundled(name) or name) for name in recipe["teachers"]]
+    prompts = recipe["teachers"].values()
     cache = options.teacher_cache or options.output_dir / "teacher"
-    teachers: Teachers = (names, cache, recipe["teacher_max_length"])
-    pairs, vectors = attach_teacher(pairs, names, cache, model_config(recipe).hidden_size, teachers[2])
+    teachers: Teachers = (list(map(Teacher, names, prompts)), cache, recipe["teacher_max_length"])
+    if options.cached_only:
+        pairs = with_known_vectors(pairs, *teachers)
+    pairs, vectors = attach_teacher(pairs, *teachers)
 
     if recipe["hard_negatives"]["share"]:
         pairs = attach_negatives(pairs, vectors, seed=recipe["seed"], **recipe["hard_negatives"])
     return Material(tokenizer, pairs, vectors, teachers)
+
+
+def with_known_vectors(pairs: Dataset, teachers: Sequence[Teacher], cache: Path, max_length: int) -> Dataset:
+    """Return the pairs whose two texts every teacher has embedded already, and print how many these are."""
+    rows = list(range(len(pairs)))
+    for teacher in teachers:
+        known = cached_embeddings(teacher.name_or_path, cache, max_length)
+        for side in SIDES:
+            prompt, texts = teacher.prompt(side), pairs[f"teacher_{side}"][:]
+            rows = [row for row in rows if text_key(prompt + texts[row]) in known]
+    print(f"{len(rows)} of {len(pairs)} pairs have the vectors of all teachers")
+    return pairs.select(rows)
 
 
 def start_model(
@@ -229,22 +253,28 @@ def run_stages(options: argparse.Namespace) -> None:
         ship(previous, material.tokenizer, HERE.parents[1])
 
 
-def main() -> int:
-    """Parse the arguments, run the recipe and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what is trained, from what, and where."""
     add = parser.add_argument
     add("--shards", type=Path, nargs="+", required=True, help="files of recipes/depth/shards.py")
     add("--pair-file", type=Path, nargs="*", default=[], help="JSON lines of code pairs")
     add("--exclude", type=Path, nargs="*", default=[], help="evaluation sets to keep out of training")
     add("--trunk", type=Path, help="folder of a pre-trained model and its tokenizer to start all blocks from")
     add("--teacher", nargs="*", help="folders of the teachers; default: the recipe's, from the Hub")
+    add("--cached-only", action="store_true", help="train on the pairs that the teacher cache has")
     add("--teacher-cache", type=Path, help="folder of the teachers' vectors; default: in --output-dir")
     add("--develop", type=Path, nargs="*", default=[], help="development sets (BEIR) to measure on the way")
     add("--develop-steps", type=int, default=500, help="steps between two points of the curves")
     add("--recipe", type=Path, default=HERE / "recipe.yaml", help="configuration")
     add("--output-dir", type=Path, default=Path("runs/mose-nano"), help="folder for all results")
     add("--seed", type=int, help="overrides the recipe's seed")
-    add("--ship", action="store_true", help="put the result at the root of the repository")
+
+
+def main() -> int:
+    """Parse the arguments, run the recipe and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--ship", action="store_true", help="put the result at the root of the repository")
 
     options = parser.parse_args()
     return exit_status(parser.prog, lambda: run_stages(options))

@@ -69,9 +69,11 @@ def test_a_function_is_asked_for_by_its_documentation_and_as_in_a_search_box():
     documented, typed = pair_rows([row], seed=0, nameless=1.0)
     assert documented["query"] == documented["teacher_query"] == "Parse the date given."
     assert (documented["document"], documented["teacher_document"]) == ("def f(x):\n    return x", row["code"])
-    assert typed["document"] == typed["teacher_document"] == row["source"]
+    assert (typed["document"], typed["teacher_document"]) == (row["source"], row["code"])
+    assert (documented["kind"], typed["kind"]) == ("documentation", "typed")
     rows = list(pair_rows([row | {"language": "go"}] * 200, seed=0, nameless=0.4))
-    typed = [row for row in rows if row["document"] == row["teacher_document"] == function("parseDate", row_text)]
+    typed = [row for row in rows if row["document"] == function("parseDate", row_text)]
+    assert all((row["kind"] == "typed") == (row in typed) for row in rows)
     assert 40 <= len(typed) <= 80 and len(rows) - len(typed) == 200
     assert any("go" in row["query"].split() for row in typed)
     assert not any("python" in row["query"] for row in typed)
@@ -80,11 +82,10 @@ def test_a_function_is_asked_for_by_its_documentation_and_as_in_a_search_box():
 def test_a_share_of_the_code_has_a_line_of_path_and_name():
     row = {"language": "go", "repository": "r", "name": "f", "text": "Do it now.", "path": "a/b.go"}
     row |= {"code": "func f() {\n\treturn\n}", "source": "// Do it now.\nfunc f() {\n\treturn\n}"}
-    rows = [
-        pair for pair in pair_rows([row] * 400, seed=0, nameless=0.0) if pair["teacher_document"] == row["code"]
-    ]
+    rows = [pair for pair in pair_rows([row] * 400, seed=0, nameless=0.0) if pair["kind"] != "typed"]
     headed = [pair["document"] for pair in rows if pair["document"] != row["code"]]
     assert set(headed) == {f"a/b.go f\n{row['code']}"}
+    assert all((pair["kind"] == "path") == (pair["document"] != row["code"]) for pair in rows)
     assert 0.2 < len(headed) / len(rows) < 0.4
 
 

@@ -78,7 +78,7 @@ def _run_finetuning(
     data = load_data(data_args, args.lora)
     _fit_to_data(args, data)
     if args.teacher:
-        _attach_teacher(data, args, cache_dir, model.config.embedding_size)
+        _attach_teacher(data, args, cache_dir)
 
     trained = add_adapter(model, str(model_args.model), args, checkpoint) if args.lora else model
     trainer = _build_trainer(trained, tokenizer, data, data_args, args)
@@ -234,10 +234,10 @@ def fit_batches(args: FineTuningArguments, train: int, validation: int | None) -
         args.per_device_eval_batch_size = min(args.per_device_train_batch_size, largest)
 
 
-def _attach_teacher(data: FineTuningData, args: FineTuningArguments, cache_dir: Path, size: int) -> None:
+def _attach_teacher(data: FineTuningData, args: FineTuningArguments, cache_dir: Path) -> None:
     """Embed all texts with the teachers, and add their columns to both parts of the data."""
     pairs = data.train if data.validation is None else concatenate_datasets([data.train, data.validation])
-    pairs, data.teacher_vectors = attach_teacher(pairs, args.teacher, cache_dir, size, args.teacher_max_length)
+    pairs, data.teacher_vectors = attach_teacher(pairs, args.teacher, cache_dir, args.teacher_max_length)
 
     first = len(data.train)
     data.train = pairs.select(range(first))

@@ -34,6 +34,7 @@ class Batch:
         hard_negatives: per exit, (negatives, dim), or None.
         hard_negative_keys: (negatives,), or None.
         teacher: an outer teacher's vectors of queries and documents, (batch, teacher dim), or None.
+        teacher_targets: the same in the model's dimensions, (batch, dim), or None.
     """
 
     queries: Exits
@@ -44,6 +45,7 @@ class Batch:
     hard_negatives: Exits | None = None
     hard_negative_keys: Tensor | None = None
     teacher: tuple[Tensor, Tensor] | None = None
+    teacher_targets: tuple[Tensor, Tensor] | None = None
 
     def sides(self, exit_layer: int) -> tuple[Tensor, Tensor]:
         """Return queries and documents at one exit."""
@@ -66,7 +68,8 @@ class Objective:
     - DISTIL_i: mean over the deeper exits j of D(i, j), with j the teacher (`deeper_exits`). D is
       `similarity_kl_loss` at τ = `distillation_temperature` ("kl"), or the mean of `cosine_loss` over both sides
       ("cosine"). Zero at the deepest exit.
-    - KL_i and COS_i: the same two with an outer teacher, if the batch has one.
+    - KL_i and COS_i: the same two with an outer teacher, if the batch has one. KL_i compares with its own
+      vectors, COS_i with their projection onto the model's dimensions.
 
     w_i are the configuration's `exit_weights`, or 1; the other weights are the fields below.
     """
@@ -117,7 +120,9 @@ class Objective:
         if batch.teacher is not None:
             kl = self._kl(batch, exit_layer, batch.teacher, self.teacher_temperature)
             terms["teacher_kl"] = (self.teacher_kl_weight, kl)
-            terms["teacher_cosine"] = (self.teacher_cosine_weight, self._cosine(batch, exit_layer, batch.teacher))
+        if batch.teacher_targets is not None:
+            cosine = self._cosine(batch, exit_layer, batch.teacher_targets)
+            terms["teacher_cosine"] = (self.teacher_cosine_weight, cosine)
 
         return terms
 
@@ -149,3 +154,21 @@ class Objective:
         pairs = zip(batch.sides(exit_layer), teacher, strict=True)
         queries, documents = (cosine_loss(batch.own(side), batch.own(target)) for side, target in pairs)
         return (queries + documents) / 2
+
+
+def project_teacher(vectors: Tensor, dim: int) -> Tensor:
+    """Return a teacher's vectors in a model's number of dimensions: (n, dim) of unit norm from (n, teacher dim).
+
+    Wider vectors are projected onto their principal components, which keeps most of their similarities. The
+    largest components come first, so that the first dimensions alone rank texts, too.
+
+    Raises:
+        ValueError: the vectors are narrower than the model's.
+    """
+    if (size := vectors.shape[1]) < dim:
+        raise ValueError(f"The teacher must have at least the student's {dim} dimensions, got {size}.")
+    if size > dim:
+        # Not centred: cosine similarities are about the origin. Eigenvalues come in ascending order.
+        _, axes = torch.linalg.eigh(vectors.T @ vectors)
+        vectors = vectors @ axes[:, -dim:].flip(1)
+    return torch.nn.functional.normalize(vectors, dim=-1)

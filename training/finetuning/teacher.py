@@ -6,19 +6,53 @@ batch with the student's; its vectors can also initialise token embeddings.
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
+from transformers.utils import cached_file
 
 from mose.utils.journal import Journal
 
 #: Texts in one chunk of the cache, and in one forward pass.
 CHUNK_SIZE, TEACHER_BATCH_SIZE = 4096, 64
+SIDES = ("query", "document")
+
+
+class Teacher(NamedTuple):
+    """A teacher and what it reads ahead of a text.
+
+    Attributes:
+        name_or_path: folder or Hub id of a sentence-transformers model.
+        prompts: `query` and `document` -> prompt. None: those of the model's own configuration, if it has any.
+    """
+
+    name_or_path: str
+    prompts: Mapping[str, str] | None = None
+
+    def prompt(self, side: str) -> str:
+        """Return the prompt ahead of a `query` or a `document`; OSError if the model cannot be reached."""
+        prompts = _own_prompts(self.name_or_path) if self.prompts is None else self.prompts
+        # The names that sentence-transformers looks for in `encode_document`.
+        names = ("document", "passage", "corpus") if side == "document" else (side,)
+        return next((prompts[name] for name in names if prompts.get(name)), "")
+
+
+def _own_prompts(name_or_path: str) -> Mapping[str, str]:
+    path = cached_file(
+        name_or_path,
+        "config_sentence_transformers.json",
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8")).get("prompts") or {}
 
 
 def load_teacher(name_or_path: str, max_length: int | None = None) -> SentenceTransformer:
@@ -31,6 +65,25 @@ def load_teacher(name_or_path: str, max_length: int | None = None) -> SentenceTr
     if max_length is not None:
         teacher.max_seq_length = max_length
     return teacher.eval()
+
+
+def text_key(text: str) -> bytes:
+    """Return the key of a text in the cache."""
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+
+def cached_embeddings(name_or_path: str, cache_dir: str | Path, max_length: int = 128) -> dict[bytes, np.ndarray]:
+    """Return what `teacher_embeddings` has cached for a teacher: key of a text -> float16 (dim,)."""
+    journal = _journal(name_or_path, cache_dir, max_length)
+    known: dict[bytes, np.ndarray] = {}
+    for content in map(journal.read, journal.keys()):
+        with np.load(io.BytesIO(content)) as chunk:
+            known.update(zip(map(bytes, chunk["keys"]), chunk["vectors"], strict=True))
+    return known
+
+
+def _journal(name_or_path: str, cache_dir: str | Path, max_length: int) -> Journal:
+    return Journal(cache_dir, fingerprint=f"{name_or_path} {max_length}")
 
 
 def teacher_embeddings(
@@ -52,17 +105,12 @@ def teacher_embeddings(
     """
     if not len(texts):
         raise ValueError("There are no texts for the teacher to embed.")
-    keys = [hashlib.sha256(text.encode()).digest()[:16] for text in texts]
-
-    journal = Journal(cache_dir, fingerprint=f"{name_or_path} {max_length}")
-    known: dict[bytes, np.ndarray] = {}
-    for content in map(journal.read, journal.keys()):
-        with np.load(io.BytesIO(content)) as chunk:
-            known.update(zip(map(bytes, chunk["keys"]), chunk["vectors"], strict=True))
-
+    keys = list(map(text_key, texts))
+    known = cached_embeddings(name_or_path, cache_dir, max_length)
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
     if missing:
         teacher = load_teacher(name_or_path, max_length)
+        journal = _journal(name_or_path, cache_dir, max_length)
         for new_keys, vectors in _embed_in_chunks(teacher, missing):
             if not np.isfinite(vectors).all():
                 raise ValueError(f"teacher {name_or_path} returns NaN or infinite embeddings. Use another.")
@@ -95,7 +143,12 @@ def _embed_in_chunks(
 
 
 def joint_embeddings(
-    texts: Sequence[str], teachers: Sequence[str], cache_dir: str | Path, max_length: int = 128
+    texts: Sequence[str],
+    teachers: Sequence[str | Teacher],
+    cache_dir: str | Path,
+    max_length: int = 128,
+    side: str = "query",
+    center: bool = False,
 ) -> np.ndarray:
     """Return the embeddings of several teachers as one, float32 (n, sum of their dims) of unit norm.
 
@@ -104,9 +157,12 @@ def joint_embeddings(
 
     Args:
         texts: as in `teacher_embeddings`.
-        teachers: folders or Hub ids, at least one.
+        teachers: at least one; a folder or Hub id stands for a `Teacher` with its own prompts.
         cache_dir: as in `teacher_embeddings`.
-        max_length: as in `teacher_embeddings`.
+        max_length: as in `teacher_embeddings`, prompts included.
+        side: `query` or `document`, which says the prompt.
+        center: subtract the mean over `texts` from each teacher's vectors first. Teachers such as E5 give all
+            texts a large part in common, so that their cosines differ little.
 
     Raises:
         ValueError: there is no teacher, or as in `teacher_embeddings`.
@@ -114,52 +170,53 @@ def joint_embeddings(
     """
     if not teachers:
         raise ValueError("There must be at least one teacher, got none.")
-    parts = [teacher_embeddings(texts, teacher, cache_dir, max_length).astype(np.float32) for teacher in teachers]
+
+    parts = []
+    for teacher in (Teacher(entry) if isinstance(entry, str) else entry for entry in teachers):
+        prompt = teacher.prompt(side)
+        prompted = [prompt + text for text in texts]
+        vectors = teacher_embeddings(prompted, teacher.name_or_path, cache_dir, max_length).astype(np.float32)
+        if center:
+            vectors -= vectors.mean(axis=0)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+        parts.append(vectors)
     return np.concatenate(parts, axis=1) / np.float32(len(parts) ** 0.5)
 
 
 def attach_teacher(
-    dataset: Dataset, teachers: str | Sequence[str], cache_dir: str | Path, dimension: int, max_length: int = 128
+    dataset: Dataset,
+    teachers: str | Teacher | Sequence[str | Teacher],
+    cache_dir: str | Path,
+    max_length: int = 128,
 ) -> tuple[Dataset, torch.Tensor]:
     """Add to training pairs what `FineTuningTrainer` needs to learn from a teacher, or from several as one.
 
     Args:
         dataset: columns `query` and `document`. The teacher reads `teacher_query` and `teacher_document` instead
             if they exist, such as code with names that the student does not see.
-        teachers: folder or Hub id of a teacher, or of several: their mean similarity counts (`joint_embeddings`).
+        teachers: a teacher, or several: their mean similarity counts (`joint_embeddings`, each side centred).
         cache_dir: as in `teacher_embeddings`.
-        dimension: size of the student's embeddings. Wider vectors are projected onto their principal components,
-            which keeps most of their similarities.
-        max_length: as in `teacher_embeddings`.
+        max_length: as in `joint_embeddings`.
 
     Returns:
         The dataset with integer columns `teacher_query` and `teacher_document`, row numbers of the vectors; and
-        the vectors, (distinct texts, dimension) float32 of unit norm. Projected vectors have their largest
-        components first, so that their first dimensions alone rank texts, too.
+        the vectors, (distinct queries + distinct documents, sum of the teachers' dims) float32 of unit norm.
 
     Raises:
-        ValueError: the teachers' vectors are narrower than the student's.
+        ValueError, OSError: as in `joint_embeddings`.
     """
-    columns = {
-        side: dataset[f"teacher_{side}" if f"teacher_{side}" in dataset.column_names else side][:]
-        for side in ("query", "document")
-    }
-    texts = sorted({*columns["query"], *columns["document"]})
-    names = [teachers] if isinstance(teachers, str) else teachers
-    vectors = torch.from_numpy(joint_embeddings(texts, names, cache_dir, max_length))
-
-    if (size := vectors.shape[1]) < dimension:
-        raise ValueError(f"The teacher must have at least the student's {dimension} dimensions, got {size}.")
-    if size > dimension:
-        # Not centred: cosine similarities are about the origin. Eigenvalues come in ascending order.
-        _, axes = torch.linalg.eigh(vectors.T @ vectors)
-        vectors = vectors @ axes[:, -dimension:].flip(1)
-    vectors = torch.nn.functional.normalize(vectors, dim=-1)
-
-    rows = {text: row for row, text in enumerate(texts)}
-    for side, column in columns.items():
+    several = [teachers] if isinstance(teachers, str | Teacher) else teachers
+    vectors: list[np.ndarray] = []
+    first = 0
+    for side in SIDES:
         name = f"teacher_{side}"
+        column = dataset[name if name in dataset.column_names else side][:]
+        texts = sorted(set(column))
+        vectors.append(joint_embeddings(texts, several, cache_dir, max_length, side, center=True))
+
+        rows = {text: row for row, text in enumerate(texts, first)}
+        first += len(texts)
         if name in dataset.column_names:
             dataset = dataset.remove_columns(name)
         dataset = dataset.add_column(name, [rows[text] for text in column])
-    return dataset, vectors
+    return dataset, torch.from_numpy(np.concatenate(vectors))

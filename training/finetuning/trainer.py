@@ -13,7 +13,7 @@ from mose.modeling_mose import SIMILARITY_SCALE_RANGE, MoSEModel
 from mose.training.arguments import select_fields
 from mose.training.finetuning.arguments import FineTuningArguments
 from mose.training.finetuning.gradcache import Ranks, embed, gather, gather_ranks, graph_tokens
-from mose.training.finetuning.objective import Batch, Objective
+from mose.training.finetuning.objective import Batch, Objective, project_teacher
 from mose.training.trainer import MoSETrainer
 
 SIDES = ("query", "document", "negative")
@@ -43,8 +43,8 @@ class FineTuningTrainer(MoSETrainer):
     `matryoshka_dims`. The log has each term of the objective per exit, such as `contrastive_loss_exit_9`.
 
     Args:
-        teacher_vectors: (n, hidden) vectors of an outer teacher. Batches then have their row numbers (batch,) as
-            `teacher_query` and `teacher_document` (`attach_teacher`).
+        teacher_vectors: (n, dim) vectors of an outer teacher, at least as wide as the model's. Batches then have
+            their row numbers (batch,) as `teacher_query` and `teacher_document` (`attach_teacher`).
         args, kwargs: as in `Trainer`; `data_collator` is a `mose.data.retrieval.collator.PairCollator`.
 
     Raises:
@@ -58,7 +58,10 @@ class FineTuningTrainer(MoSETrainer):
 
     def __init__(self, *args, teacher_vectors: Tensor | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.teacher_vectors = None if teacher_vectors is None else teacher_vectors.to(self.args.device)
+        self.teacher_vectors = self.teacher_targets = None
+        if teacher_vectors is not None:
+            self.teacher_vectors = teacher_vectors.to(self.args.device)
+            self.teacher_targets = project_teacher(self.teacher_vectors, self.model.config.embedding_size)
         self._check_arguments()
         self.objective: Objective = self._build_objective()
 
@@ -152,11 +155,10 @@ class FineTuningTrainer(MoSETrainer):
                 batch.hard_negatives = gather_exits("negative", negatives)
                 batch.hard_negative_keys = gather(inputs["negative_key"], negatives)
 
-        if self.teacher_vectors is not None:
-            batch.teacher = (
-                self.teacher_vectors[gather(inputs["teacher_query"], pairs)],
-                self.teacher_vectors[gather(inputs["teacher_document"], pairs)],
-            )
+        if self.teacher_vectors is not None and self.teacher_targets is not None:
+            queries, documents = (gather(inputs[f"teacher_{side}"], pairs) for side in SIDES[:2])
+            batch.teacher = self.teacher_vectors[queries], self.teacher_vectors[documents]
+            batch.teacher_targets = self.teacher_targets[queries], self.teacher_targets[documents]
         return batch, pairs.share
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mose.training.finetuning.objective import Batch, Objective
+from mose.training.finetuning.objective import Batch, Objective, project_teacher
 from mose.training.losses import clip_loss, cosine_loss, similarity_kl_loss
 
 WEIGHTS = {0: 0.25, 2: 0.5, 3: 1.0}
@@ -124,15 +124,44 @@ def test_false_and_hard_negatives_reach_every_clip_loss(batch):
 
 
 def test_an_outer_teacher_sees_the_rows_of_this_process(batch):
-    batch.teacher = tuple(F.normalize(torch.randn(5, 8, dtype=torch.float64), dim=-1) for _ in range(2))
+    # The ranking is compared in the teacher's dimensions, the vectors in the model's.
+    batch.teacher, batch.teacher_targets = (
+        tuple(F.normalize(torch.randn(5, dim, dtype=torch.float64), dim=-1) for _ in range(2)) for dim in (11, 8)
+    )
     batch.rows = range(2, 5)
     _, figures = value(Objective(teacher_kl_weight=1.0, teacher_cosine_weight=1.0), batch)
     cosine = np.mean(
         [
             cosine_loss(side[2][2:], t[2:]).item()
-            for side, t in zip((batch.queries, batch.documents), batch.teacher, strict=True)
+            for side, t in zip((batch.queries, batch.documents), batch.teacher_targets, strict=True)
         ]
     )
     assert figures["teacher_cosine_loss_exit_2"] == pytest.approx(cosine)
     kl = similarity_kl_loss(batch.sides(2), batch.teacher, 0.05, range(2, 5)).item()
     assert figures["teacher_kl_loss_exit_2"] == pytest.approx(kl)
+
+
+def test_a_wider_teacher_is_projected_and_keeps_its_similarities():
+    generator = torch.Generator().manual_seed(3)
+    spread = 0.9 ** torch.arange(48.0)  # as in real vectors, few directions carry most
+    whole = F.normalize(torch.randn(200, 48, generator=generator) * spread, dim=1)
+    vectors = project_teacher(whole, 32)
+    assert vectors.shape == (200, 32)
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(200))
+
+    wanted = whole @ whole.T
+    lost = (vectors @ vectors.T - wanted).abs()
+    # Other 32 directions, drawn at random, lose far more.
+    axes = torch.linalg.qr(torch.randn(48, 32, generator=generator))[0]
+    other = F.normalize(whole @ axes, dim=1)
+    assert lost.mean() < 0.02 and lost.mean() < 0.2 * (other @ other.T - wanted).abs().mean()
+
+    # The first dimensions carry most, so that they rank alone.
+    energy = vectors.square().sum(0)
+    assert (energy[:-1] >= 0.9 * energy[1:]).all() and energy[0] > 4 * energy[-1]
+    assert torch.equal(project_teacher(whole, 48), F.normalize(whole, dim=1))
+
+
+def test_a_narrower_teacher_is_refused():
+    with pytest.raises(ValueError, match="at least the student's 64 dimensions, got 48"):
+        project_teacher(torch.randn(2, 48), 64)

@@ -5,7 +5,15 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from mose.training.finetuning import teacher
-from mose.training.finetuning.teacher import attach_teacher, joint_embeddings, load_teacher, teacher_embeddings
+from mose.training.finetuning.teacher import (
+    Teacher,
+    attach_teacher,
+    cached_embeddings,
+    joint_embeddings,
+    load_teacher,
+    teacher_embeddings,
+    text_key,
+)
 
 TEXTS = ["Add two numbers.", "def add(a, b): return a + b", "x", "", "Add two numbers.", "return first" * 20]
 
@@ -102,36 +110,38 @@ def dataset(rows=12):
     )
 
 
+def centred(texts, teacher, cache):
+    """The vectors of a side by the definition: about the mean of its different texts, of unit norm."""
+    vectors = {text: teacher_embeddings([text], teacher, cache)[0].astype(np.float32) for text in texts}
+    mean = np.mean(list(vectors.values()), axis=0)
+    return np.stack([(vectors[text] - mean) / np.linalg.norm(vectors[text] - mean) for text in texts])
+
+
 def test_the_rows_attached_are_those_of_the_texts(tiny_teacher, tmp_path):
     pairs = dataset()
-    taught, vectors = attach_teacher(pairs, tiny_teacher, tmp_path, 48)
-    assert len(vectors) == len({*pairs["query"][:], *pairs["document"][:]})
+    taught, vectors = attach_teacher(pairs, tiny_teacher, tmp_path)
+    assert len(vectors) == len(set(pairs["query"][:])) + len(set(pairs["document"][:]))
     assert vectors.dtype == torch.float32
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
     for side in ("query", "document"):
         assert taught[side][:] == pairs[side][:]
-        expected = teacher_embeddings(pairs[side][:], tiny_teacher, tmp_path).astype(np.float32)
+        expected = centred(pairs[side][:], tiny_teacher, tmp_path)
         np.testing.assert_allclose(vectors[taught[f"teacher_{side}"][:]].numpy(), expected, atol=1e-3)
 
 
-def test_a_wider_teacher_is_projected_and_keeps_its_similarities(tiny_teacher, tmp_path):
-    pairs = dataset(40)
-    taught, vectors = attach_teacher(pairs, tiny_teacher, tmp_path, 32)
-    assert vectors.shape[1] == 32
-    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
-    _, whole = attach_teacher(pairs, tiny_teacher, tmp_path, 48)
-    wanted = whole @ whole.T
-    lost = (vectors @ vectors.T - wanted).abs()
-    assert lost.mean() < 0.02 * wanted.std() + 0.005
-    # Cutting dimensions off instead loses far more.
-    cut = torch.nn.functional.normalize(whole[:, :32], dim=1)
-    assert lost.mean() < 0.3 * (cut @ cut.T - wanted).abs().mean()
+def test_each_side_has_its_prompt(tiny_teacher, tmp_path, asked):
+    prompts = {"query": "query: ", "document": "passage: "}
+    attach_teacher(dataset(3), Teacher(tiny_teacher, prompts), tmp_path / "given")
+    wanted = [f"query: {text}" for text in dataset(3)["query"][:]]
+    assert sorted(asked) == sorted([*wanted, *(f"passage: {text}" for text in dataset(3)["document"][:])])
 
-
-def test_the_first_dimensions_of_projected_vectors_carry_most(tiny_teacher, tmp_path):
-    _, vectors = attach_teacher(dataset(40), tiny_teacher, tmp_path, 32)
-    energy = vectors.square().sum(0)
-    assert (energy[:-1] >= 0.9 * energy[1:]).all() and energy[0] > 4 * energy[-1]
+    # Without prompts given, those of the model's own configuration count, as in `encode_document`.
+    model = SentenceTransformer(tiny_teacher, device="cpu")
+    model.prompts = {"query": "Q ", "passage": "P "}
+    model.save(str(tmp_path / "own"))
+    own = Teacher(str(tmp_path / "own"))
+    assert (own.prompt("query"), own.prompt("document")) == ("Q ", "P ")
+    assert Teacher(own.name_or_path, {}).prompt("query") == "" == Teacher("no/such-teacher").prompt("query")
 
 
 def test_the_similarities_of_several_teachers_are_averaged(tiny_teacher, tmp_path):
@@ -150,11 +160,11 @@ def test_the_similarities_of_several_teachers_are_averaged(tiny_teacher, tmp_pat
     assert joint.shape == (len(TEXTS), 96) and joint.dtype == np.float32
     np.testing.assert_allclose(joint @ joint.T, (own[0] @ own[0].T + own[1] @ own[1].T) / 2, atol=1e-3)
 
-    taught, vectors = attach_teacher(dataset(), names, tmp_path / "cache", 96)
-    rows = [taught[f"teacher_{side}"][:] for side in ("query", "document")]
-    sides = [joint_embeddings(dataset()[side][:], names, tmp_path / "cache") for side in ("query", "document")]
-    for found, expected in zip(rows, sides, strict=True):
-        np.testing.assert_allclose(vectors[found].numpy(), expected, atol=1e-3)
+    taught, vectors = attach_teacher(dataset(), names, tmp_path / "cache")
+    for side in ("query", "document"):
+        parts = [centred(dataset()[side][:], name, tmp_path / "cache") for name in names]
+        expected = np.concatenate(parts, axis=1) / 2**0.5
+        np.testing.assert_allclose(vectors[taught[f"teacher_{side}"][:]].numpy(), expected, atol=1e-3)
 
     with pytest.raises(ValueError, match="at least one teacher, got none"):
         joint_embeddings(TEXTS, [], tmp_path)
@@ -164,13 +174,17 @@ def test_the_similarities_of_several_teachers_are_averaged(tiny_teacher, tmp_pat
 def test_the_teacher_may_read_something_else(tiny_teacher, tmp_path, asked, side):
     pairs = dataset(3)
     named = [f"named {i}" for i in range(3)]
-    taught, vectors = attach_teacher(pairs.add_column(f"teacher_{side}", named), tiny_teacher, tmp_path, 48)
+    taught, vectors = attach_teacher(pairs.add_column(f"teacher_{side}", named), tiny_teacher, tmp_path)
     assert not any(text in asked for text in pairs[side][:])
-    expected = teacher_embeddings(named, tiny_teacher, tmp_path).astype(np.float32)
+    expected = centred(named, tiny_teacher, tmp_path)
     np.testing.assert_allclose(vectors[taught[f"teacher_{side}"][:]].numpy(), expected, atol=1e-3)
     assert taught[side][:] == pairs[side][:]
 
 
-def test_a_narrower_teacher_is_refused(tiny_teacher, tmp_path):
-    with pytest.raises(ValueError, match="at least the student's 64 dimensions, got 48"):
-        attach_teacher(dataset(2), tiny_teacher, tmp_path, 64)
+def test_what_is_cached_is_known_by_its_text(tiny_teacher, tmp_path):
+    assert cached_embeddings(tiny_teacher, tmp_path) == {}
+    vectors = teacher_embeddings(["a b", "c"], tiny_teacher, tmp_path)
+    known = cached_embeddings(tiny_teacher, tmp_path)
+    assert known.keys() == {text_key("a b"), text_key("c")}
+    np.testing.assert_array_equal(known[text_key("c")], vectors[1])
+    assert cached_embeddings(tiny_teacher, tmp_path, 16) == {}

@@ -15,6 +15,7 @@ from mose.data.retrieval.collator import PairCollator
 from mose.data.retrieval.pairs import load_pairs
 from mose.modeling_mose import MoSEModel
 from mose.training.finetuning.arguments import FineTuningArguments
+from mose.training.finetuning.objective import project_teacher
 from mose.training.finetuning.teacher import attach_teacher
 from mose.training.finetuning.trainer import FineTuningTrainer
 from mose.training.losses import clip_loss, cosine_loss, similarity_kl_loss
@@ -50,7 +51,7 @@ def build(tiny_model_folder, tiny_tokenizer, pairs, tmp_path):
         model = MoSEModel.from_pretrained(tiny_model_folder, exit_layer=exit_layer, **rates)
         vectors = None
         if teacher is not None:
-            dataset, vectors = attach_teacher(dataset, teacher, tmp_path / "teacher", model.config.hidden_size)
+            dataset, vectors = attach_teacher(dataset, teacher, tmp_path / "teacher")
         keep = () if teacher is None else ("teacher_query", "teacher_document")
         collator = PairCollator(tiny_tokenizer, 64, 64, token_dropout=token_dropout, keep=keep)
         batches: list[dict] = []
@@ -114,9 +115,11 @@ def definition(model, batch, trainer) -> dict[str, torch.Tensor]:
     if trainer.teacher_vectors is not None:
         total = total * trainer.args.contrastive_weight
         a, b = (trainer.teacher_vectors[batch[f"teacher_{side}"]] for side in ("query", "document"))
+        targets = project_teacher(trainer.teacher_vectors, queries[0].shape[1])
+        near, far = (targets[batch[f"teacher_{side}"]] for side in ("query", "document"))
         for e in queries:
             kl = similarity_kl_loss((queries[e], documents[e]), (a, b), trainer.args.teacher_temperature)
-            cosine = (cosine_loss(queries[e], a) + cosine_loss(documents[e], b)) / 2
+            cosine = (cosine_loss(queries[e], near) + cosine_loss(documents[e], far)) / 2
             figures |= {f"teacher_kl_loss_exit_{e}": kl, f"teacher_cosine_loss_exit_{e}": cosine}
             parts = trainer.args.teacher_kl_weight * kl + trainer.args.teacher_cosine_weight * cosine
             total = total + max(e, 1) / 3 * parts
