@@ -12,8 +12,8 @@ Pair files (code_a, code_b, optionally text) are added as they are, with names r
 of the rows. Texts of evaluation sets are left out.
 
 Teachers read `teacher_query` and `teacher_document`: the code with its names, and without its documentation.
-That is one text for all rows of a function, since teachers are slow. `kind` says what a row is, so that pilots can
-leave an ingredient out: documentation, path, typed, code (code → code of a pair file) or task (text → code).
+That is one text for all rows of a function, since teachers are slow. `kind` says what a row is, so that pilots
+can leave an ingredient out: documentation, path, typed, code (code → code of a pair file) or task (text → code).
 """
 
 import ast

@@ -4,7 +4,7 @@
     python recipes/mose-nano/pilots.py --develop SET … [flags of recipe.py]
 
 Each arm is a run of one stage with a few settings changed. Arms that are done are not run again.
-`pilots-SEED.json` in the output folder has the MRR of every arm, set and exit; the printed table has the means over
+`pilots-SEED.json` in the output folder has the MRR of every arm, set and exit; the printed table has means over
 groups of sets.
 """
 
@@ -25,19 +25,14 @@ from transformers import set_seed
 from mose.utils.command_line import exit_status
 from mose.utils.files import atomic_write_json
 
-#: Columns of the table: name, and how the names of its sets begin and end.
-GROUPS = {
-    "docs": ("docs-", "-dev"),
-    "docstring": ("docstring-", ""),
-    "cosqa": ("cosqa", ""),
-    "mbxp": ("mbxp", ""),
-}
-GROUPS |= {"java-csharp": ("java-csharp", ""), "all": ("", "")}
+#: Columns of the table: name, and how the names of its sets begin.
+GROUPS = {"docs": "docs-", "docstring": "docstring-", "cosqa": "cosqa", "mbxp": "mbxp"}
+GROUPS |= {"java-csharp": "java-csharp", "all": ""}
 
 
 def select_rows(pairs: Dataset, arm: Mapping[str, Any]) -> Dataset:
     """Return the pairs of an arm: those with the values of `only`, without those of `without`."""
-    keep = range(len(pairs))
+    keep = list(range(len(pairs)))
     for rule, wanted in (("only", True), ("without", False)):
         for column, values in arm.get(rule, {}).items():
             if missing := set(values) - set(pairs.unique(column)):
@@ -59,6 +54,8 @@ def run_arm(
     folder = options.output_dir / "pilots" / f"{name.replace(' ', '-')}-{recipe['seed']}"
     curve = folder / "curve.jsonl"
     if not (folder / "done").exists():
+        if "teachers" in arm:
+            material = prepare(options, recipe, arm["teachers"])
         pairs = select_rows(material.pairs, arm)
         if negatives := arm.get("hard_negatives"):
             settings = recipe["hard_negatives"] | negatives
@@ -69,8 +66,7 @@ def run_arm(
         stage = recipe["stages"][stage_name] | {"max_steps": pilots["max_steps"], "seed": recipe["seed"]}
         settings = {**recipe["common"], **stage, **arm.get("common", {})}
         exit_layer = settings.pop("exit_layer", None)
-        previous = options.start or None
-        model = start_model(options, recipe, material, previous, exit_layer)
+        model = start_model(options, recipe, material, options.start, exit_layer)
 
         folder.mkdir(parents=True, exist_ok=True)
         measure = DevelopmentCurve(name, options.develop, material.tokenizer, curve, pilots["max_steps"])
@@ -79,7 +75,7 @@ def run_arm(
 
 
 def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Return the mean MRR of each arm by group of sets, for the shallowest and the deepest exit, as markdown."""
+    """Return the mean MRR of each arm by group of sets at the shallowest and the deepest exit, as markdown."""
     lines = ["| arm | exit | " + " | ".join(GROUPS) + " |", "|---|---|" + "---:|" * len(GROUPS)]
     for name, sets in results.items():
         exits = list(next(iter(sets.values())))
@@ -105,9 +101,6 @@ def run_pilots(options: argparse.Namespace) -> None:
         raise ValueError(f"--arm must be one of {', '.join(pilots['arms'])}, got {', '.join(sorted(unknown))}.")
 
     material = prepare(options, recipe)
-    if rows := pilots["rows"]:
-        sample = material.pairs.shuffle(seed=recipe["seed"])
-        material = material._replace(pairs=sample.select(range(min(rows, len(sample)))))
 
     results = {}
     for name in names:

@@ -171,26 +171,31 @@ def ship(model_dir: Path, tokenizer: PreTrainedTokenizerBase, root: Path) -> Non
     shutil.rmtree(staging)
 
 
-def prepare(options: argparse.Namespace, recipe: Mapping[str, Any]) -> Material:
-    """Return what the stages learn from; each part is made once and kept in the output folder."""
+def prepare(
+    options: argparse.Namespace, recipe: Mapping[str, Any], chosen: Sequence[str] | None = None
+) -> Material:
+    """Return what the stages learn from; each part is made once and kept in the output folder.
+
+    `chosen` are the names of the recipe's teachers to learn from, by default all.
+    """
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    sources = (options.shards, recipe["functions"], options.pair_file, options.exclude)
+    origins = (options.shards, recipe["functions"], options.pair_file, options.exclude)
     choices = {name: recipe[name] for name in ("seed", "pair_repeats", "excluded_paths")}
 
     def clean_pairs() -> Dataset:
-        pairs, overlap = leave_out_near_duplicates(build_pairs(*sources, **choices), options.exclude)
+        pairs, overlap = leave_out_near_duplicates(build_pairs(*origins, **choices), options.exclude)
         atomic_write_json(options.output_dir / "overlap.json", overlap)
         return pairs
 
     pairs = cached_pairs(options.output_dir / "pairs.parquet", clean_pairs)
     tokenizer = load_recipe_tokenizer(recipe, options.trunk or options.output_dir / "tokenizer", pairs)
 
-    names = options.teacher or [str(bundled(name) or name) for name in recipe["teachers"]]
-    prompts = recipe["teachers"].values()
-    cache = options.teacher_cache or options.output_dir / "teacher"
-    teachers: Teachers = (list(map(Teacher, names, prompts)), cache, recipe["teacher_max_length"])
+    sources = options.teacher or [str(bundled(name) or name) for name in recipe["teachers"]]
+    known = dict(zip(recipe["teachers"], map(Teacher, sources, recipe["teachers"].values()), strict=True))
+    reading = (options.teacher_cache or options.output_dir / "teacher", recipe["teacher_max_length"])
     if options.cached_only:
-        pairs = with_known_vectors(pairs, *teachers)
+        pairs = with_known_vectors(pairs, list(known.values()), *reading)
+    teachers: Teachers = ([known[name] for name in chosen or known], *reading)
     pairs, vectors = attach_teacher(pairs, *teachers)
 
     if recipe["hard_negatives"]["share"]:

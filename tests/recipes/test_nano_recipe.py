@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pilots
 import pytest
 import recipe
 import yaml
@@ -29,8 +30,10 @@ def run(tmp_path_factory, tiny_teacher):
         "model": sizes,
         "functions": {"python": 99},
         "hard_negatives": {"share": 0.5, "below": 2.0, "among": 3},
+        "teachers": {"first": {}, "second": {"query": "query: "}},
     }
     small["common"] |= {"per_device_train_batch_size": 8, "max_query_length": 80, "max_document_length": 99}
+    small["common"]["matryoshka_dims"] = [8]
     for stage in small["stages"].values():
         stage["max_steps"] = 2
     (folder / "recipe.yaml").write_text(yaml.safe_dump(small, sort_keys=False))
@@ -42,12 +45,12 @@ def run(tmp_path_factory, tiny_teacher):
         (development / f"{name}.jsonl").write_text(json.dumps({"_id": "0", "text": text, "language": ""}) + "\n")
     (development / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n0\t0\t1\n")
 
-    def run_recipe(monkeypatch, name, *flags):
-        words = ["recipe.py", "--shards", folder / "shard.jsonl", "--recipe", folder / "recipe.yaml"]
+    def run_recipe(monkeypatch, name, *flags, program=recipe):
+        words = [program.__file__, "--shards", folder / "shard.jsonl", "--recipe", folder / "recipe.yaml"]
         words += ["--teacher", tiny_teacher, tiny_teacher, "--teacher-cache", folder / "teacher"]
         words += ["--output-dir", folder / name, "--develop", development, "--develop-steps", 1, *flags]
         monkeypatch.setattr("sys.argv", list(map(str, words)))
-        return recipe.main(), folder / name
+        return program.main(), folder / name
 
     return run_recipe
 
@@ -79,3 +82,59 @@ def test_the_command_trains_measures_and_repeats_nothing(run, monkeypatch):
     # The result is a trunk with its tokenizer: from one, all blocks are trained at once.
     code, second = run(monkeypatch, "second", "--trunk", folder / "blocks")
     assert code == 0 and (second / "blocks" / "done").exists() and not (second / "exit-0").exists()
+
+
+@pytest.mark.slow
+def test_pilots_compare_arms_of_equal_steps(run, monkeypatch, tmp_path, capsys):
+    arms = {
+        "all": {},
+        "one teacher": {"teachers": ["second"]},
+        "no typed queries": {"without": {"kind": ["typed"]}},
+    }
+    arms |= {"typed alone": {"only": {"kind": ["typed"]}}, "hard negatives": {"hard_negatives": {"share": 1.0}}}
+    file = tmp_path / "pilots.yaml"
+    file.write_text(yaml.safe_dump({"stage": "exit-0", "max_steps": 2, "arms": arms}, sort_keys=False))
+    trained = {}
+    train_stage = pilots.train_stage
+
+    def recorded(folder, settings, model, material, callbacks):
+        trained[callbacks[0].stage] = material
+        train_stage(folder, settings, model, material, callbacks)
+
+    monkeypatch.setattr(pilots, "train_stage", recorded)
+    code, folder = run(monkeypatch, "pilots", "--pilots", file, program=pilots)
+    assert code == 0
+    results = json.loads((folder / "pilots-17.json").read_text())
+    assert list(results) == list(arms) and all(mrr == {"dev": {"0": 1.0}} for mrr in results.values())
+    printed = capsys.readouterr().out.splitlines()
+    assert "| no typed queries | 0 |  |  |  |  |  | 1.0000 |" in printed
+
+    kinds = {name: set(material.pairs["kind"][:]) for name, material in trained.items()}
+    assert "typed" in kinds["all"] and kinds["no typed queries"] == kinds["all"] - {"typed"}
+    assert kinds["typed alone"] == {"typed"}
+    assert ["negative" in material.pairs.column_names for material in trained.values()] == [*[False] * 4, True]
+    assert [material.vectors.shape[1] for material in trained.values()] == [96, 48, 96, 96, 96]
+
+    # What is done is not done again, and an unknown arm is refused with the known ones.
+    assert run(monkeypatch, "pilots", "--pilots", file, "--arm", "all", program=pilots)[0] == 0
+    assert len(trained) == 5
+    capsys.readouterr()
+    assert run(monkeypatch, "pilots", "--pilots", file, "--arm", "none", program=pilots)[0] == 1
+    assert "--arm must be one of all, one teacher, no typed queries" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_may_start_before_the_teachers_are_done(run, monkeypatch, capsys):
+    assert run(monkeypatch, "before")[0] == 0
+    known = recipe.Dataset.from_parquet(str(run(monkeypatch, "before")[1] / "pairs.parquet"))
+    keys = [recipe.text_key(text) for text in known["teacher_query"][:]]
+    cached = recipe.cached_embeddings
+
+    def half(*arguments):
+        return {key: vector for key, vector in cached(*arguments).items() if key not in keys[: len(keys) // 2]}
+
+    monkeypatch.setattr(recipe, "cached_embeddings", half)
+    capsys.readouterr()
+    assert run(monkeypatch, "early", "--cached-only")[0] == 0
+    left = sum(key not in keys[: len(keys) // 2] for key in keys)
+    assert f"{left} of {len(keys)} pairs have the vectors of all teachers" in capsys.readouterr().out
