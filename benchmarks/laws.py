@@ -293,17 +293,20 @@ def draw(rows: dict[str, Report], path: Path, set_name: str) -> None:
     exits = [row for name, row in points.items() if name.startswith("exit ") and name != STATIC]
     line = [[row[key] for row in exits] for key in ("snippets_per_second", "mrr")]
     axis.plot(*line, "-", color="#1f5fa8", linewidth=1, zorder=1)
+    peers = 0
     for name, row in points.items():
         if row["snippets_per_second"] is None:
             axis.axhline(row["mrr"], color="#808080", linestyle="--", linewidth=0.8)
             axis.annotate(name, (1, row["mrr"]), (-2, 3), ("axes fraction", "data"), "offset points", ha="right")
             continue
-        # Names of peers below their points, where those of the exits are not.
-        colour, offset = ("#1f5fa8", (5, 4)) if name.startswith("exit ") else ("#b04a2f", (5, -11))
-        axis.plot(row["snippets_per_second"], row["mrr"], "o", color=colour)
-        axis.annotate(
-            name, (row["snippets_per_second"], row["mrr"]), (5, 4), textcoords="offset points", fontsize=8
-        )
+        # Names of peers below their points, where those of the exits are not; peers are often close together.
+        colour, offset = "#1f5fa8", (5, 4)
+        if not name.startswith("exit "):
+            peers += 1
+            colour, offset = "#b04a2f", (5, -11 * peers)
+        point = (row["snippets_per_second"], row["mrr"])
+        axis.plot(*point, "o", color=colour)
+        axis.annotate(name, point, offset, textcoords="offset points", fontsize=8)
 
     axis.set_xscale("log")
     axis.margins(x=0.2)
