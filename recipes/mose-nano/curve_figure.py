@@ -43,9 +43,8 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
 
 def mean_mrr(mrr: dict[str, dict[str, float]], exit_layer: str, starts: Sequence[str]) -> float | None:
     """Return the mean of one exit over the sets whose names begin so; None without such a set or exit."""
-    values = [
-        exits[exit_layer] for name, exits in mrr.items() if name.startswith(tuple(starts)) if exit_layer in exits
-    ]
+    rows = [exits for name, exits in mrr.items() if name.startswith(tuple(starts))]
+    values = [exits[exit_layer] for exits in rows if exit_layer in exits]
     return sum(values) / len(values) if values else None
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import curve_figure
 import pilots
 import pytest
 import recipe
@@ -138,3 +139,22 @@ def test_a_run_may_start_before_the_teachers_are_done(run, monkeypatch, capsys):
     assert run(monkeypatch, "early", "--cached-only")[0] == 0
     left = sum(key not in keys[: len(keys) // 2] for key in keys)
     assert f"{left} of {len(keys)} pairs have the vectors of all teachers" in capsys.readouterr().out
+
+
+def test_the_curve_counts_the_pairs_of_all_stages_and_a_step_once(tmp_path):
+    file = tmp_path / "curve.jsonl"
+    dev = {"docs-c-dev": {"0": 0.25}, "docs-go-dev": {"0": 0.75}, "cosqa-dev": {"0": 0.5}, "mbxp-dev": {"0": 0.5}}
+    deeper = {name: {"0": 0.5, "3": 0.6} for name in dev}
+    rows = [("exit-0", 1, 8, {}), ("exit-0", 2, 16, dev), ("exit-0", 1, 8, dev), ("blocks", 1, 8, deeper)]
+    lines = [dict(zip(("stage", "step", "pairs", "mrr"), row, strict=True)) for row in rows]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    points = curve_figure.read_curve(file)
+    assert [(point["pairs"], point["mrr"]) for point in points] == [(8, dev), (16, dev), (24, deeper)]
+    assert curve_figure.mean_mrr(dev, "0", ["docs-"]) == 0.5
+    assert curve_figure.mean_mrr(dev, "3", ["docs-"]) is None
+
+    curve_figure.draw(points, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    file.write_text("")
+    with pytest.raises(ValueError, match="has no point. Train with --develop"):
+        curve_figure.read_curve(file)
