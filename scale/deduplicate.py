@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
 
     Raises:
         ArgumentError: there is no corpus, or the folder holds the stages of another one.
-        RuntimeError: some files could not be read; the result holds all others.
+        RuntimeError: some files could not be read, and the result holds all others; or no row has a usable text.
     """
     if options.executor == "slurm" and not options.partition:
         raise ArgumentError("--executor slurm needs --partition. Name one of `sinfo`.")
@@ -92,6 +92,8 @@ def run(options: argparse.Namespace) -> None:
         lines = "\n".join(errors[:5])
         count = f"{len(errors)} parts and {len(failures)} files could not be read"
         raise RuntimeError(f"{count}. The result holds all others.\n{lines}".rstrip())
+    if left_out and not texts:
+        raise RuntimeError(f"None of {left_out:,} rows has a usable text. Check --column.")
 
 
 def _claim_folder(folder: str, keys: Sequence[str], columns: Sequence[str], tasks: int) -> None:

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
 
     Raises:
         ArgumentError: there is no corpus or model, or an exit that it does not have.
-        RuntimeError: some files could not be read; all others are embedded.
+        RuntimeError: some files could not be read, and all others are embedded; or no row has a usable text.
     """
     # Slow to import, as all of the next.
     from tqdm import tqdm
@@ -172,6 +172,8 @@ def _summarize(folder: str, reports: Sequence[Any], failures: dict[str, str]) ->
     if failed or failures:
         counts = f"{failed} parts failed and {len(failures)} files cannot be opened"
         raise RuntimeError(f"{counts}. All others are finished; run again after mending them.")
+    if left_out and not rows:
+        raise RuntimeError(f"None of {left_out:,} rows has a usable text. Check --column.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -150,6 +150,14 @@ def test_one_bad_file_does_not_end_the_run(run, corpus, tmp_path):
     assert "1 parts failed and 1 files cannot be opened" in text
 
 
+def test_a_corpus_without_a_usable_row_is_a_failure(run, corpus):
+    for file in corpus.iterdir():
+        file.unlink()
+    (corpus / "a.jsonl").write_text(json.dumps({"text": 3}) + "\n" + json.dumps({"text": None}) + "\n")
+    code, text = run()
+    assert code == 1 and "None of 2 rows has a usable text. Check --column." in text
+
+
 def test_embeddings_of_other_settings_are_kept(run, tmp_path):
     assert run()[0] == 0
     code, text = run("--max-length", "9")
