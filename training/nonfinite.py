@@ -33,7 +33,7 @@ def nonfinite_step(step: int, where: str, output_dir: Path, skipped: int = 0) ->
     return NonFiniteError(f"step {step}: {where} is not finite.{before} {_advise(output_dir)}")
 
 
-def check_weights(model: torch.nn.Module, step: int, output_dir: Path) -> None:
+def require_finite_weights(model: torch.nn.Module, step: int, output_dir: Path) -> None:
     """Raise NonFiniteError if a weight is not finite, so that no such weights are saved."""
     weights = {name: parameter for name, parameter in model.named_parameters() if parameter.is_floating_point()}
     flags = [parameter.detach().isfinite().all() for parameter in weights.values()]

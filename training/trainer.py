@@ -21,7 +21,7 @@ from mose.training.checkpoints import MANIFEST, last_whole_checkpoint, write_man
 from mose.training.hub import publish_run, run_summary
 from mose.training.interruption import SaveOnSignal
 from mose.training.metric_logging import MetricAverages
-from mose.training.nonfinite import check_weights, concerned, nonfinite_step
+from mose.training.nonfinite import concerned, nonfinite_step, require_finite_weights
 from mose.utils.command_line import InterruptedBySignal
 from mose.utils.files import atomic_write_json
 
@@ -98,7 +98,7 @@ class MoSETrainer(Trainer):
                     saved = f"interrupted after step {self.state.global_step}, which was not saved."
                 raise InterruptedBySignal(number, saved)
 
-            check_weights(self.model, self.state.global_step, Path(str(self.args.output_dir)))
+            require_finite_weights(self.model, self.state.global_step, Path(str(self.args.output_dir)))
             self._rotate()
         return output
 
@@ -207,7 +207,7 @@ class MoSETrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         run_folder = Path(self._get_output_dir(trial=trial))
         checkpoint = run_folder / f"checkpoint-{self.state.global_step}"
-        check_weights(self.model, self.state.global_step, run_folder)
+        require_finite_weights(self.model, self.state.global_step, run_folder)
         if self.args.should_save:
             # A damaged checkpoint of the same step may exist: it must not look complete meanwhile.
             (checkpoint / MANIFEST).unlink(missing_ok=True)

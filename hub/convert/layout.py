@@ -57,7 +57,7 @@ class ConversionOptions:
     leave_out: Sequence[str] = ()  # regular expressions of tensors to skip
 
 
-class CheckpointError(ValueError):
+class MismatchedTensorsError(ValueError):
     """Tensors without a place in the model, parameters without a tensor, or shapes that differ."""
 
     def __init__(self, problems: Sequence[str]):
@@ -80,7 +80,7 @@ def plan_conversion(
     """Return how a checkpoint with this config.json and these tensors becomes a MoSE.
 
     Raises:
-        CheckpointError: a tensor or a parameter is left over, or a shape differs. Names all of them.
+        MismatchedTensorsError: a tensor or a parameter is left over, or a shape differs. Names all of them.
         ValueError: a setting or an option has a value that MoSE does not support.
     """
     planner = _Planner(settings, sources, options)
@@ -202,7 +202,7 @@ class _Planner:
         if not owners or len(layers) > 2:
             heads_of = f"projection heads {', '.join(map(str, numbers))} of {len(layers)} layers"
             expected = f"at most 2 layers and one head per exit {', '.join(map(str, exits))}, from 0"
-            raise CheckpointError([*self.problems, f"{heads_of}, expected {expected}"])
+            raise MismatchedTensorsError([*self.problems, f"{heads_of}, expected {expected}"])
 
         for ours, (number, layer, kind) in heads.items():
             name = self.names.pop(ours)
@@ -271,7 +271,7 @@ class _Planner:
                 source = theirs.get(name, name)
                 self.problems.append(f"{source} must have shape {expected[name]}, got {tensors[name].shape}")
         if self.problems:
-            raise CheckpointError(self.problems)
+            raise MismatchedTensorsError(self.problems)
         return tensors
 
 

@@ -138,7 +138,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
             offset += len(line)
 
 
-def write_shards(parcels: list[tuple[Path, list[int]]], folder: Path, count: int, seed: int) -> None:
+def write_corpus_shards(parcels: list[tuple[Path, list[int]]], folder: Path, count: int, seed: int) -> None:
     """Write the parcels to `count` shards in turn, shuffled by `seed`."""
     order = list(parcels)
     random.Random(seed).shuffle(order)
@@ -171,7 +171,7 @@ def make_shards(options: argparse.Namespace) -> None:
         raise ArgumentError(f"no file of {options.corpus} is left: {dict(selection.left_out)}.")
 
     with atomic_folder(options.output_dir) as folder:
-        write_shards(selection.parcels, folder, options.shards, options.seed)
+        write_corpus_shards(selection.parcels, folder, options.shards, options.seed)
 
     report = {
         "repositories": len(selection.repositories),

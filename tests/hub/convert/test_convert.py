@@ -17,7 +17,7 @@ from mose.handler import EndpointHandler
 from mose.hub import weights
 from mose.hub.__main__ import main
 from mose.hub.convert.command import convert_checkpoint
-from mose.hub.convert.layout import CheckpointError, ConversionOptions
+from mose.hub.convert.layout import ConversionOptions, MismatchedTensorsError
 from mose.hub.publish import publish
 from mose.hub.shards import TensorSource
 from mose.hub.weights import read_weights
@@ -100,7 +100,7 @@ def test_a_tensor_that_is_stored_twice_is_refused_by_name(tmp_path, batch):
     released = Released(heads=0, pretraining=True)
     bias = released.predictions["decoder"].bias.detach().clone()
     source = write(tmp_path / "source", released.tensors() | {"predictions.bias": bias}, released.settings)
-    with pytest.raises(CheckpointError, match="predictions.bias .*are both predictions.decoder.bias"):
+    with pytest.raises(MismatchedTensorsError, match="predictions.bias .*are both predictions.decoder.bias"):
         convert_checkpoint(str(source), tmp_path / "out", MEAN)
     plan = convert_checkpoint(
         str(source), tmp_path / "out", ConversionOptions("mean", leave_out=[r"^predictions\.bias$"])
@@ -221,7 +221,7 @@ def test_what_is_left_over_is_listed_and_nothing_is_written(tmp_path, change, me
     tensors = released.tensors()
     change(tensors)
     source = write(tmp_path / "source", tensors, released.settings)
-    with pytest.raises(CheckpointError, match=f"(?s){message}"):
+    with pytest.raises(MismatchedTensorsError, match=f"(?s){message}"):
         convert_checkpoint(str(source), tmp_path / "out", MEAN)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
@@ -242,7 +242,7 @@ def test_a_truncated_variant_with_heads_of_unknown_exits_is_refused(tmp_path):
     tensors = truncated(released.tensors(), 2)
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("projection_heads.1.")}
     source = write(tmp_path / "source", tensors, released.settings | {"till_layer": 2})
-    with pytest.raises(CheckpointError, match="projection heads 0, 2"):
+    with pytest.raises(MismatchedTensorsError, match="projection heads 0, 2"):
         convert_checkpoint(str(source), tmp_path / "out", MEAN)
 
 
