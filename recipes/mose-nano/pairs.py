@@ -11,9 +11,9 @@ Each mined function gives one or two rows:
 Pair files (code_a, code_b, optionally text) are added as they are, with names removed from both sides of a share
 of the rows. Texts of evaluation sets are left out.
 
-Teachers read `teacher_query` and `teacher_document`: the code with its names, and without its documentation.
-That is one text for all rows of a function, since teachers are slow. `kind` says what a row is, so that pilots
-can leave an ingredient out: documentation, path, typed, code (code → code of a pair file) or task (text → code).
+Teachers read `teacher_query` and `teacher_document`, which is the code with its names. `kind` says what a row is,
+so that pilots can leave an ingredient out: documentation, path, typed, code (code → code of a pair file) or task
+(text → code).
 """
 
 import ast
@@ -127,7 +127,8 @@ def pair_rows(functions: Iterable[dict], seed: int, nameless: float = 0.4) -> It
         yield {**row, "query": text, "teacher_query": text, "document": document, "teacher_document": code}
         if language == "python" or rng.random() < TYPED_SHARE:
             query = search_box_query(function["name"], function["text"], language, rng)
-            row |= {"kind": "typed", "document": function["source"], "teacher_document": code}
+            source = function["source"]
+            row |= {"kind": "typed", "document": source, "teacher_document": source}
             yield {**row, "query": query, "teacher_query": query}
 
 

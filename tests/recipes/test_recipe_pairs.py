@@ -69,7 +69,7 @@ def test_a_function_is_asked_for_by_its_documentation_and_as_in_a_search_box():
     documented, typed = pair_rows([row], seed=0, nameless=1.0)
     assert documented["query"] == documented["teacher_query"] == "Parse the date given."
     assert (documented["document"], documented["teacher_document"]) == ("def f(x):\n    return x", row["code"])
-    assert (typed["document"], typed["teacher_document"]) == (row["source"], row["code"])
+    assert typed["document"] == typed["teacher_document"] == row["source"]
     assert (documented["kind"], typed["kind"]) == ("documentation", "typed")
     rows = list(pair_rows([row | {"language": "go"}] * 200, seed=0, nameless=0.4))
     typed = [row for row in rows if row["document"] == function("parseDate", row_text)]
