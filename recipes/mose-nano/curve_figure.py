@@ -54,8 +54,8 @@ def draw(points: Sequence[dict[str, Any]], path: Path) -> None:
     exits = sorted({int(e) for point in points for row in point["mrr"].values() for e in row})
     for axis, (title, starts) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         for exit_layer, colour in zip(exits, COLOURS, strict=False):
-            found = [(point["pairs"], mean_mrr(point["mrr"], str(exit_layer), starts)) for point in points]
-            line = [(pairs / 1e3, mrr) for pairs, mrr in found if mrr is not None]
+            means = [(point["pairs"], mean_mrr(point["mrr"], str(exit_layer), starts)) for point in points]
+            line = [(pairs / 1e3, mrr) for pairs, mrr in means if mrr is not None]
             axis.plot(*zip(*line, strict=True), "o-", color=colour, markersize=3, label=f"exit {exit_layer}")
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("thousand pairs seen")
