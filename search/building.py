@@ -162,6 +162,7 @@ def _previous(location: Location, root: Path) -> tuple[Snapshot | None, tuple[Tr
         # Sources are not checked before they are shown, but what is damaged must be found here to be healed.
         previous.units.sources(range(len(previous)))
         return previous, previous.meta.trees, ""
+
     except DamagedIndexError as error:
         meta = salvaged_meta(location)
         return None, meta.trees if meta else (), str(error)

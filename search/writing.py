@@ -320,6 +320,7 @@ class _Batches:
             "counts": [],
             "vector": None,
         }
+
         arrays = [columns.get(field.name, [empty.get(field.name, "")] * rows) for field in self.schema]
         return pa.table(
             [

@@ -1,7 +1,7 @@
 """Quality on development sets while a model trains: `curve.jsonl`, a line for each point, stage and run."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,16 @@ from mose.eval.retrieval import evaluate
 from mose.training.finetuning.arguments import supports_bf16
 
 MAX_LENGTH = 256
+
+
+def mean_mrr(mrr: Mapping[str, Mapping[str, float]], exit_layer: str, starts: Sequence[str]) -> float | None:
+    """Return the mean of one exit over the sets whose names begin so; None without such a set or exit.
+
+    `mrr` is that of a line of `curve.jsonl`: set -> exit -> MRR.
+    """
+    rows = [exits for name, exits in mrr.items() if name.startswith(tuple(starts))]
+    values = [exits[exit_layer] for exits in rows if exit_layer in exits]
+    return sum(values) / len(values) if values else None
 
 
 class DevelopmentCurve(TrainerCallback):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from curve import mean_mrr
 from matplotlib.figure import Figure
 
 from mose.utils.command_line import exit_status
@@ -39,13 +40,6 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
             max(point["pairs"] for point in points.values() if point["stage"] == earlier) for earlier in before
         )
     return [point | {"pairs": point["pairs"] + before[point["stage"]]} for point in points.values()]
-
-
-def mean_mrr(mrr: dict[str, dict[str, float]], exit_layer: str, starts: Sequence[str]) -> float | None:
-    """Return the mean of one exit over the sets whose names begin so; None without such a set or exit."""
-    rows = [exits for name, exits in mrr.items() if name.startswith(tuple(starts))]
-    values = [exits[exit_layer] for exits in rows if exit_layer in exits]
-    return sum(values) / len(values) if values else None
 
 
 def draw(points: Sequence[dict[str, Any]], path: Path) -> None:

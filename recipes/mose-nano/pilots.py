@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from curve import DevelopmentCurve
+from curve import DevelopmentCurve, mean_mrr
 from datasets import Dataset
 from hard_negatives import attach_negatives
 from recipe import HERE, Material, add_arguments, prepare, start_model, train_stage
@@ -69,7 +69,7 @@ def run_arm(
         model = start_model(options, recipe, material, options.start, exit_layer)
 
         folder.mkdir(parents=True, exist_ok=True)
-        measure = DevelopmentCurve(name, options.develop, material.tokenizer, curve, pilots["max_steps"])
+        measure = DevelopmentCurve(name, options.develop, material.tokenizer, curve, options.develop_steps)
         train_stage(folder, settings, model, material, [measure])
     return json.loads(curve.read_text().splitlines()[-1])["mrr"]
 
@@ -80,18 +80,17 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     for name, sets in results.items():
         exits = list(next(iter(sets.values())))
         for exit_layer in dict.fromkeys((exits[0], exits[-1])):
-            cells = [_mean_over(sets, exit_layer, start) for start in GROUPS.values()]
+            means = [mean_mrr(sets, exit_layer, [start]) for start in GROUPS.values()]
+            cells = ["" if mean is None else f"{mean:.4f}" for mean in means]
             lines.append(f"| {name} | {exit_layer} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _mean_over(sets: Mapping[str, Mapping[str, float]], exit_layer: str, start: str) -> str:
-    values = [mrr[exit_layer] for name, mrr in sets.items() if name.startswith(start)]
-    return f"{sum(values) / len(values):.4f}" if values else ""
-
-
 def run_pilots(options: argparse.Namespace) -> None:
     """Run all arms and write what came of them."""
+    if not options.develop:
+        raise ValueError("Pilots are compared on development sets. Pass --develop SET …")
+
     recipe = yaml.safe_load(options.recipe.read_text())
     recipe["seed"] = recipe["seed"] if options.seed is None else options.seed
     recipe["hard_negatives"]["share"] = 0.0  # an arm's own
@@ -101,7 +100,6 @@ def run_pilots(options: argparse.Namespace) -> None:
         raise ValueError(f"--arm must be one of {', '.join(pilots['arms'])}, got {', '.join(sorted(unknown))}.")
 
     material = prepare(options, recipe)
-
     results = {}
     for name in names:
         results[name] = run_arm(name, options, recipe, pilots, material)

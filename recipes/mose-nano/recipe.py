@@ -191,11 +191,12 @@ def prepare(
     tokenizer = load_recipe_tokenizer(recipe, options.trunk or options.output_dir / "tokenizer", pairs)
 
     sources = options.teacher or [str(bundled(name) or name) for name in recipe["teachers"]]
-    known = dict(zip(recipe["teachers"], map(Teacher, sources, recipe["teachers"].values()), strict=True))
+    by_name = dict(zip(recipe["teachers"], map(Teacher, sources, recipe["teachers"].values()), strict=True))
     reading = (options.teacher_cache or options.output_dir / "teacher", recipe["teacher_max_length"])
     if options.cached_only:
-        pairs = with_known_vectors(pairs, list(known.values()), *reading)
-    teachers: Teachers = ([known[name] for name in chosen or known], *reading)
+        pairs = with_known_vectors(pairs, list(by_name.values()), *reading)
+
+    teachers: Teachers = ([by_name[name] for name in chosen or by_name], *reading)
     pairs, vectors = attach_teacher(pairs, *teachers)
 
     if recipe["hard_negatives"]["share"]:

@@ -8,6 +8,7 @@ import pilots
 import pytest
 import recipe
 import yaml
+from curve import mean_mrr
 from safetensors.torch import load_file
 from transformers import AutoModel
 
@@ -122,12 +123,15 @@ def test_pilots_compare_arms_of_equal_steps(run, monkeypatch, tmp_path, capsys):
     capsys.readouterr()
     assert run(monkeypatch, "pilots", "--pilots", file, "--arm", "none", program=pilots)[0] == 1
     assert "--arm must be one of all, one teacher, no typed queries" in capsys.readouterr().err
+    assert run(monkeypatch, "pilots", "--pilots", file, "--develop", program=pilots)[0] == 1
+    assert "Pass --develop" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_run_may_start_before_the_teachers_are_done(run, monkeypatch, capsys):
-    assert run(monkeypatch, "before")[0] == 0
-    known = recipe.Dataset.from_parquet(str(run(monkeypatch, "before")[1] / "pairs.parquet"))
+    code, folder = run(monkeypatch, "before")
+    assert code == 0
+    known = recipe.Dataset.from_parquet(str(folder / "pairs.parquet"))
     keys = [recipe.text_key(text) for text in known["teacher_query"][:]]
     cached = recipe.cached_embeddings
 
@@ -150,8 +154,8 @@ def test_the_curve_counts_the_pairs_of_all_stages_and_a_step_once(tmp_path):
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     points = curve_figure.read_curve(file)
     assert [(point["pairs"], point["mrr"]) for point in points] == [(8, dev), (16, dev), (24, deeper)]
-    assert curve_figure.mean_mrr(dev, "0", ["docs-"]) == 0.5
-    assert curve_figure.mean_mrr(dev, "3", ["docs-"]) is None
+    assert mean_mrr(dev, "0", ["docs-"]) == 0.5
+    assert mean_mrr(dev, "3", ["docs-"]) is None
 
     curve_figure.draw(points, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")

@@ -64,6 +64,12 @@ def test_one_bad_file_does_not_end_the_run(corpus, tmp_path, capsys):
     assert "0 parts and 1 files could not be read" in captured.err
 
 
+def test_a_corpus_without_a_usable_row_is_a_failure(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": 3}) + "\n" + json.dumps({"text": None}) + "\n")
+    assert main([str(tmp_path / "a.jsonl"), "--output-dir", str(tmp_path / "out")]) == 1
+    assert "None of 2 rows has a usable text. Check --column." in capsys.readouterr().err
+
+
 def test_slurm_gets_four_jobs_in_order(corpus, tmp_path, monkeypatch, capsys):
     """A program in the place of sbatch keeps the scripts that it is given."""
     assert main([str(corpus), "--output-dir", str(tmp_path / "x"), "--executor", "slurm"]) == 2

@@ -37,7 +37,10 @@ class Teacher(NamedTuple):
     prompts: Mapping[str, str] | None = None
 
     def prompt(self, side: str) -> str:
-        """Return the prompt ahead of a `query` or a `document`; OSError if the model cannot be reached."""
+        """Return the prompt ahead of a `query` or a `document`.
+
+        A model that cannot be reached has no prompts here; `load_teacher` names it.
+        """
         prompts = _own_prompts(self.name_or_path) if self.prompts is None else self.prompts
         # The names that sentence-transformers looks for in `encode_document`.
         names = ("document", "passage", "corpus") if side == "document" else (side,)

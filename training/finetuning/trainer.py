@@ -156,7 +156,7 @@ class FineTuningTrainer(MoSETrainer):
                 batch.hard_negative_keys = gather(inputs["negative_key"], negatives)
 
         if self.teacher_vectors is not None and self.teacher_targets is not None:
-            queries, documents = (gather(inputs[f"teacher_{side}"], pairs) for side in SIDES[:2])
+            queries, documents = (gather(inputs[f"teacher_{side}"], pairs) for side in ("query", "document"))
             batch.teacher = self.teacher_vectors[queries], self.teacher_vectors[documents]
             batch.teacher_targets = self.teacher_targets[queries], self.teacher_targets[documents]
         return batch, pairs.share
