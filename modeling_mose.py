@@ -461,25 +461,26 @@ class StaticTables:
         return [parameter for module in modules for parameter in module.parameters()]
 
     @torch.autocast("cpu", enabled=False)
-    def fit(self, parameters: list[Tensor], head: "MoSEExit", ids: Tensor, states: Tensor) -> bool:
-        """Return whether the tables are long enough for `ids` and the weights are still those of the tables."""
-        if ids.shape[1] > self.positions or len(parameters) != len(self.sources):
+    def fit(self, parameters: list[Tensor], head: "MoSEExit", ids: Tensor, length: int) -> bool:
+        """Return whether the tables reach `length` tokens and the weights are still those of the tables."""
+        if length > self.positions or len(parameters) != len(self.sources):
             return False
         for parameter, (source, version) in zip(parameters, self.sources, strict=True):
             same = parameter.data_ptr() == source.data_ptr() and parameter.dtype == source.dtype
             if not same or parameter._version != version:
                 return False
 
-        # Changes of `weight.data` count no version, so values are compared as well: one of each token, and all
-        # that the first token's row comes from.
-        gate, first = cast(MoSEGate, head.gate), ids[0, 0]
+        # Changes of `weight.data` count no version, so values are compared as well: one of each token (of all
+        # tokens, if that is quicker), and all that the first token's row comes from.
+        gate, embeddings, first = cast(MoSEGate, head.gate), parameters[0], ids.flatten()[0]
         size, row = gate.kernel_size, first * gate.kernel_size
         place = gate.place(self.features.new_ones(1, 1).log1p())  # of the first token of a sequence
-        computed = torch.cat((gate.taps(head.norm(states[0, 0])).view(size, -1), place))
+        computed = torch.cat((gate.taps(head.norm(embeddings[first])).view(size, -1), place))
         stored = torch.cat((self.features[row : row + size], self.features[self.first_place + 1, None]))
         tolerance = max(1e-5, 4 * torch.finfo(stored.dtype).eps) * stored.abs().max()
         unchanged = (computed - stored).abs().max() <= tolerance
-        return bool(unchanged) and torch.equal(states[..., 0], self.column[ids])
+        read = ids if ids.numel() < self.vocab_size // 8 else slice(None)
+        return bool(unchanged) and torch.equal(embeddings[:, 0][read], self.column[read])
 
     @torch.autocast("cpu", enabled=False)
     def look_up(self, head: "MoSEExit", ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -489,15 +490,44 @@ class StaticTables:
         normed = F.embedding(ids, self.normed)
 
         known = F.pad(ids.masked_fill(attention_mask == 0, absent), (size - 1, 0), value=absent)
-        taps = known.unfold(1, size, 1) * size + torch.arange(size - 1, -1, -1)
-        places = attention_mask.cumsum(dim=1)[..., None] + self.first_place
-        rows = torch.cat((taps, places), dim=-1).flatten(0, 1)
-        features = F.embedding_bag(rows, self.features, mode="sum").view(*ids.shape, -1)
+        known = known.unfold(1, size, 1)
+        activated = self.activated_features(known.flatten(0, 1), attention_mask.cumsum(dim=1).flatten())
+        return normed, gate.weigh(activated.view(*ids.shape, -1), attention_mask)
+
+    @torch.autocast("cpu", enabled=False)
+    def pool(self, head: "MoSEExit", ids: Tensor, lengths: Tensor) -> Tensor:
+        """Return pooled states (texts, hidden) of texts whose ids (tokens,) lie one after the other."""
+        gate = cast(MoSEGate, head.gate)
+        size, absent = gate.kernel_size, self.vocab_size
+        starts = lengths.cumsum(0) - lengths
+        places = torch.arange(len(ids)) - starts.repeat_interleave(lengths)
+
+        # A text's first tokens must not see the text before it.
+        known = F.pad(ids, (size - 1, 0), value=absent).unfold(0, size, 1)
+        known = known.masked_fill(places[:, None] < torch.arange(size - 1, -1, -1), absent)
+        scores = widen(gate.score(self.activated_features(known, places + 1))[:, 0])
+
+        # A softmax within each text.
+        scores -= torch.segment_reduce(scores, "max", lengths=lengths).repeat_interleave(lengths)
+        weights = scores.exp_()
+        weights /= torch.segment_reduce(weights, "sum", lengths=lengths).repeat_interleave(lengths)
+        weights = weights.to(self.normed.dtype)
+        return F.embedding_bag(ids, self.normed, starts, mode="sum", per_sample_weights=weights)
+
+    def activated_features(self, known: Tensor, counts: Tensor) -> Tensor:
+        """Return the gate's features after GELU, (tokens, gate_size).
+
+        `known` (tokens, kernel_size) are the ids of a token and those before it, the token itself last. `counts`
+        (tokens,) are positions from 1.
+        """
+        size = known.shape[1]
+        taps, places = known * size + torch.arange(size - 1, -1, -1), counts[:, None] + self.first_place
+        rows = torch.cat((taps, places), dim=1)
+        features = F.embedding_bag(rows, self.features, mode="sum")
 
         # GELU's tanh approximation, written as x · sigmoid(2 z): twice as fast on a CPU.
         activated = features.square().mul_(0.044715).add_(1).mul_(features).mul_(8**0.5 / torch.pi**0.5)
-        activated = activated.sigmoid_().mul_(features)
-        return normed, gate.weigh(activated, attention_mask)
+        return activated.sigmoid_().mul_(features)
 
 
 #: Model -> its tables. Not an attribute: neither copies nor saved files of a model should hold them.
@@ -546,8 +576,12 @@ class MoSEExit(nn.Module):
                 # Weights sum to 1, so this equals pooling the projected tokens, at a fraction of the cost.
                 pooled = self.projection((weights @ normed)[:, 0])
 
+        return self.normalize(pooled, truncate_dim)
+
+    def normalize(self, pooled: Tensor, truncate_dim: int | None) -> Tensor:
+        """Return embeddings of projected, pooled states (batch, hidden), cut to `truncate_dim`."""
         embedding = widen(pooled)[:, :truncate_dim]
-        return F.normalize(embedding, dim=-1, eps=self.min_divisor).to(normed.dtype)
+        return F.normalize(embedding, dim=-1, eps=self.min_divisor).to(pooled.dtype)
 
     def _token_weights(self, normed: Tensor, attention_mask: Tensor) -> Tensor:
         if self.gate is not None:
@@ -792,16 +826,16 @@ class MoSEModel(MoSEPreTrainedModel):
         """Return an exit's normed states (batch, tokens, hidden), and its tokens' weights if tables have them."""
         head = cast(MoSEExit, self.exits[str(depth)])
         if depth == 0 and input_ids is not None:
-            tables = self._static_tables(input_ids, states)
+            tables = self._static_tables(input_ids, input_ids.shape[1])
             if tables is not None:
                 return tables.look_up(head, input_ids, mask)
         return head.norm(states), None
 
-    def _static_tables(self, input_ids: Tensor, states: Tensor) -> StaticTables | None:
+    def _static_tables(self, input_ids: Tensor, length: int) -> StaticTables | None:
         """Return the tables of exit 0 for inference on a CPU, computed anew if weights have changed.
 
-        None where they cannot be used, or spare nothing: without a gate little is left. `states` (batch, tokens,
-        hidden) are the embeddings of `input_ids`.
+        None where they cannot be used, or spare nothing: without a gate little is left. `length` is the number of
+        tokens of the longest sequence.
         """
         head = cast(MoSEExit, self.exits["0"])
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
@@ -816,8 +850,8 @@ class MoSEModel(MoSEPreTrainedModel):
             return None
 
         tables = _STATIC_TABLES.get(self)
-        if tables is None or not tables.fit(parameters, head, input_ids, states):
-            positions = max(self.config.max_position_embeddings, input_ids.shape[1])
+        if tables is None or not tables.fit(parameters, head, input_ids, length):
+            positions = max(self.config.max_position_embeddings, length)
             tables = StaticTables(cast(nn.Embedding, self.embed_tokens), head, positions)
             _STATIC_TABLES[self] = tables
         return tables
@@ -939,6 +973,21 @@ class MoSEModel(MoSEPreTrainedModel):
             similarity_scale=self.similarity_scale.clamp(*SIMILARITY_SCALE_RANGE) if all_embeddings else None,
             exit_states=exit_states if output_exit_states else None,
         )
+
+    def look_up(self, ids: Tensor, lengths: Tensor) -> Tensor | None:
+        """Return the embeddings (texts, dim) at exit 0 of texts whose ids (tokens,) lie one after the other.
+
+        They are those of `forward`, without padding and without states for each token. None where the tables of
+        exit 0 cannot be used: outside inference on a CPU, with adapters or hooks, or if each token is projected.
+        `lengths` (texts,) are the tokens of each text.
+        """
+        head = cast(MoSEExit, self.exits["0"])
+        hooks = [m._forward_hooks or m._forward_pre_hooks for m in (self, head)]
+        tables = None if head.project_tokens or any(hooks) else self._static_tables(ids, int(lengths.max()))
+        if tables is None:
+            return None
+        pooled = head.projection(tables.pool(head, ids, lengths))
+        return head.normalize(pooled, self.config.resolve_truncate_dim(None))
 
     def token_and_text_embeddings(
         self,

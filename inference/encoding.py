@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from mose.inference.loading import resolve_exit_layers
 from mose.inference.progress import Progress, TokenBar
+from mose.inference.static import TEXTS_AT_ONCE, token_batches
 from mose.tokenization.inputs import input_ids
 from mose.utils.prefetching import prefetch
 
@@ -65,9 +66,10 @@ def encode(
     bar = TokenBar(characters, progress) if isinstance(progress, bool) else nullcontext(progress)
     looked_up = exits == (0,) and model.device.type == "cpu"
     with inference_context(model, dtype, cast=not looked_up), bar as callbacks:
-        for window in _windows(tokenizer, texts, prompts, limit):
+        for window in _windows(tokenizer, texts, prompts, limit, TEXTS_AT_ONCE if looked_up else WINDOW):
             callbacks.tokenized(window.characters, len(window.ids))
-            rows, embeddings = _encode_window(model, window, exits, token_budget, callbacks)
+            found = _look_up_window(model, window, token_budget, callbacks) if looked_up else None
+            rows, embeddings = found or _encode_window(model, window, exits, token_budget, callbacks)
 
             # One copy for each window: a GPU need not wait for the host after every batch.
             for exit_layer, parts in embeddings.items():
@@ -212,21 +214,42 @@ def _check_finite(result: dict[int, np.ndarray], texts: Sequence[str], model: An
             raise FloatingPointError(f"{model.name_or_path}: {place} is not finite. Load intact weights.")
 
 
-def _windows(tokenizer: Any, texts: Sequence[str], prompts: str | Sequence[str], limit: int) -> Iterator[Window]:
-    """Return the texts in order, tokenized. The next window is tokenized while the caller encodes this one."""
+def _windows(
+    tokenizer: Any, texts: Sequence[str], prompts: str | Sequence[str], limit: int, size: int
+) -> Iterator[Window]:
+    """Return the texts in order, tokenized, `size` in each window.
+
+    The next window is tokenized while the caller encodes this one.
+    """
 
     def tokenize(start: int) -> Window:
-        part = range(start, min(start + WINDOW, len(texts)))
+        part = range(start, min(start + size, len(texts)))
         window, window_prompts = [texts[row] for row in part], prompts
         if not isinstance(prompts, str):
             window_prompts = [prompts[row] for row in part]
         ids = input_ids(tokenizer, window, window_prompts, limit)
         return Window.of(ids, tokenizer.pad_token_id or 0, start, sum(map(len, window)))
 
-    starts = range(0, len(texts), WINDOW)
+    starts = range(0, len(texts), size)
     windows = map(tokenize, starts)
     # A single window, such as a query, needs no thread.
     return windows if len(starts) == 1 else prefetch(windows)
+
+
+def _look_up_window(
+    model: Any, window: Window, token_budget: int, progress: Progress
+) -> tuple[np.ndarray, dict[int, list[torch.Tensor]]] | None:
+    """Return what `_encode_window` does at exit 0 alone, from the model's tables; None if it cannot use them."""
+    ids, lengths = torch.from_numpy(window.ids), torch.from_numpy(window.lengths)
+    embeddings: list[torch.Tensor] = []
+
+    for rows, tokens in token_batches(window.lengths, token_budget):
+        part = model.look_up(ids[tokens], lengths[rows])
+        if part is None:
+            return None
+        embeddings.append(part)
+        progress.encoded(tokens.stop - tokens.start)
+    return window.start + np.arange(len(lengths)), {0: embeddings}
 
 
 def _encode_window(

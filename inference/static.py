@@ -174,7 +174,7 @@ class StaticEncoder:
         return result
 
     def _pool_batches(self, ids: np.ndarray, lengths: np.ndarray, result: np.ndarray) -> None:
-        for rows, tokens in _token_batches(lengths):
+        for rows, tokens in token_batches(lengths, TOKENS_AT_ONCE):
             result[rows] = self._tables.pool(ids[tokens], lengths[rows], result.shape[1])
 
     def _normalize(self, embeddings: np.ndarray) -> np.ndarray:
@@ -377,13 +377,13 @@ def _affine(matrix: np.ndarray, bias: np.ndarray, values: np.ndarray) -> np.ndar
     return values @ matrix + bias
 
 
-def _token_batches(lengths: np.ndarray) -> Iterator[tuple[slice, slice]]:
-    """Yield the texts of each batch and their tokens, in order."""
+def token_batches(lengths: np.ndarray, token_budget: int) -> Iterator[tuple[slice, slice]]:
+    """Yield the texts of each batch and their tokens, in order: at most `token_budget` tokens, or one text."""
     ends = np.cumsum(lengths)
     first = done = 0
     while first < len(lengths):
         # A longer text is a batch of its own.
-        last = max(first + 1, int(np.searchsorted(ends, done + TOKENS_AT_ONCE, side="right")))
+        last = max(first + 1, int(np.searchsorted(ends, done + token_budget, side="right")))
         end = int(ends[last - 1])
         yield slice(first, last), slice(done, end)
         first, done = last, end

@@ -38,6 +38,15 @@ def test_windows_do_not_change_results(model, tokenizer, monkeypatch):
         np.testing.assert_allclose(embeddings, whole[exit_layer], atol=1e-5)
 
 
+@pytest.mark.parametrize("token_budget", [1, 50, 10_000])
+def test_exit_0_alone_is_looked_up_without_a_forward_pass(model, tokenizer, token_budget, monkeypatch):
+    expected = encode(model, tokenizer, TEXTS)[0]
+    monkeypatch.setattr(encoding, "TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr(model, "forward", None)
+    actual = encode(model, tokenizer, TEXTS, [0], token_budget=token_budget)[0]
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
 @settings(max_examples=60)
 @given(
     st.lists(st.integers(1, 50), max_size=30),

@@ -51,6 +51,39 @@ def test_tables_change_no_embedding(tiny_config, build_model, mask, kernel_size,
     assert_equal(looked_up(model, **batch), plain(model, **batch))
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    kernel_size=st.integers(1, 5),
+    seed=st.integers(0, 100),
+)
+def test_texts_one_after_the_other_are_embedded_as_in_a_padded_batch(
+    tiny_config, build_model, lengths, kernel_size, seed
+):
+    model = build_model(MoSEModel, tiny_config(gate_kernel_size=kernel_size, truncate_dim=20), seed)
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    ids = torch.randint(0, 320, mask.shape)
+
+    expected = plain(model, input_ids=ids, attention_mask=mask).pooler_output
+    with torch.inference_mode():
+        actual = model.look_up(ids[mask], torch.tensor(lengths))
+    torch.testing.assert_close(actual, expected.detach(), atol=1e-5, rtol=0)
+
+
+def test_packed_texts_are_not_looked_up_where_the_tables_would_be_wrong(tiny_model, tiny_config, build_model):
+    packed = (torch.randint(0, 320, (7,)), torch.tensor([3, 4]))
+    assert tiny_model.look_up(*packed) is None  # autograd is on
+    with torch.inference_mode():
+        assert tiny_model.look_up(*packed) is not None
+        for module in (tiny_model, tiny_model.exits["0"], tiny_model.embed_tokens):
+            hook = module.register_forward_hook(lambda *_: None)
+            assert tiny_model.look_up(*packed) is None
+            hook.remove()
+        assert build_model(MoSEModel, tiny_config(projection_layers=2)).look_up(*packed) is None
+        assert build_model(MoSEModel, tiny_config(pooling="mean")).look_up(*packed) is None
+        assert tiny_model.train().look_up(*packed) is None
+
+
 def test_all_exits_hidden_states_and_long_inputs_are_as_without_tables(tiny_model, tiny_batch):
     expected = tiny_model(**tiny_batch, output_all_exits=True).exit_embeddings
     with torch.no_grad():
@@ -147,10 +180,16 @@ def merged_adapter(model):
     ],
 )
 def test_tables_of_former_weights_are_not_used(tiny_model, tiny_batch, change):
+    packed = (tiny_batch["input_ids"].flatten()[:7], torch.tensor([3, 4]))
     before = looked_up(tiny_model, **tiny_batch)
     change(tiny_model)
     after = looked_up(tiny_model, **tiny_batch)
     assert_equal(after, plain(tiny_model, **tiny_batch))
+
+    change(tiny_model)
+    with torch.inference_mode():
+        ours = tiny_model.look_up(*packed)[0]
+    torch.testing.assert_close(ours, plain(tiny_model, input_ids=packed[0][None, :3]).pooler_output[0].detach())
     if change not in (round_trip, resized):
         assert (after.pooler_output - before.pooler_output).abs().max() > 1e-4
 
