@@ -12,8 +12,7 @@ Pair files (code_a, code_b, optionally text) are added as they are, with names r
 of the rows. Texts of evaluation sets are left out.
 
 Teachers read `teacher_query` and `teacher_document`, which is the code with its names. `kind` says what a row is,
-so that pilots can leave an ingredient out: documentation, path, typed, code (code → code of a pair file) or task
-(text → code).
+so that pilots can leave an ingredient out, and a recipe can repeat it (`KINDS`).
 """
 
 import ast
@@ -40,6 +39,8 @@ from recipe_steps import evaluation_fingerprints, text_fingerprint  # noqa: E402
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 SEARCH_FORMS = ("{0}", "{1} {0}", "{0} {1}", "{0} in {1}", "how to {0} in {1}", "{1} how to {0}")
+#: What a row may be. `code` and `task` are code → code and text → code of a pair file.
+KINDS = ("documentation", "path", "typed", "code", "task")
 #: Functions of one repository, unless its language has few repositories.
 MAX_PER_REPOSITORY = 3000
 #: Shares of the rows: all of the documentation, a line of path and name, a typed query for other languages.

@@ -19,7 +19,7 @@ import yaml
 from curve import DevelopmentCurve, mean_mrr
 from datasets import Dataset
 from hard_negatives import attach_negatives
-from recipe import HERE, Material, add_arguments, prepare, start_model, train_stage
+from recipe import HERE, Material, add_arguments, load_recipe, prepare, start_model, train_stage
 from transformers import set_seed
 
 from mose.utils.command_line import exit_status
@@ -91,7 +91,7 @@ def run_pilots(options: argparse.Namespace) -> None:
     if not options.develop:
         raise ValueError("Pilots are compared on development sets. Pass --develop SET …")
 
-    recipe = yaml.safe_load(options.recipe.read_text())
+    recipe = load_recipe(options.recipe)
     recipe["seed"] = recipe["seed"] if options.seed is None else options.seed
     recipe["hard_negatives"]["share"] = 0.0  # an arm's own
     pilots = yaml.safe_load(options.pilots.read_text())
@@ -114,7 +114,6 @@ def main() -> int:
     add = parser.add_argument
     add("--pilots", type=Path, default=HERE / "pilots.yaml", help="what is compared")
     add("--arm", nargs="*", help="arms to run; default: all")
-    add("--start", type=Path, help="folder of a trained model that every arm starts from")
 
     options = parser.parse_args()
     return exit_status(parser.prog, lambda: run_pilots(options))

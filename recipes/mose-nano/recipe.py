@@ -54,7 +54,7 @@ from mose.utils.files import atomic_write_json
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
 from overlap import leave_out_near_duplicates  # noqa: E402
-from pairs import build_pairs  # noqa: E402
+from pairs import KINDS, build_pairs  # noqa: E402
 from recipe_steps import cached_pairs, fine_tuning_trainer  # noqa: E402
 
 COLLATION = ("max_query_length", "max_document_length", "instruction_dropout", "token_dropout")
@@ -74,6 +74,14 @@ class Material(NamedTuple):
     pairs: Dataset
     vectors: torch.Tensor
     teachers: Teachers
+
+
+def load_recipe(paths: Sequence[Path]) -> dict[str, Any]:
+    """Return the recipe of some files. An entry of a later file replaces that of an earlier one."""
+    recipe: dict[str, Any] = {}
+    for path in paths:
+        recipe |= yaml.safe_load(path.read_text())
+    return recipe
 
 
 def model_config(recipe: Mapping[str, Any], **overrides: Any) -> MoSEConfig:
@@ -188,7 +196,8 @@ def prepare(
         return pairs
 
     pairs = cached_pairs(options.output_dir / "pairs.parquet", clean_pairs)
-    tokenizer = load_recipe_tokenizer(recipe, options.trunk or options.output_dir / "tokenizer", pairs)
+    known_tokenizer = options.trunk or options.start
+    tokenizer = load_recipe_tokenizer(recipe, known_tokenizer or options.output_dir / "tokenizer", pairs)
 
     sources = options.teacher or [str(bundled(name) or name) for name in recipe["teachers"]]
     by_name = dict(zip(recipe["teachers"], map(Teacher, sources, recipe["teachers"].values()), strict=True))
@@ -198,6 +207,12 @@ def prepare(
 
     teachers: Teachers = ([by_name[name] for name in chosen or by_name], *reading)
     pairs, vectors = attach_teacher(pairs, *teachers)
+
+    repeats = recipe["row_repeats"]
+    if unknown := set(repeats) - set(KINDS):
+        raise ValueError(f"row_repeats: kinds are {', '.join(KINDS)}, got {', '.join(sorted(unknown))}.")
+    rows = [row for row, kind in enumerate(pairs["kind"][:]) for _ in range(repeats.get(kind, 1))]
+    pairs = pairs.select(rows)
 
     if recipe["hard_negatives"]["share"]:
         pairs = attach_negatives(pairs, vectors, seed=recipe["seed"], **recipe["hard_negatives"])
@@ -234,14 +249,14 @@ def start_model(
 
 def run_stages(options: argparse.Namespace) -> None:
     """Run all stages that are not done, each starting from the previous one; ship the last if requested."""
-    recipe = yaml.safe_load(options.recipe.read_text())
+    recipe = load_recipe(options.recipe)
     seed = recipe["seed"] if options.seed is None else options.seed
     material = prepare(options, recipe)
 
-    previous: Path | None = None
+    previous: Path | None = options.start
     for name, stage in recipe["stages"].items():
-        if options.trunk and stage.get("exit_layer") is not None:
-            continue  # the trunk has all blocks, so nothing is grown from a shallow exit
+        if (options.trunk or options.start) and stage.get("exit_layer") is not None:
+            continue  # all blocks are there, so nothing is grown from a shallow exit
         folder = options.output_dir / name
         if not (folder / "done").exists():
             # A stage gives the same result, whether or not earlier stages ran in this process.
@@ -265,13 +280,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--shards", type=Path, nargs="+", required=True, help="files of recipes/depth/shards.py")
     add("--pair-file", type=Path, nargs="*", default=[], help="JSON lines of code pairs")
     add("--exclude", type=Path, nargs="*", default=[], help="evaluation sets to keep out of training")
-    add("--trunk", type=Path, help="folder of a pre-trained model and its tokenizer to start all blocks from")
+    start = parser.add_mutually_exclusive_group().add_argument
+    start("--trunk", type=Path, help="folder of a pre-trained model and its tokenizer to start all blocks from")
+    start("--start", type=Path, help="folder of a trained model and its tokenizer to go on from, at all exits")
     add("--teacher", nargs="*", help="folders of the teachers; default: the recipe's, from the Hub")
     add("--cached-only", action="store_true", help="train on the pairs that the teacher cache has")
     add("--teacher-cache", type=Path, help="folder of the teachers' vectors; default: in --output-dir")
     add("--develop", type=Path, nargs="*", default=[], help="development sets (BEIR) to measure on the way")
     add("--develop-steps", type=int, default=500, help="steps between two points of the curves")
-    add("--recipe", type=Path, default=HERE / "recipe.yaml", help="configuration")
+    text = "configuration; entries of later files replace those of earlier ones"
+    add("--recipe", type=Path, nargs="+", default=[HERE / "recipe.yaml"], help=text)
     add("--output-dir", type=Path, default=Path("runs/mose-nano"), help="folder for all results")
     add("--seed", type=int, help="overrides the recipe's seed")
 

@@ -1,6 +1,7 @@
 """The recipe of mose-nano as one command: it trains, measures on the way, resumes, and repeats nothing."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import curve_figure
@@ -47,8 +48,8 @@ def run(tmp_path_factory, tiny_teacher):
         (development / f"{name}.jsonl").write_text(json.dumps({"_id": "0", "text": text, "language": ""}) + "\n")
     (development / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n0\t0\t1\n")
 
-    def run_recipe(monkeypatch, name, *flags, program=recipe):
-        words = [program.__file__, "--shards", folder / "shard.jsonl", "--recipe", folder / "recipe.yaml"]
+    def run_recipe(monkeypatch, name, *flags, program=recipe, over=()):
+        words = [program.__file__, "--shards", folder / "shard.jsonl", "--recipe", folder / "recipe.yaml", *over]
         words += ["--teacher", tiny_teacher, tiny_teacher, "--teacher-cache", folder / "teacher"]
         words += ["--output-dir", folder / name, "--develop", development, "--develop-steps", 1, *flags]
         monkeypatch.setattr("sys.argv", list(map(str, words)))
@@ -84,6 +85,34 @@ def test_the_command_trains_measures_and_repeats_nothing(run, monkeypatch):
     # The result is a trunk with its tokenizer: from one, all blocks are trained at once.
     code, second = run(monkeypatch, "second", "--trunk", folder / "blocks")
     assert code == 0 and (second / "blocks" / "done").exists() and not (second / "exit-0").exists()
+
+
+@pytest.mark.slow
+def test_further_training_starts_from_weights_with_a_recipe_over_the_recipe(
+    run, monkeypatch, tmp_path, capsys
+):
+    code, first = run(monkeypatch, "whole")
+    assert code == 0
+    over = {"stages": {"more": {"max_steps": 1, "learning_rate": 0.0}}, "row_repeats": {"typed": 3}}
+    file = tmp_path / "over.yaml"
+    file.write_text(yaml.safe_dump(over))
+    seen = {}
+    train_stage = recipe.train_stage
+    monkeypatch.setattr(recipe, "train_stage", lambda *a: (seen.update({a[0].name: a[3]}), train_stage(*a)))
+
+    code, folder = run(monkeypatch, "more", "--start", first / "blocks", over=[file])
+    assert code == 0 and list(seen) == ["more"]
+    kinds = Counter(seen["more"].pairs["kind"][:])
+    once = Counter(recipe.Dataset.from_parquet(str(folder / "pairs.parquet"))["kind"][:])
+    assert kinds == once | Counter({"typed": 3 * once["typed"]}) and once["typed"] > 0
+
+    # At a learning rate of 0, the weights are those that it started from.
+    weights, wanted = (load_file(f / "model.safetensors") for f in (folder / "more", first / "blocks"))
+    assert all(wanted[name].equal(tensor) for name, tensor in weights.items())
+
+    file.write_text(yaml.safe_dump({"row_repeats": {"questions": 2}}))
+    assert run(monkeypatch, "wrong", "--start", first / "blocks", over=[file])[0] == 1
+    assert "kinds are documentation, path, typed, code, task, got questions" in capsys.readouterr().err
 
 
 @pytest.mark.slow
