@@ -88,9 +88,7 @@ def test_the_command_trains_measures_and_repeats_nothing(run, monkeypatch):
 
 
 @pytest.mark.slow
-def test_further_training_starts_from_weights_with_a_recipe_over_the_recipe(
-    run, monkeypatch, tmp_path, capsys
-):
+def test_further_training_starts_from_weights_with_a_recipe_over_the_recipe(run, monkeypatch, tmp_path, capsys):
     code, first = run(monkeypatch, "whole")
     assert code == 0
     over = {"stages": {"more": {"max_steps": 1, "learning_rate": 0.0}}, "row_repeats": {"typed": 3}}
