@@ -247,6 +247,22 @@ def start_model(
     return grow(model, deepest) if model.exit_layers[-1] < deepest else model
 
 
+def average_weights(last: Path, other: Path, share: float, folder: Path) -> None:
+    """Save `last` to `folder`, with `share` of the weights of `other` in the mean of both.
+
+    Weights that went on from others keep more of what these knew if they are averaged with them (Wortsman et al.,
+    "Robust fine-tuning of zero-shot models", 2022).
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"average must be a share in [0, 1], got {share}.")
+    model, mixed_in = (AutoModel.from_pretrained(source, trust_remote_code=True) for source in (last, other))
+    with torch.no_grad():
+        for parameter, added in zip(model.parameters(), mixed_in.parameters(), strict=True):
+            parameter.lerp_(added, share)
+    model.save_pretrained(folder)
+    (folder / "done").touch()
+
+
 def run_stages(options: argparse.Namespace) -> None:
     """Run all stages that are not done, each starting from the previous one; ship the last if requested."""
     recipe = load_recipe(options.recipe)
@@ -268,6 +284,15 @@ def run_stages(options: argparse.Namespace) -> None:
             curve = (material.tokenizer, options.output_dir / "curve.jsonl", options.develop_steps)
             callbacks = [DevelopmentCurve(name, options.develop, *curve)] if options.develop else []
             train_stage(folder, settings, model, material, callbacks)
+        previous = folder
+
+    other = options.average_with or options.start
+    if recipe["average"] and previous is not None:
+        if other is None:
+            raise ValueError("The recipe averages weights. Pass --start or --average-with.")
+        folder = options.output_dir / "averaged"
+        if not (folder / "done").exists():
+            average_weights(previous, other, recipe["average"], folder)
         previous = folder
 
     if options.ship and previous is not None:
@@ -298,6 +323,8 @@ def main() -> int:
     """Parse the arguments, run the recipe and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
+    text = "folder of the weights that `average` in the recipe mixes into the result; default: --start"
+    parser.add_argument("--average-with", type=Path, help=text)
     parser.add_argument("--ship", action="store_true", help="put the result at the root of the repository")
 
     options = parser.parse_args()

@@ -34,12 +34,12 @@ class ConfidenceConstants:
     their hits does not suffer, but a score of 0.5 is not even odds.
     """
 
-    bias: float = -8.2
-    similarity: float = 17.8
-    coverage: float = 12.3
-    together: float = 15.7
-    symbol: float = -9.8
-    log_units: float = -1.15
+    bias: float = -10.88
+    similarity: float = 24.95
+    coverage: float = 9.94
+    together: float = 17.16
+    symbol: float = -9.4
+    log_units: float = -1.24
 
 
 DEFAULT_CONFIDENCE = ConfidenceConstants()

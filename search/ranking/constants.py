@@ -29,20 +29,20 @@ class RankingConstants:
         repeat: factor for every better hit of the same file.
     """
 
-    dense_share_of_symbols: float = 0.5
+    dense_share_of_symbols: float = 0.6
     dense_share_of_prose: float = 0.7
     definition: float = 1.0
-    mentioned_definition: float = 0.25
+    mentioned_definition: float = 0.3
     function_share: float = 0.75
-    name: float = 0.25
-    file_name: float = 0.1
-    path: float = 0.25
+    name: float = 0.4
+    file_name: float = 0.25
+    path: float = 0.4
     test: float = 0.5
     example: float = 0.5
     old: float = 0.5
     stub: float = 0.5
     entry: float = 0.5
-    agreement: float = 0.25
+    agreement: float = 0.3
     repeat: float = 0.5
 
     def without(self, function: str) -> "RankingConstants":

@@ -8,6 +8,7 @@ import curve_figure
 import pilots
 import pytest
 import recipe
+import torch
 import yaml
 from curve import mean_mrr
 from safetensors.torch import load_file
@@ -107,6 +108,26 @@ def test_further_training_starts_from_weights_with_a_recipe_over_the_recipe(run,
     # At a learning rate of 0, the weights are those that it started from.
     weights, wanted = (load_file(f / "model.safetensors") for f in (folder / "more", first / "blocks"))
     assert all(wanted[name].equal(tensor) for name, tensor in weights.items())
+
+    # A share of other weights, by default of those that it started from.
+    file.write_text(yaml.safe_dump(over | {"average": 0.25}))
+    other = AutoModel.from_pretrained(first / "blocks", trust_remote_code=True)
+    torch.nn.init.ones_(other.exits["1"].projection.bias)
+    other.save_pretrained(tmp_path / "other")
+    assert run(monkeypatch, "more", "--start", first / "blocks", over=[file])[0] == 0
+    averaged = load_file(folder / "averaged" / "model.safetensors")
+    assert all(wanted[name].equal(tensor) for name, tensor in averaged.items())
+    (folder / "averaged" / "done").unlink()
+    flags = ("--start", first / "blocks", "--average-with", tmp_path / "other")
+    assert run(monkeypatch, "more", *flags, over=[file])[0] == 0
+    averaged = load_file(folder / "averaged" / "model.safetensors")
+    changed = {name: tensor for name, tensor in averaged.items() if not wanted[name].equal(tensor)}
+    assert list(changed) == ["exits.1.projection.bias"]
+    (bias,) = changed.values()
+    torch.testing.assert_close(bias, 0.75 * wanted["exits.1.projection.bias"] + 0.25)
+    capsys.readouterr()
+    assert run(monkeypatch, "whole", over=[file])[0] == 1
+    assert "Pass --start or --average-with" in capsys.readouterr().err
 
     file.write_text(yaml.safe_dump({"row_repeats": {"questions": 2}}))
     assert run(monkeypatch, "wrong", "--start", first / "blocks", over=[file])[0] == 1

@@ -44,14 +44,15 @@ def test_the_definition_of_a_symbol_is_first(index, query, path, name):
     [
         ("how are the embeddings of a corpus stored on disk", "inference/store.py"),
         ("how is a prompt chosen for a language", "tokenization/prompts.py"),
-        ("embeddings of a build that was killed", "search/writing.py"),
+        # It is staged in building.py and kept by writing.py.
+        ("embeddings of a build that was killed", "search/building.py|search/writing.py"),
         ("old versions and stubs are lowered", "search/ranking/roles.py"),
         ("test of the BM25 formula", "tests/test_bm25.py"),
     ],
 )
 def test_prose_finds_the_file(index, query, path):
     hits = index.search(query, 5, files=True)
-    assert path in [hit.path for hit in hits]
+    assert {hit.path for hit in hits} & set(path.split("|"))
     assert hits[0].score >= LOW_CONFIDENCE
 
 
