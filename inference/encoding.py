@@ -68,8 +68,8 @@ def encode(
     with inference_context(model, dtype, cast=not looked_up), bar as callbacks:
         for window in _windows(tokenizer, texts, prompts, limit, TEXTS_AT_ONCE if looked_up else WINDOW):
             callbacks.tokenized(window.characters, len(window.ids))
-            found = _look_up_window(model, window, token_budget, callbacks) if looked_up else None
-            rows, embeddings = found or _encode_window(model, window, exits, token_budget, callbacks)
+            part = _look_up_window(model, window, token_budget, callbacks) if looked_up else None
+            rows, embeddings = part or _encode_window(model, window, exits, token_budget, callbacks)
 
             # One copy for each window: a GPU need not wait for the host after every batch.
             for exit_layer, parts in embeddings.items():
