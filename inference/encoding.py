@@ -242,9 +242,11 @@ def _look_up_window(
     """Return what `_encode_window` does at exit 0 alone, from the model's tables; None if it cannot use them."""
     ids, lengths = torch.from_numpy(window.ids), torch.from_numpy(window.lengths)
     embeddings: list[torch.Tensor] = []
+    # A model may come with code of its own, older than this.
+    look_up = getattr(model, "look_up", lambda *_: None)
 
     for rows, tokens in token_batches(window.lengths, token_budget):
-        part = model.look_up(ids[tokens], lengths[rows])
+        part = look_up(ids[tokens], lengths[rows])
         if part is None:
             return None
         embeddings.append(part)

@@ -247,14 +247,22 @@ def start_model(
     return grow(model, deepest) if model.exit_layers[-1] < deepest else model
 
 
+def weights_to_average(options: argparse.Namespace, recipe: Mapping[str, Any]) -> Path | None:
+    """Return the folder of the weights that the result is averaged with, or None if it is not."""
+    share, other = recipe["average"], options.average_with or options.start
+    if not 0 <= share <= 1:
+        raise ValueError(f"average must be a share in [0, 1], got {share}.")
+    if share and other is None:
+        raise ValueError("The recipe averages weights. Pass --start or --average-with.")
+    return other if share else None
+
+
 def average_weights(last: Path, other: Path, share: float, folder: Path) -> None:
     """Save `last` to `folder`, with `share` of the weights of `other` in the mean of both.
 
     Weights that went on from others keep more of what these knew if they are averaged with them (Wortsman et al.,
     "Robust fine-tuning of zero-shot models", 2022).
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"average must be a share in [0, 1], got {share}.")
     model, mixed_in = (AutoModel.from_pretrained(source, trust_remote_code=True) for source in (last, other))
     with torch.no_grad():
         for parameter, added in zip(model.parameters(), mixed_in.parameters(), strict=True):
@@ -267,6 +275,7 @@ def run_stages(options: argparse.Namespace) -> None:
     """Run all stages that are not done, each starting from the previous one; ship the last if requested."""
     recipe = load_recipe(options.recipe)
     seed = recipe["seed"] if options.seed is None else options.seed
+    mixed_in = weights_to_average(options, recipe)
     material = prepare(options, recipe)
 
     previous: Path | None = options.start
@@ -286,13 +295,10 @@ def run_stages(options: argparse.Namespace) -> None:
             train_stage(folder, settings, model, material, callbacks)
         previous = folder
 
-    other = options.average_with or options.start
-    if recipe["average"] and previous is not None:
-        if other is None:
-            raise ValueError("The recipe averages weights. Pass --start or --average-with.")
+    if mixed_in is not None and previous is not None:
         folder = options.output_dir / "averaged"
         if not (folder / "done").exists():
-            average_weights(previous, other, recipe["average"], folder)
+            average_weights(previous, mixed_in, recipe["average"], folder)
         previous = folder
 
     if options.ship and previous is not None:
