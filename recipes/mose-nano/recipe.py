@@ -311,9 +311,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--shards", type=Path, nargs="+", required=True, help="files of recipes/depth/shards.py")
     add("--pair-file", type=Path, nargs="*", default=[], help="JSON lines of code pairs")
     add("--exclude", type=Path, nargs="*", default=[], help="evaluation sets to keep out of training")
+
     start = parser.add_mutually_exclusive_group().add_argument
     start("--trunk", type=Path, help="folder of a pre-trained model and its tokenizer to start all blocks from")
     start("--start", type=Path, help="folder of a trained model and its tokenizer to go on from, at all exits")
+
     add("--teacher", nargs="*", help="folders of the teachers; default: the recipe's, from the Hub")
     add("--cached-only", action="store_true", help="train on the pairs that the teacher cache has")
     add("--teacher-cache", type=Path, help="folder of the teachers' vectors; default: in --output-dir")
