@@ -123,6 +123,34 @@ def similarity_kl_loss(
     return _mean_over_rows(sum_of_rows, rows, len(student[0]))
 
 
+def relational_kl_loss(
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], temperature: float = 0.05, rows: Rows = None
+) -> Tensor:
+    """Compute the KL divergence between a teacher's and a student's rankings of all other texts of the batch.
+
+    With T and S the cosine similarities of all 2 · batch texts, queries first, each text's own left out, and
+    p = softmax(T / τ), q = softmax(S / τ) over a row:  L = mean over all texts of KL(p ‖ q). So queries are also
+    compared with queries, and documents with documents, unlike in `similarity_kl_loss`, whose arguments it takes.
+    Relational distillation (arXiv 1904.05068), by rankings instead of distances.
+    """
+    fixed, free = torch.cat(teacher).detach(), torch.cat(student)
+    batch = len(student[0])
+
+    def sum_of_rows(block: slice) -> Tensor:
+        total = torch.zeros((), device=free.device)
+        for first in (0, batch):
+            own = torch.arange(block.start + first, block.stop + first, device=free.device)
+            # A finite logit of probability 0: an infinite one has no KL.
+            p, q = (
+                (similarities(texts[own], texts) / temperature).scatter(1, own[:, None], -1e4).log_softmax(dim=1)
+                for texts in (fixed, free)
+            )
+            total = total + F.kl_div(q, p, reduction="sum", log_target=True)
+        return total / 2
+
+    return _mean_over_rows(sum_of_rows, rows, batch)
+
+
 def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Compute L = mean over rows of 1 − cos(student, teacher), (batch, dim) each; the teacher is detached."""
     return 1 - F.cosine_similarity(widen(student), widen(teacher).detach(), dim=-1).mean()

@@ -13,10 +13,14 @@ from mose.data.source.near_duplicates import NearDuplicates
 
 #: Shortest text that is compared, in characters. Shorter ones, such as "Return the name.", are alike by chance.
 LEAST_CHARACTERS = 60
+#: The same among questions, which are short and seldom alike by chance.
+LEAST_CHARACTERS_OF_QUESTION = 20
 SIDES = ("query", "document")
 
 
-def leave_out_near_duplicates(pairs: Dataset, sets: Sequence[Path]) -> tuple[Dataset, dict[str, Any]]:
+def leave_out_near_duplicates(
+    pairs: Dataset, sets: Sequence[Path], least_characters: int = LEAST_CHARACTERS
+) -> tuple[Dataset, dict[str, Any]]:
     """Return the pairs without those that have a near-duplicate of an evaluation text on a side, and a report.
 
     The report has `pairs`, `left_out`, and by evaluation set how many different texts of the pairs were alike.
@@ -25,13 +29,13 @@ def leave_out_near_duplicates(pairs: Dataset, sets: Sequence[Path]) -> tuple[Dat
     known, names = NearDuplicates(), []
     for folder in sets:
         for text in evaluation_texts([folder]):
-            if len(text) >= LEAST_CHARACTERS and known.add(text):
+            if len(text) >= least_characters and known.add(text):
                 names.append(folder.name)
 
     alike: dict[str, str] = {}
     texts = _distinct_texts(pairs)
     for text in tqdm(texts, "overlap", unit="text"):
-        if len(text) >= LEAST_CHARACTERS and (place := known.find(text)) is not None:
+        if len(text) >= least_characters and (place := known.find(text)) is not None:
             alike[text] = names[place]
 
     columns = zip(*(pairs[f"teacher_{side}"][:] for side in SIDES), strict=True)

@@ -12,13 +12,14 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import yaml
 from curve import DevelopmentCurve
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from hard_negatives import attach_negatives
 from safetensors.torch import load_file
 from transformers import AutoModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
@@ -53,9 +54,10 @@ from mose.utils.files import atomic_write_json
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
-from overlap import leave_out_near_duplicates  # noqa: E402
+from overlap import LEAST_CHARACTERS_OF_QUESTION, leave_out_near_duplicates  # noqa: E402
 from pairs import KINDS, build_pairs  # noqa: E402
-from recipe_steps import cached_pairs, fine_tuning_trainer  # noqa: E402
+from questions import answers, best_matches, question_rows, read_questions  # noqa: E402
+from recipe_steps import cached_pairs, evaluation_fingerprints, fine_tuning_trainer  # noqa: E402
 
 COLLATION = ("max_query_length", "max_document_length", "instruction_dropout", "token_dropout")
 RUN = {"bf16": True, "logging_steps": 20, "save_steps": 100, "save_total_limit": 2, "dataloader_num_workers": 0}
@@ -205,6 +207,10 @@ def prepare(
     if options.cached_only:
         pairs = with_known_vectors(pairs, list(by_name.values()), *reading)
 
+    if options.questions:
+        add = partial(question_pairs, options, recipe, pairs, (list(by_name.values()), *reading))
+        pairs = concatenate_datasets([pairs, cached_pairs(options.output_dir / "questions.parquet", add)])
+
     teachers: Teachers = ([by_name[name] for name in chosen or by_name], *reading)
     pairs, vectors = attach_teacher(pairs, *teachers)
 
@@ -219,15 +225,37 @@ def prepare(
     return Material(tokenizer, pairs, vectors, teachers)
 
 
-def with_known_vectors(pairs: Dataset, teachers: Sequence[Teacher], cache: Path, max_length: int) -> Dataset:
-    """Return the pairs whose two texts every teacher has embedded already, and print how many these are."""
+def question_pairs(
+    options: argparse.Namespace, recipe: Mapping[str, Any], pairs: Dataset, teachers: Teachers
+) -> Dataset:
+    """Return questions, each with the code of the pairs that the teachers rank first for it."""
+    questions = read_questions(options.questions, evaluation_fingerprints(options.exclude))
+    if options.cached_only:
+        rows = Dataset.from_dict({"teacher_query": questions})
+        questions = with_known_vectors(rows, *teachers, sides=("query",))["teacher_query"][:]
+
+    pool = answers(pairs)
+    texts = {"query": questions, "document": pool["teacher_document"][:]}
+    vectors = [
+        torch.from_numpy(joint_embeddings(texts[side], *teachers, side=side, center=True)) for side in SIDES
+    ]
+    rows = question_rows(questions, pool, best_matches(*vectors, **recipe["questions"]))
+    clean, overlap = leave_out_near_duplicates(rows, options.exclude, LEAST_CHARACTERS_OF_QUESTION)
+    atomic_write_json(options.output_dir / "overlap-questions.json", overlap)
+    return clean
+
+
+def with_known_vectors(
+    pairs: Dataset, teachers: Sequence[Teacher], cache: Path, max_length: int, sides: Sequence[str] = SIDES
+) -> Dataset:
+    """Return the pairs whose texts on `sides` every teacher has embedded, and print how many these are."""
     rows = list(range(len(pairs)))
     for teacher in teachers:
         known = cached_embeddings(teacher.name_or_path, cache, max_length)
-        for side in SIDES:
+        for side in sides:
             prompt, texts = teacher.prompt(side), pairs[f"teacher_{side}"][:]
             rows = [row for row in rows if text_key(prompt + texts[row]) in known]
-    print(f"{len(rows)} of {len(pairs)} pairs have the vectors of all teachers")
+    print(f"{len(rows)} of {len(pairs)} rows have the vectors of all teachers")
     return pairs.select(rows)
 
 
@@ -310,6 +338,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--shards", type=Path, nargs="+", required=True, help="files of recipes/depth/shards.py")
     add("--pair-file", type=Path, nargs="*", default=[], help="JSON lines of code pairs")
+    add("--questions", type=Path, nargs="*", default=[], help="text files of questions, one a line")
     add("--exclude", type=Path, nargs="*", default=[], help="evaluation sets to keep out of training")
 
     start = parser.add_mutually_exclusive_group().add_argument

@@ -131,7 +131,7 @@ def test_further_training_starts_from_weights_with_a_recipe_over_the_recipe(run,
 
     file.write_text(yaml.safe_dump({"row_repeats": {"questions": 2}}))
     assert run(monkeypatch, "wrong", "--start", first / "blocks", over=[file])[0] == 1
-    assert "kinds are documentation, path, typed, code, task, got questions" in capsys.readouterr().err
+    assert "kinds are documentation, path, typed, code, task, question, got questions" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -176,6 +176,38 @@ def test_pilots_compare_arms_of_equal_steps(run, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_questions_are_paired_with_code_of_the_pairs_and_kept_apart_from_evaluation_sets(
+    run, monkeypatch, tmp_path
+):
+    asked = [f"how do I {verb.lower()} every {noun}" for verb in VERBS.values() for noun in NOUNS]
+    (tmp_path / "questions.txt").write_text("\n".join([*asked, "Alike: return the least of all these numbers"]))
+    (tmp_path / "set").mkdir()
+    rows = [{"_id": "0", "text": "Alike: return the least of all these numbers now"}]
+    rows.append({"_id": "1", "text": "how do I sort every planet?"})
+    (tmp_path / "set" / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    seen = {}
+    monkeypatch.setattr(recipe, "train_stage", lambda *a: seen.update({a[0].name: a[3]}) or a[0].mkdir())
+    over = tmp_path / "over.yaml"
+    over.write_text(yaml.safe_dump({"questions": {"share": 1.0, "repeats": 99}, "stages": {"exit-0": {}}}))
+    flags = ("--questions", tmp_path / "questions.txt", "--exclude", tmp_path / "set", "--cached-only")
+    code, folder = run(monkeypatch, "questions", *flags[:-1], over=[over])
+    assert code == 0
+
+    pairs = seen["exit-0"].pairs
+    questions = pairs.select([row for row, kind in enumerate(pairs["kind"][:]) if kind == "question"])
+    assert set(questions["query"][:]) == set(asked) - {"how do I sort every planet"}
+    known = recipe.Dataset.from_parquet(str(folder / "pairs.parquet"))
+    assert set(questions["document"][:]) <= set(known["teacher_document"][:])
+    assert json.loads((folder / "overlap-questions.json").read_text())["left_out"] == 1
+
+    # With the vectors that are there, a later run makes the same rows.
+    assert run(monkeypatch, "again", *flags, over=[over])[0] == 0
+    again = recipe.Dataset.from_parquet(str(folder.parent / "again" / "questions.parquet"))
+    assert again["query"][:] == questions["query"][:] and again["document"][:] == questions["document"][:]
+
+
+@pytest.mark.slow
 def test_a_run_may_start_before_the_teachers_are_done(run, monkeypatch, capsys):
     code, folder = run(monkeypatch, "before")
     assert code == 0
@@ -190,7 +222,7 @@ def test_a_run_may_start_before_the_teachers_are_done(run, monkeypatch, capsys):
     capsys.readouterr()
     assert run(monkeypatch, "early", "--cached-only")[0] == 0
     left = sum(key not in keys[: len(keys) // 2] for key in keys)
-    assert f"{left} of {len(keys)} pairs have the vectors of all teachers" in capsys.readouterr().out
+    assert f"{left} of {len(keys)} rows have the vectors of all teachers" in capsys.readouterr().out
 
 
 def test_the_curve_counts_the_pairs_of_all_stages_and_a_step_once(tmp_path):

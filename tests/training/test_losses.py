@@ -14,6 +14,7 @@ from mose.training.losses import (
     clip_loss,
     cosine_loss,
     deeper_exits,
+    relational_kl_loss,
     share_text,
     similarities,
     similarity_kl_loss,
@@ -102,6 +103,30 @@ def test_similarity_kl_loss_is_the_mean_of_both_ways(batch, dim, seed, temperatu
 
     both = (expected(0) + expected(1)) / 2
     assert similarity_kl_loss(student, teacher, temperature).item() == pytest.approx(both, rel=1e-7, abs=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(**SIZES, temperature=st.floats(0.02, 2.0), teacher_dim=st.integers(1, 9))
+def test_relational_kl_loss_ranks_every_text_among_all_others(batch, dim, seed, temperature, teacher_dim):
+    student = unit_rows(batch, dim, seed), unit_rows(batch, dim, seed + 1)
+    teacher = unit_rows(batch, teacher_dim, seed + 2), unit_rows(batch, teacher_dim, seed + 3)
+    terms = []
+    for own in range(2 * batch):
+        others = [row for row in range(2 * batch) if row != own]
+        p, q = (
+            softmax((texts[others] @ texts[own]).numpy() / temperature)
+            for texts in (torch.cat(teacher), torch.cat(student))
+        )
+        terms.append(rel_entr(p, q).sum())
+    loss = relational_kl_loss(student, teacher, temperature)
+    assert loss.item() == pytest.approx(np.mean(terms), rel=1e-7, abs=1e-12)
+
+
+def test_relational_kl_loss_spares_the_teacher():
+    student, teacher = (tuple(unit_rows(5, 7, seed + k).requires_grad_() for k in (0, 1)) for seed in (0, 2))
+    learns = torch.autograd.grad(relational_kl_loss(student, teacher), [*student, *teacher], allow_unused=True)
+    assert learns[2:] == (None, None) and all(gradient.abs().sum() > 0 for gradient in learns[:2])
+    assert relational_kl_loss(teacher, teacher).item() == pytest.approx(0.0, abs=1e-12)
 
 
 def test_similarity_kl_loss_agrees_with_torch_distributions_and_spares_the_teacher():
@@ -237,12 +262,13 @@ def test_texts_that_differ_change_nothing_and_texts_alike_are_no_negatives():
 @pytest.mark.parametrize("block", [1, 4, 5, 100])
 def test_blocks_and_parts_of_the_rows_add_up_to_the_whole(block, monkeypatch):
     student, teacher = ((unit_rows(11, 6, k), unit_rows(11, 6, k + 1)) for k in (0, 5))
-    whole = clip_loss(*student, 9.0), similarity_kl_loss(student, teacher, 0.1)
+    kl_losses = (similarity_kl_loss, relational_kl_loss)
+    whole = [clip_loss(*student, 9.0), *(loss(student, teacher, 0.1) for loss in kl_losses)]
     monkeypatch.setattr("mose.training.losses.BLOCK", block)
     parts = [(range(0, 3), 3 / 11), (range(3, 11), 8 / 11)]
     clip = sum(share * clip_loss(*student, 9.0, rows=rows) for rows, share in parts)
-    kl = sum(share * similarity_kl_loss(student, teacher, 0.1, rows) for rows, share in parts)
-    torch.testing.assert_close((clip, kl), whole)
+    kl = [sum(share * loss(student, teacher, 0.1, rows) for rows, share in parts) for loss in kl_losses]
+    torch.testing.assert_close([clip, *kl], whole)
 
 
 def test_share_text_looks_at_both_sides():

@@ -8,7 +8,7 @@ import torch
 
 from mose.training import arguments as shared
 from mose.training.arguments import REQUIRED, Values, check_fields, flag
-from mose.training.finetuning.objective import DISTILLATIONS
+from mose.training.finetuning.objective import DISTILLATIONS, TEACHER_LOSSES
 
 #: Pairs in a batch over all processes: of the paper (section 3), and of an adapter.
 BATCH_SIZE, LORA_BATCH_SIZE = 2048, 64
@@ -201,6 +201,9 @@ class FineTuningArguments(LoRAArguments, shared.RunArguments):
     )
     teacher_max_length: int = flag("Maximum tokens of a teacher's input.", 128)
     teacher_kl_weight: float = flag("Weight of the KL between the in-batch rankings of teacher and exit.", 1.0)
+    teacher_relational_weight: float = flag(
+        "Weight of the KL between the rankings of all texts of a batch, queries among queries, too.", 0.0
+    )
     teacher_cosine_weight: float = flag("Weight of 1 - cosine between the vectors of teacher and exit.", 1.0)
     teacher_temperature: float = flag("Temperature of the teacher's KL, in units of cosine.", 0.05)
 
@@ -239,7 +242,7 @@ class FineTuningArguments(LoRAArguments, shared.RunArguments):
         check_fields(self, ("graph_memory",), lambda value: value >= 0, "at least 0")
 
         temperatures = ("teacher_temperature", "distillation_temperature")
-        weights = ("contrastive", "align", "distillation", "teacher_kl", "teacher_cosine")
+        weights = ("contrastive", "align", "distillation", *TEACHER_LOSSES)
         check_fields(self, [f"{loss}_weight" for loss in weights], _is_weight, "a finite number >= 0")
         check_fields(self, temperatures, lambda value: value > 0, "positive")
         check_fields(self, ("exit_weights",), EXIT_WEIGHTS.__contains__, f"one of {', '.join(EXIT_WEIGHTS)}")

@@ -12,12 +12,15 @@ from mose.training.losses import (
     clip_loss,
     cosine_loss,
     deeper_exits,
+    relational_kl_loss,
     similarity_kl_loss,
     truncate,
     weighted_sum,
 )
 
 DISTILLATIONS = ("none", "kl", "cosine")
+#: Losses with an outer teacher, whose weights are fields of `Objective`.
+TEACHER_LOSSES = ("teacher_kl", "teacher_relational", "teacher_cosine")
 #: Embeddings of one side at every exit, (batch, dim) each, shallow to deep.
 Exits = Mapping[int, Tensor]
 
@@ -58,7 +61,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Objective:
-    """L = Σ_i w_i (c · CLIP_i + a · ALIGN_i + d · DISTIL_i + k · KL_i + v · COS_i) over the exits i.
+    """L = Σ_i w_i (c · CLIP_i + a · ALIGN_i + d · DISTIL_i + k · KL_i + r · REL_i + v · COS_i) over the exits i.
 
     - CLIP_i: `clip_loss` at exit i (paper, section 3). With `matryoshka_dims`, its mean over these sizes
       (Matryoshka Representation Learning, arXiv 2205.13147, equation 1, with equal weights).
@@ -70,6 +73,7 @@ class Objective:
       ("cosine"). Zero at the deepest exit.
     - KL_i and COS_i: the same two with an outer teacher, if the batch has one. KL_i compares with its own
       vectors, COS_i with their projection onto the model's dimensions.
+    - REL_i: `relational_kl_loss` with the outer teacher's own vectors.
 
     w_i are the configuration's `exit_weights`, or 1; the other weights are the fields below.
     """
@@ -80,6 +84,7 @@ class Objective:
     distillation_weight: float = 1.0
     distillation_temperature: float = 0.05
     teacher_kl_weight: float = 0.0
+    teacher_relational_weight: float = 0.0
     teacher_cosine_weight: float = 0.0
     teacher_temperature: float = 0.05
     matryoshka_dims: tuple[int, ...] = ()
@@ -120,6 +125,11 @@ class Objective:
         if batch.teacher is not None:
             kl = self._kl(batch, exit_layer, batch.teacher, self.teacher_temperature)
             terms["teacher_kl"] = (self.teacher_kl_weight, kl)
+            if self.teacher_relational_weight:
+                relational = relational_kl_loss(
+                    batch.sides(exit_layer), batch.teacher, self.teacher_temperature, batch.rows
+                )
+                terms["teacher_relational"] = (self.teacher_relational_weight, relational)
         if batch.teacher_targets is not None:
             cosine = self._cosine(batch, exit_layer, batch.teacher_targets)
             terms["teacher_cosine"] = (self.teacher_cosine_weight, cosine)

@@ -13,7 +13,7 @@ from mose.modeling_mose import SIMILARITY_SCALE_RANGE, MoSEModel
 from mose.training.arguments import select_fields
 from mose.training.finetuning.arguments import FineTuningArguments
 from mose.training.finetuning.gradcache import Ranks, embed, gather, gather_ranks, graph_tokens
-from mose.training.finetuning.objective import Batch, Objective, project_teacher
+from mose.training.finetuning.objective import TEACHER_LOSSES, Batch, Objective, project_teacher
 from mose.training.trainer import MoSETrainer
 
 SIDES = ("query", "document", "negative")
@@ -73,7 +73,7 @@ class FineTuningTrainer(MoSETrainer):
         args, config = self.args, self.model.config
         total_weight = args.contrastive_weight + (args.align_weight if args.align_exits else 0.0)
         if self.teacher_vectors is not None:
-            total_weight += args.teacher_kl_weight + args.teacher_cosine_weight
+            total_weight += sum(getattr(args, f"{loss}_weight") for loss in TEACHER_LOSSES)
         if total_weight == 0:
             raise ValueError("All loss weights are 0. Set contrastive_weight, or use align_exits or a teacher.")
 
@@ -106,7 +106,7 @@ class FineTuningTrainer(MoSETrainer):
         if not args.align_exits:
             options["align_weight"] = 0.0
         if self.teacher_vectors is None:
-            options |= {"teacher_kl_weight": 0.0, "teacher_cosine_weight": 0.0}
+            options |= {f"{loss}_weight": 0.0 for loss in TEACHER_LOSSES}
         return Objective(**options)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

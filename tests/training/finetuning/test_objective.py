@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from mose.training.finetuning.objective import Batch, Objective, project_teacher
-from mose.training.losses import clip_loss, cosine_loss, similarity_kl_loss
+from mose.training.losses import clip_loss, cosine_loss, relational_kl_loss, similarity_kl_loss
 
 WEIGHTS = {0: 0.25, 2: 0.5, 3: 1.0}
 EXITS = tuple(WEIGHTS)
@@ -129,7 +129,8 @@ def test_an_outer_teacher_sees_the_rows_of_this_process(batch):
         tuple(F.normalize(torch.randn(5, dim, dtype=torch.float64), dim=-1) for _ in range(2)) for dim in (11, 8)
     )
     batch.rows = range(2, 5)
-    _, figures = value(Objective(teacher_kl_weight=1.0, teacher_cosine_weight=1.0), batch)
+    weights = {"teacher_kl_weight": 1.0, "teacher_relational_weight": 0.5, "teacher_cosine_weight": 1.0}
+    _, figures = value(Objective(**weights), batch)
     cosine = np.mean(
         [
             cosine_loss(side[2][2:], t[2:]).item()
@@ -139,6 +140,8 @@ def test_an_outer_teacher_sees_the_rows_of_this_process(batch):
     assert figures["teacher_cosine_loss_exit_2"] == pytest.approx(cosine)
     kl = similarity_kl_loss(batch.sides(2), batch.teacher, 0.05, range(2, 5)).item()
     assert figures["teacher_kl_loss_exit_2"] == pytest.approx(kl)
+    relational = relational_kl_loss(batch.sides(2), batch.teacher, 0.05, range(2, 5)).item()
+    assert figures["teacher_relational_loss_exit_2"] == pytest.approx(relational)
 
 
 def test_a_wider_teacher_is_projected_and_keeps_its_similarities():

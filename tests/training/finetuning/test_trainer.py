@@ -18,7 +18,7 @@ from mose.training.finetuning.arguments import FineTuningArguments
 from mose.training.finetuning.objective import project_teacher
 from mose.training.finetuning.teacher import attach_teacher
 from mose.training.finetuning.trainer import FineTuningTrainer
-from mose.training.losses import clip_loss, cosine_loss, similarity_kl_loss
+from mose.training.losses import clip_loss, cosine_loss, relational_kl_loss, similarity_kl_loss
 
 pytestmark = pytest.mark.slow
 
@@ -122,6 +122,12 @@ def definition(model, batch, trainer) -> dict[str, torch.Tensor]:
             cosine = (cosine_loss(queries[e], near) + cosine_loss(documents[e], far)) / 2
             figures |= {f"teacher_kl_loss_exit_{e}": kl, f"teacher_cosine_loss_exit_{e}": cosine}
             parts = trainer.args.teacher_kl_weight * kl + trainer.args.teacher_cosine_weight * cosine
+            if weight := trainer.args.teacher_relational_weight:
+                relational = relational_kl_loss(
+                    (queries[e], documents[e]), (a, b), trainer.args.teacher_temperature
+                )
+                figures[f"teacher_relational_loss_exit_{e}"] = relational
+                parts = parts + weight * relational
             total = total + max(e, 1) / 3 * parts
     return {"loss": total, **figures}
 
@@ -347,9 +353,10 @@ def test_hard_negatives_are_told_apart(build):
 # --- logging -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("with_teacher", [False, True])
-def test_the_losses_logged_are_those_of_the_definition(build, tiny_teacher, with_teacher):
+@pytest.mark.parametrize(("with_teacher", "relational"), [(False, 0.0), (True, 0.0), (True, 0.4)])
+def test_the_losses_logged_are_those_of_the_definition(build, tiny_teacher, with_teacher, relational):
     weights = {"contrastive_weight": 0.3, "teacher_kl_weight": 2.0, "teacher_cosine_weight": 0.7}
+    weights["teacher_relational_weight"] = relational
     trainer, batches = build(
         teacher=tiny_teacher if with_teacher else None,
         learning_rate=0.0,

@@ -1,0 +1,91 @@
+"""Questions and the code that they are paired with."""
+
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+import question_titles
+import torch
+from datasets import Dataset
+from questions import answers, best_matches, question_rows, read_questions
+from recipe_steps import text_fingerprint
+
+
+def unit(rows: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(rows, 5, generator=generator), dim=1)
+
+
+@pytest.mark.parametrize(("share", "repeats"), [(1.0, 1), (0.5, 2), (0.8, 99), (0.0, 1)])
+def test_the_surest_questions_get_the_code_ranked_first(share, repeats, monkeypatch):
+    monkeypatch.setattr("questions.BLOCK", 7)
+    questions, documents = unit(40, 0), unit(9, 1)
+    scores = (questions @ documents.T).numpy()
+
+    expected, taken = set(), Counter()
+    for question in sorted(range(40), key=lambda row: -scores[row].max())[: round(share * 40)]:
+        document = int(np.argmax(scores[question]))
+        if taken[document] < repeats:
+            expected.add((question, document))
+        taken[document] += 1
+
+    chosen = best_matches(questions, documents, share, repeats)
+    assert len(chosen) == len(set(chosen)) and set(chosen) == expected
+
+
+def test_lines_are_read_once_and_not_those_of_an_evaluation_set(tmp_path):
+    (tmp_path / "a.txt").write_text("How to sort?\n\n  how to  sort\nParse a date\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("Kept one\nparse a date.\n", encoding="utf-8")
+    files = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    assert read_questions(files, {text_fingerprint("PARSE a date!")}) == ["How to sort?", "Kept one"]
+
+
+def test_rows_have_the_code_that_the_teachers_read_and_no_other_text_of_its_pair():
+    rows = {
+        "query": ["Return it.", "typed it", "Sort it."],
+        "teacher_query": ["Return it.", "typed it", "Sort it."],
+        "document": ["def f(): 1", "def get(): 1", "def sort(): 2"],
+        "teacher_document": ["def get(): 1", "def get(): 1", "def sort(): 2"],
+        "document_language": ["python", "python", "lua"],
+        "query_language": ["", "", "java"],
+        "kind": ["documentation", "typed", "code"],
+        "repository": ["a", "a", "b"],
+    }
+    pool = answers(Dataset.from_dict(rows))
+    assert pool["document"][:] == pool["teacher_document"][:] == ["def get(): 1", "def sort(): 2"]
+
+    made = question_rows(["which sorts?", "unused", "which gets?"], pool, [(2, 0), (0, 1), (2, 1)])
+    assert made["query"][:] == made["teacher_query"][:] == ["which gets?", "which sorts?", "which gets?"]
+    assert made["document"][:] == ["def get(): 1", "def sort(): 2", "def sort(): 2"]
+    assert made["document_language"][:] == ["python", "lua", "lua"] and set(made["query_language"][:]) == {""}
+    assert set(made["kind"][:]) == {"question"} and set(made.column_names) == set(rows)
+
+
+def test_titles_of_all_kinds_of_files_are_written_once_and_cleaned(tmp_path, monkeypatch, capsys):
+    table = 'title\ttags\nHow to sort a list? [closed]\t[\'python\']\n"Say ""hello"" to all"\t[]\n'
+    (tmp_path / "a.tsv").write_text(table)
+    (tmp_path / "b.txt").write_text("how to sort a list?\nToo short\nParse  a   date\nNaïve words in it\n")
+    (tmp_path / "c.pickle").write_bytes(pickle.dumps({1: "Join two tables", 2: "word " * 31}))
+    files = [tmp_path / name for name in ("a.tsv", "b.txt", "c.pickle")]
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["question_titles.py", *map(str, words), "--output", str(tmp_path / "q")])
+        return question_titles.main()
+
+    assert run(*files) == 0
+    expected = ["How to sort a list?", 'Say "hello" to all', "Parse a date", "Join two tables"]
+    assert (tmp_path / "q").read_text().splitlines() == expected
+    assert run(*files, "--share", 0) == 1
+    assert "--share must be in (0, 1], got 0.0" in capsys.readouterr().err
+
+    (tmp_path / "c.pickle").write_bytes(pickle.dumps({1: Counter()}))
+    assert run(*files) == 1
+    assert "the pickle wants collections.Counter" in capsys.readouterr().err
+
+
+def test_a_share_of_the_titles_does_not_depend_on_the_others():
+    titles = [f"title number {n}" for n in range(400)]
+    half = question_titles.clean_titles(titles, 0.5)
+    assert 150 < len(half) < 250
+    assert question_titles.clean_titles(titles[:100], 0.5) == [title for title in half if title in titles[:100]]
