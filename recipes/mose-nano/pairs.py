@@ -39,7 +39,7 @@ from recipe_steps import evaluation_fingerprints, text_fingerprint  # noqa: E402
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 SEARCH_FORMS = ("{0}", "{1} {0}", "{0} {1}", "{0} in {1}", "how to {0} in {1}", "{1} how to {0}")
-#: What a row may be: `code` and `task` are code → code and text → code of a pair file, `question` is of questions.py.
+#: What a row may be. `code` and `task` are code → code and text → code of a pair file; `question`: questions.py.
 KINDS = ("documentation", "path", "typed", "code", "task", "question")
 #: Functions of one repository, unless its language has few repositories.
 MAX_PER_REPOSITORY = 3000
