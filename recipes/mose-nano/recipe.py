@@ -214,15 +214,17 @@ def prepare(
     teachers: Teachers = ([by_name[name] for name in chosen or by_name], *reading)
     pairs, vectors = attach_teacher(pairs, *teachers)
 
-    repeats = recipe["row_repeats"]
-    if unknown := set(repeats) - set(KINDS):
-        raise ValueError(f"row_repeats: kinds are {', '.join(KINDS)}, got {', '.join(sorted(unknown))}.")
-    rows = [row for row, kind in enumerate(pairs["kind"][:]) for _ in range(repeats.get(kind, 1))]
-    pairs = pairs.select(rows)
-
+    pairs = repeat_rows(pairs, recipe["row_repeats"])
     if recipe["hard_negatives"]["share"]:
         pairs = attach_negatives(pairs, vectors, seed=recipe["seed"], **recipe["hard_negatives"])
     return Material(tokenizer, pairs, vectors, teachers)
+
+
+def repeat_rows(pairs: Dataset, repeats: Mapping[str, int]) -> Dataset:
+    """Return the pairs with the rows of some kinds several times: kind -> times; those of other kinds once."""
+    if unknown := set(repeats) - set(KINDS):
+        raise ValueError(f"row_repeats: kinds are {', '.join(KINDS)}, got {', '.join(sorted(unknown))}.")
+    return pairs.select([row for row, kind in enumerate(pairs["kind"][:]) for _ in range(repeats.get(kind, 1))])
 
 
 def question_pairs(

@@ -34,12 +34,12 @@ class ConfidenceConstants:
     their hits does not suffer, but a score of 0.5 is not even odds.
     """
 
-    bias: float = -10.88
-    similarity: float = 24.95
-    coverage: float = 9.94
-    together: float = 17.16
-    symbol: float = -9.4
-    log_units: float = -1.24
+    bias: float = -11.98
+    similarity: float = 26.89
+    coverage: float = 9.32
+    together: float = 17.87
+    symbol: float = -9.83
+    log_units: float = -1.29
 
 
 DEFAULT_CONFIDENCE = ConfidenceConstants()
