@@ -39,7 +39,13 @@ def best_matches(questions: Tensor, documents: Tensor, share: float, repeats: in
         documents: (documents, dim), alike.
         share: of the questions, those with the most similar documents.
         repeats: how often a document may be taken. Further questions that rank it first are left out.
+
+    Raises:
+        ValueError: the share is not in (0, 1].
     """
+    if not 0 < share <= 1:
+        raise ValueError(f"questions: share must be in (0, 1], got {share}.")
+
     scores, places = [], []
     with tqdm(total=len(questions), desc="questions", unit="question") as bar:
         for block in questions.split(BLOCK):

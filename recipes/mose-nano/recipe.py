@@ -236,6 +236,9 @@ def question_pairs(
         rows = Dataset.from_dict({"teacher_query": questions})
         questions = with_known_vectors(rows, *teachers, sides=("query",))["teacher_query"][:]
 
+    if not questions:
+        raise ValueError("--questions: none is left. Evaluation sets have all, or the teachers have read none.")
+
     pool = answers(pairs)
     texts = {"query": questions, "document": pool["teacher_document"][:]}
     vectors = [

@@ -176,9 +176,7 @@ def test_pilots_compare_arms_of_equal_steps(run, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_questions_are_paired_with_code_of_the_pairs_and_kept_apart_from_evaluation_sets(
-    run, monkeypatch, tmp_path
-):
+def test_questions_get_code_of_the_pairs_unless_an_evaluation_set_has_them(run, monkeypatch, tmp_path, capsys):
     asked = [f"how do I {verb.lower()} every {noun}" for verb in VERBS.values() for noun in NOUNS]
     (tmp_path / "questions.txt").write_text("\n".join([*asked, "Alike: return the least of all these numbers"]))
     (tmp_path / "set").mkdir()
@@ -205,6 +203,10 @@ def test_questions_are_paired_with_code_of_the_pairs_and_kept_apart_from_evaluat
     assert run(monkeypatch, "again", *flags, over=[over])[0] == 0
     again = recipe.Dataset.from_parquet(str(folder.parent / "again" / "questions.parquet"))
     assert again["query"][:] == questions["query"][:] and again["document"][:] == questions["document"][:]
+
+    (tmp_path / "questions.txt").write_text("How do I sort every planet?")
+    assert run(monkeypatch, "none", *flags, over=[over])[0] == 1
+    assert "--questions: none is left" in capsys.readouterr().err
 
 
 @pytest.mark.slow

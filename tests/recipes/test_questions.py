@@ -17,7 +17,7 @@ def unit(rows: int, seed: int) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.randn(rows, 5, generator=generator), dim=1)
 
 
-@pytest.mark.parametrize(("share", "repeats"), [(1.0, 1), (0.5, 2), (0.8, 99), (0.0, 1)])
+@pytest.mark.parametrize(("share", "repeats"), [(1.0, 1), (0.5, 2), (0.8, 99)])
 def test_the_surest_questions_get_the_code_ranked_first(share, repeats, monkeypatch):
     monkeypatch.setattr("questions.BLOCK", 7)
     questions, documents = unit(40, 0), unit(9, 1)
@@ -32,6 +32,11 @@ def test_the_surest_questions_get_the_code_ranked_first(share, repeats, monkeypa
 
     chosen = best_matches(questions, documents, share, repeats)
     assert len(chosen) == len(set(chosen)) and set(chosen) == expected
+
+
+def test_a_share_of_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"share must be in \(0, 1\], got 0"):
+        best_matches(unit(3, 0), unit(9, 1), 0, 1)
 
 
 def test_lines_are_read_once_and_not_those_of_an_evaluation_set(tmp_path):
