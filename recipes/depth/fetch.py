@@ -3,6 +3,8 @@
 
     python recipes/depth/fetch.py --output-dir runs/depth/corpus
 
+`--sources` names another list of packages; what sources.yaml excludes is excluded from it, too.
+
 pip, npm and apt are used as this machine has them configured; apt needs a Debian or Ubuntu with source packages
 (`deb-src`) enabled. A row has `text`, `repository`, `language` and `path`. Packages that have a file are not
 fetched again. A package that cannot be fetched is named and skipped.
@@ -29,6 +31,7 @@ from mose.utils.command_line import ArgumentError, exit_status, positive_int
 from mose.utils.files import atomic_write_text
 
 HERE = Path(__file__).parent
+SOURCES = HERE / "sources.yaml"
 sys.path.append(str(HERE.parent / "mose-nano"))
 from fetch_sources import download_package, unpack_package  # noqa: E402
 
@@ -53,9 +56,10 @@ SKIPPED_PATH = re.compile(
 )
 
 
-def read_list(path: Path = HERE / "sources.yaml") -> dict:
-    """Return the sections of sources.yaml: `packages`, `excluded` and `languages`."""
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+def read_list(path: Path = SOURCES) -> dict:
+    """Return `packages` of a list, and `excluded` and `languages` of sources.yaml."""
+    own, named = (yaml.safe_load(each.read_text(encoding="utf-8")) for each in (SOURCES, path))
+    return own | {"packages": named["packages"]}
 
 
 def excluded_project(package: str, excluded: Mapping[str, str]) -> str | None:
@@ -157,18 +161,20 @@ def chosen_packages(sources: Mapping, names: Collection[str]) -> list[tuple[str,
     Raises:
         ArgumentError: a name is not in the list, or the list has a package of an excluded project.
     """
-    packages = [(section, package) for section in SECTIONS for package in sources["packages"][section]]
+    packages = [(section, package) for section in SECTIONS for package in sources["packages"].get(section, ())]
     for _, package in packages:
         if project := excluded_project(package, sources["excluded"]):
-            raise ArgumentError(f"sources.yaml lists {package}, which belongs to the excluded {project}.")
+            raise ArgumentError(f"the list has {package}, which belongs to the excluded {project}.")
     if unknown := sorted(set(names) - {package for _, package in packages}):
-        raise ArgumentError(f"--packages must be in sources.yaml, got {', '.join(unknown)}.")
+        raise ArgumentError(f"--packages must be in the list, got {', '.join(unknown)}.")
     return [item for item in packages if not names or item[1] in names]
 
 
-def fetch_corpus(output_dir: Path, names: Collection[str] = (), workers: int = 3) -> None:
-    """Fetch all packages that have no file yet; a RuntimeError names those that failed."""
-    sources = read_list()
+def fetch_corpus(
+    output_dir: Path, names: Collection[str] = (), workers: int = 3, sources_path: Path = SOURCES
+) -> None:
+    """Fetch all packages of a list that have no file yet; a RuntimeError names those that failed."""
+    sources = read_list(sources_path)
     languages = {word: language for language, words in sources["languages"].items() for word in words.split()}
     packages = chosen_packages(sources, names)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -201,9 +207,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for the packages' files")
     parser.add_argument("--packages", nargs="+", default=[], metavar="NAME", help="these packages alone")
+    parser.add_argument("--sources", type=Path, default=SOURCES, metavar="FILE", help="list of packages")
     parser.add_argument("--workers", type=positive_int, default=3, help="packages fetched at once")
     options = parser.parse_args()
-    return exit_status(parser.prog, lambda: fetch_corpus(options.output_dir, options.packages, options.workers))
+    choices = (options.packages, options.workers, options.sources)
+    return exit_status(parser.prog, lambda: fetch_corpus(options.output_dir, *choices))
 
 
 if __name__ == "__main__":

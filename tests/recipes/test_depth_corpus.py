@@ -201,7 +201,7 @@ def write_archive(kind, work, files):
 def downloads(monkeypatch):
     """A list of four packages, one of which cannot be fetched, and the names of those downloaded."""
     packages = {"pip": ["wheel"], "npm": ["@scope/name"], "src": ["split", "native"], "deb": ["missing"]}
-    monkeypatch.setattr(fetch, "read_list", lambda: {**LIST, "packages": packages})
+    monkeypatch.setattr(fetch, "read_list", lambda _: {**LIST, "packages": packages})
     names = []
 
     def download(kind, package, work):
@@ -237,6 +237,20 @@ def test_sources_are_kept_failures_named_and_the_rest_resumed(tmp_path, download
     with pytest.raises(ArgumentError, match="got wheels"):
         fetch.fetch_corpus(tmp_path, ["wheels"])
     assert downloads == ["missing"]
+
+
+def test_another_list_of_packages_excludes_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "download_package", lambda kind, *_: pytest.fail(f"{kind} was asked"))
+    path = tmp_path / "further.yaml"
+    path.write_text("packages: {pip: [one, two]}")
+    sources = fetch.read_list(path)
+    assert fetch.chosen_packages(sources, []) == [("pip", "one"), ("pip", "two")]
+    assert sources["excluded"] == LIST["excluded"] and sources["languages"] == LIST["languages"]
+
+    path.write_text("packages: {npm: [zod]}")
+    with pytest.raises(ArgumentError, match="zod"):
+        fetch.fetch_corpus(tmp_path / "out", sources_path=path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_failed_program_is_quoted():
@@ -277,7 +291,7 @@ def test_the_list_has_no_excluded_package_and_what_was_counted_is_of_it():
     packages = fetch.chosen_packages(LIST, [])
     assert len(packages) == len(set(packages)) >= 400
     listed = {**LIST, "packages": {**LIST["packages"], "npm": ["zod"]}}
-    with pytest.raises(ArgumentError, match="lists zod"):
+    with pytest.raises(ArgumentError, match="the list has zod"):
         fetch.chosen_packages(listed, [])
 
     report = json.loads((RECIPE / "corpus.json").read_text())
