@@ -77,8 +77,8 @@ class Objective:
       ("cosine"). Zero at the deepest exit.
     - KL_i and COS_i: the same two with an outer teacher, if the batch has one. KL_i compares with its own
       vectors, COS_i with their projection onto the model's dimensions.
-    - ALKL_i: as ALIGN_i, with KL_i in place of the CLIP loss: the outer teacher says what queries at one exit should
-      find among documents at another. Our own.
+    - ALKL_i: as ALIGN_i, with KL_i in place of the CLIP loss: the outer teacher says what queries at one exit
+      should find among documents at another. Our own.
     - REL_i: `relational_kl_loss` with the outer teacher's own vectors.
 
     w_i are the configuration's `exit_weights`, or 1; the other weights are the fields below.

@@ -107,7 +107,7 @@ class FineTuningTrainer(MoSETrainer):
         return Objective(**options | {f"{loss}_weight": 0.0 for loss in unused})
 
     def _unused_losses(self) -> set[str]:
-        """Return the losses without effect: those across exits unless exits are aligned, and an absent teacher's."""
+        """Return the losses without effect: across exits unless these are aligned, and an absent teacher's."""
         across = () if self.args.align_exits else ALIGN_LOSSES
         return {*across, *(TEACHER_LOSSES if self.teacher_vectors is None else ())}
 
