@@ -18,7 +18,7 @@ MAX_LENGTH = 256
 def mean_mrr(mrr: Mapping[str, Mapping[str, float]], exit_layer: str, starts: Sequence[str]) -> float | None:
     """Return the mean of one exit over the sets whose names begin so; None without such a set or exit.
 
-    `mrr` is that of a line of `curve.jsonl`: set -> exit -> MRR.
+    `mrr` is that of a line of `curve.jsonl`. An exit may also be two, such as `0 on 3`.
     """
     rows = [exits for name, exits in mrr.items() if name.startswith(tuple(starts))]
     values = [exits[exit_layer] for exits in rows if exit_layer in exits]
@@ -29,7 +29,8 @@ class DevelopmentCurve(TrainerCallback):
     """Appends the MRR of every exit on every set to a file, each `every` steps and at the end of a stage.
 
     A line has `stage`, `step`, `pairs` (seen in this stage) and `mrr`: set -> exit -> MRR over the whole corpus.
-    A run that resumes may write a step again; the last line counts.
+    Behind the exits comes `0 on 3`: queries at the shallowest exit on documents at the deepest. A run that
+    resumes may write a step again; the last line counts.
     """
 
     def __init__(
@@ -57,10 +58,7 @@ class DevelopmentCurve(TrainerCallback):
             )
             model.train()
 
-        mrr = {
-            name: {exit_layer: round(row["mrr"], 4) for exit_layer, row in entry["exits"].items()}
-            for name, entry in report["sets"].items()
-        }
+        mrr = {name: set_mrr(entry) for name, entry in report["sets"].items()}
         step_pairs = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         line = {
             "stage": self.stage,
@@ -70,3 +68,13 @@ class DevelopmentCurve(TrainerCallback):
         }
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
+
+
+def set_mrr(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Return a line's `mrr` of one set, from the set's entry of a report (`mose.eval.evaluate`)."""
+    values = {exit_layer: row["mrr"] for exit_layer, row in entry["exits"].items()}
+    exits = list(values)
+    shallowest, deepest = exits[0], exits[-1]
+    if shallowest != deepest:
+        values[f"{shallowest} on {deepest}"] = entry["across_exits"][shallowest][deepest]
+    return {name: round(value, 4) for name, value in values.items()}

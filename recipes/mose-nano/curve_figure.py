@@ -45,7 +45,7 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
 def draw(points: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw a panel for each group of sets."""
     figure = Figure(figsize=(10, 3.4), layout="constrained")
-    exits = sorted({int(e) for point in points for row in point["mrr"].values() for e in row})
+    exits = sorted({int(e) for point in points for row in point["mrr"].values() for e in row if e.isdigit()})
     for axis, (title, starts) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         for exit_layer, colour in zip(exits, COLOURS, strict=False):
             means = [(point["pairs"], mean_mrr(point["mrr"], str(exit_layer), starts)) for point in points]

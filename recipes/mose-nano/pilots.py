@@ -49,7 +49,7 @@ def run_arm(
     pilots: Mapping[str, Any],
     material: Material,
 ) -> dict[str, dict[str, float]]:
-    """Train one arm, unless that is done, and return set -> exit -> MRR at its end."""
+    """Train one arm, unless that is done, and return set -> exit -> MRR at its end, as `DevelopmentCurve`."""
     arm, stage_name = pilots["arms"][name], pilots["stage"]
     folder = options.output_dir / "pilots" / f"{name.replace(' ', '-')}-{recipe['seed']}"
     curve = folder / "curve.jsonl"
@@ -75,11 +75,11 @@ def run_arm(
 
 
 def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Return the mean MRR of each arm by group of sets at the shallowest and the deepest exit, as markdown."""
+    """Return the mean MRR of each arm by group of sets at the shallowest and the deepest exit, and mixed."""
     lines = ["| arm | exit | " + " | ".join(GROUPS) + " |", "|---|---|" + "---:|" * len(GROUPS)]
     for name, sets in results.items():
-        exits = list(next(iter(sets.values())))
-        for exit_layer in dict.fromkeys((exits[0], exits[-1])):
+        shallowest, *others = next(iter(sets.values()))
+        for exit_layer in (shallowest, *others[-2:]):
             means = [mean_mrr(sets, exit_layer, [start]) for start in GROUPS.values()]
             cells = ["" if mean is None else f"{mean:.4f}" for mean in means]
             lines.append(f"| {name} | {exit_layer} | " + " | ".join(cells) + " |")

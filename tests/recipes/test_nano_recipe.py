@@ -10,7 +10,7 @@ import pytest
 import recipe
 import torch
 import yaml
-from curve import mean_mrr
+from curve import mean_mrr, set_mrr
 from safetensors.torch import load_file
 from transformers import AutoModel
 
@@ -68,7 +68,7 @@ def test_the_command_trains_measures_and_repeats_nothing(run, monkeypatch):
         *(("exit-0", 1, 8), ("exit-0", 2, 16)),
         *(("blocks", 1, 8), ("blocks", 2, 16)),
     ]
-    assert points[0]["mrr"] == {"dev": {"0": 1.0}} and set(points[-1]["mrr"]["dev"]) == {"0", "1", "2"}
+    assert points[0]["mrr"] == {"dev": {"0": 1.0}} and set(points[-1]["mrr"]["dev"]) == {"0", "1", "2", "0 on 2"}
     model = AutoModel.from_pretrained(folder / "blocks", trust_remote_code=True)
     assert model.exit_layers == (0, 1, 2)
 
@@ -227,10 +227,18 @@ def test_a_run_may_start_before_the_teachers_are_done(run, monkeypatch, capsys):
     assert f"{left} of {len(keys)} rows have the vectors of all teachers" in capsys.readouterr().out
 
 
+def test_a_point_has_queries_at_the_shallowest_exit_on_documents_at_the_deepest():
+    across = {"0": {"0": 0.5, "1": 0.52, "3": 0.54}, "1": {}, "3": {"0": 0.1, "3": 0.6}}
+    exits = {"0": {"mrr": 0.5}, "1": {"mrr": 0.56}, "3": {"mrr": 0.60004}}
+    entry = {"exits": exits, "across_exits": across}
+    assert set_mrr(entry) == {"0": 0.5, "1": 0.56, "3": 0.6, "0 on 3": 0.54}
+    assert set_mrr({"exits": {"2": {"mrr": 0.7}}, "across_exits": {"2": {"2": 0.7}}}) == {"2": 0.7}
+
+
 def test_the_curve_counts_the_pairs_of_all_stages_and_a_step_once(tmp_path):
     file = tmp_path / "curve.jsonl"
     dev = {"docs-c-dev": {"0": 0.25}, "docs-go-dev": {"0": 0.75}, "cosqa-dev": {"0": 0.5}, "mbxp-dev": {"0": 0.5}}
-    deeper = {name: {"0": 0.5, "3": 0.6} for name in dev}
+    deeper = {name: {"0": 0.5, "3": 0.6, "0 on 3": 0.55} for name in dev}
     rows = [("exit-0", 1, 8, {}), ("exit-0", 2, 16, dev), ("exit-0", 1, 8, dev), ("blocks", 1, 8, deeper)]
     lines = [dict(zip(("stage", "step", "pairs", "mrr"), row, strict=True)) for row in rows]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -238,6 +246,8 @@ def test_the_curve_counts_the_pairs_of_all_stages_and_a_step_once(tmp_path):
     assert [(point["pairs"], point["mrr"]) for point in points] == [(8, dev), (16, dev), (24, deeper)]
     assert mean_mrr(dev, "0", ["docs-"]) == 0.5
     assert mean_mrr(dev, "3", ["docs-"]) is None
+
+    assert mean_mrr(deeper, "0 on 3", ["docs-"]) == pytest.approx(0.55)
 
     curve_figure.draw(points, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
