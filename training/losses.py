@@ -4,8 +4,8 @@ Shapes: queries and documents are (batch, dim) of unit norm; a pair has the same
 computed in float32 or wider, also under autocast: similarities of unit vectors lose their order in bf16.
 
 Losses over the similarities of a batch take `rows`: the pairs whose terms are averaged, all by default. One of
-several processes passes the whole batch and averages over its own pairs. Only `BLOCK` rows of the (batch, batch)
-similarities are in memory at a time.
+several processes passes the whole batch and averages over its own pairs. Only the similarities of `BLOCK` pairs
+with all others are in memory at a time.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -140,15 +140,19 @@ def relational_kl_loss(
         total = torch.zeros((), device=free.device)
         for first in (0, batch):
             own = torch.arange(block.start + first, block.stop + first, device=free.device)
-            # A finite logit of probability 0: an infinite one has no KL.
             p, q = (
-                (similarities(texts[own], texts) / temperature).scatter(1, own[:, None], -1e4).log_softmax(dim=1)
+                _without_own(similarities(texts[own], texts) / temperature, own).log_softmax(dim=1)
                 for texts in (fixed, free)
             )
             total = total + F.kl_div(q, p, reduction="sum", log_target=True)
         return total / 2
 
     return _mean_over_rows(sum_of_rows, rows, batch)
+
+
+def _without_own(scores: Tensor, own: Tensor) -> Tensor:
+    # A finite logit of probability 0: an infinite one has no KL.
+    return scores.scatter(1, own[:, None], torch.finfo(scores.dtype).min)
 
 
 def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:

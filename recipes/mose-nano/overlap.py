@@ -1,4 +1,4 @@
-"""Overlap of training pairs with evaluation sets, up to near-duplicates."""
+"""Overlap of training texts with evaluation sets, up to near-duplicates."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,36 +13,50 @@ from mose.data.source.near_duplicates import NearDuplicates
 
 #: Shortest text that is compared, in characters. Shorter ones, such as "Return the name.", are alike by chance.
 LEAST_CHARACTERS = 60
-#: The same among questions, which are short and seldom alike by chance.
+#: The same for questions, which are short and seldom alike by chance.
 LEAST_CHARACTERS_OF_QUESTION = 20
 SIDES = ("query", "document")
 
 
-def leave_out_near_duplicates(
-    pairs: Dataset, sets: Sequence[Path], least_characters: int = LEAST_CHARACTERS
-) -> tuple[Dataset, dict[str, Any]]:
+def near_duplicates(
+    texts: Iterable[str], sets: Sequence[Path], least_characters: int = LEAST_CHARACTERS
+) -> dict[str, str]:
+    """Return the texts that are near-duplicates of an evaluation text: text -> name of the first such set.
+
+    Case and white space do not count: queries are often typed in lower case, and titles are not.
+
+    Args:
+        texts: what may be trained on.
+        sets: folders of evaluation sets.
+        least_characters: texts of either kind that are shorter are not compared.
+    """
+    known, names = NearDuplicates(), []
+    for folder in sets:
+        for text in map(_plain, evaluation_texts([folder])):
+            if len(text) >= least_characters and known.add(text):
+                names.append(folder.name)
+
+    alike: dict[str, str] = {}
+    for text in tqdm(dict.fromkeys(texts), "overlap", unit="text"):
+        plain = _plain(text)
+        if len(plain) >= least_characters and (place := known.find(plain)) is not None:
+            alike[text] = names[place]
+    return alike
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def leave_out_near_duplicates(pairs: Dataset, sets: Sequence[Path]) -> tuple[Dataset, dict[str, Any]]:
     """Return the pairs without those that have a near-duplicate of an evaluation text on a side, and a report.
 
     The report has `pairs`, `left_out`, and by evaluation set how many different texts of the pairs were alike.
     The teacher's texts are compared: they have the names that the student may not see.
     """
-    known, names = NearDuplicates(), []
-    for folder in sets:
-        for text in evaluation_texts([folder]):
-            if len(text) >= least_characters and known.add(text):
-                names.append(folder.name)
-
-    alike: dict[str, str] = {}
-    texts = _distinct_texts(pairs)
-    for text in tqdm(texts, "overlap", unit="text"):
-        if len(text) >= least_characters and (place := known.find(text)) is not None:
-            alike[text] = names[place]
-
-    columns = zip(*(pairs[f"teacher_{side}"][:] for side in SIDES), strict=True)
-    clean = [row for row, both in enumerate(columns) if not any(text in alike for text in both)]
+    columns = [pairs[f"teacher_{side}"][:] for side in SIDES]
+    alike = near_duplicates((text for column in columns for text in column), sets)
+    rows = zip(*columns, strict=True)
+    clean = [row for row, both in enumerate(rows) if not any(text in alike for text in both)]
     report = {"pairs": len(pairs), "left_out": len(pairs) - len(clean), "texts": dict(Counter(alike.values()))}
     return pairs.select(clean), report
-
-
-def _distinct_texts(pairs: Dataset) -> Iterable[str]:
-    return dict.fromkeys(text for side in SIDES for text in pairs[f"teacher_{side}"][:])

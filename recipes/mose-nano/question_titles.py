@@ -20,9 +20,9 @@ from typing import Any
 from mose.utils.command_line import exit_status
 from mose.utils.files import atomic_write_text
 
-#: Words of a title that is kept. Shorter ones ask nothing.
+#: Words of a title that is kept. Shorter ones ask nothing, longer ones are no titles.
 WORDS = range(3, 31)
-SITE_NOTE = re.compile(r"\s*\[(duplicate|closed|on hold)\]$")
+SITE_NOTES = re.compile(r"(\s*\[(duplicate|closed|on hold)\])+$")
 
 
 class PlainUnpickler(pickle.Unpickler):
@@ -34,25 +34,49 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def read_titles(path: Path) -> Iterator[str]:
-    """Yield the titles of a file, as they are."""
-    if path.suffix == ".pickle":
-        with path.open("rb") as stream:
-            yield from PlainUnpickler(stream, encoding="latin1").load().values()
-        return
+    """Yield the titles of a file, as they are.
 
+    Raises:
+        ValueError: the file is damaged, or holds something else; the message names it.
+    """
+    try:
+        yield from pickled_titles(path) if path.suffix == ".pickle" else text_titles(path)
+    except (ValueError, EOFError, pickle.UnpicklingError, csv.Error) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def pickled_titles(path: Path) -> list[str]:
+    """Return the values of a pickled dictionary; ValueError if it is none, or has other values than texts."""
+    with path.open("rb") as stream:
+        content = PlainUnpickler(stream, encoding="latin1").load()
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"a pickle must be a dictionary with titles as its values, got a {type(content).__name__}."
+        )
+
+    titles = list(content.values())
+    if kinds := {type(title).__name__ for title in titles if not isinstance(title, str)}:
+        raise ValueError(f"the values of the pickle must be texts, got {', '.join(sorted(kinds))}.")
+    return titles
+
+
+def text_titles(path: Path) -> Iterator[str]:
+    """Yield the lines of a text, or the first column of a table."""
     with path.open(encoding="utf-8", errors="replace", newline="") as lines:
-        rows = csv.reader(lines, delimiter="\t") if path.suffix == ".tsv" else ([line] for line in lines)
+        # Strict, so that a quotation mark that is never closed does not swallow what follows.
+        is_table = path.suffix == ".tsv"
+        rows = csv.reader(lines, delimiter="\t", strict=True) if is_table else ([line] for line in lines)
         yield from (row[0] for row in rows if row)
 
 
 def clean_titles(titles: Iterable[str], share: float, seed: int = 0) -> list[str]:
-    """Return a share of the titles in plain English, each once, without notes such as `[closed]`."""
+    """Return a share of the titles that are plain ASCII, each once, without notes such as `[closed]`."""
     if not 0 < share <= 1:
         raise ValueError(f"--share must be in (0, 1], got {share}.")
 
     kept: dict[str, str] = {}
     for title in titles:
-        text = SITE_NOTE.sub("", " ".join(title.split()))
+        text = SITE_NOTES.sub("", " ".join(title.split()))
         if len(text.split()) in WORDS and text.isascii():
             kept.setdefault(text.lower(), text)
 
@@ -70,6 +94,8 @@ def main() -> int:
 
     def write() -> None:
         titles = clean_titles((title for path in options.files for title in read_titles(path)), options.share)
+        if not titles:
+            raise ValueError(f"No title is left: they must have {WORDS[0]} to {WORDS[-1]} words in plain ASCII.")
         atomic_write_text(options.output, "\n".join(titles) + "\n")
         print(f"{len(titles)} titles in {options.output}")
 

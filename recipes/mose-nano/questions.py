@@ -23,28 +23,35 @@ def read_questions(files: Iterable[Path], excluded: set[str]) -> list[str]:
     return [text for fingerprint, text in questions.items() if fingerprint and fingerprint not in excluded]
 
 
-def answers(pairs: Dataset) -> Dataset:
-    """Return rows with every document that a teacher reads, once: what questions may be paired with."""
+def distinct_documents(pairs: Dataset) -> Dataset:
+    """Return rows with every document that a teacher reads, once: what questions may be paired with.
+
+    A function may be there with its documentation and without.
+    """
     first = {text: row for row, text in reversed(list(enumerate(pairs["teacher_document"][:])))}
     pool = pairs.select(sorted(first.values()))
-    # Questions are about what code does, so its names and its documentation stay.
+    # The student reads what the teacher reads: questions are about what code does, so its names stay.
     return pool.remove_columns("document").add_column("document", pool["teacher_document"][:])
 
 
-def best_matches(questions: Tensor, documents: Tensor, share: float, repeats: int) -> list[tuple[int, int]]:
+def best_matches(
+    questions: Tensor, documents: Tensor, share: float = 1.0, repeats: int = 4
+) -> list[tuple[int, int]]:
     """Return (question, document) of the best matches, the document being the one ranked first for the question.
 
     Args:
         questions: (questions, dim), the teachers' vectors of unit norm.
         documents: (documents, dim), alike.
-        share: of the questions, those with the most similar documents.
+        share: of the questions, those with the most similar documents; at least one.
         repeats: how often a document may be taken. Further questions that rank it first are left out.
 
     Raises:
-        ValueError: the share is not in (0, 1].
+        ValueError: the share is not in (0, 1], or `repeats` is below 1.
     """
     if not 0 < share <= 1:
         raise ValueError(f"questions: share must be in (0, 1], got {share}.")
+    if repeats < 1:
+        raise ValueError(f"questions: repeats must be at least 1, got {repeats}.")
 
     scores, places = [], []
     with tqdm(total=len(questions), desc="questions", unit="question") as bar:
@@ -57,7 +64,7 @@ def best_matches(questions: Tensor, documents: Tensor, share: float, repeats: in
     order = torch.cat(scores).argsort(descending=True, stable=True).tolist()
     taken: Counter[int] = Counter()
     chosen = []
-    for question in order[: round(share * len(order))]:
+    for question in order[: max(1, round(share * len(order)))]:
         document = places[question]
         if taken[document] < repeats:
             taken[document] += 1
@@ -66,7 +73,7 @@ def best_matches(questions: Tensor, documents: Tensor, share: float, repeats: in
 
 
 def question_rows(questions: Sequence[str], pool: Dataset, matches: Sequence[tuple[int, int]]) -> Dataset:
-    """Return the pairs of `matches` as rows of kind `question`; `pool` is that of `answers`."""
+    """Return the pairs of `matches` as rows of kind `question`; `pool` is that of `distinct_documents`."""
     rows = pool.select([document for _, document in matches])
     texts = [questions[question] for question, _ in matches]
     columns = {"query": texts, "teacher_query": texts}

@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -54,9 +55,9 @@ from mose.utils.files import atomic_write_json
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
-from overlap import LEAST_CHARACTERS_OF_QUESTION, leave_out_near_duplicates  # noqa: E402
+from overlap import LEAST_CHARACTERS_OF_QUESTION, leave_out_near_duplicates, near_duplicates  # noqa: E402
 from pairs import KINDS, build_pairs  # noqa: E402
-from questions import answers, best_matches, question_rows, read_questions  # noqa: E402
+from questions import best_matches, distinct_documents, question_rows, read_questions  # noqa: E402
 from recipe_steps import cached_pairs, evaluation_fingerprints, fine_tuning_trainer  # noqa: E402
 
 COLLATION = ("max_query_length", "max_document_length", "instruction_dropout", "token_dropout")
@@ -230,24 +231,32 @@ def repeat_rows(pairs: Dataset, repeats: Mapping[str, int]) -> Dataset:
 def question_pairs(
     options: argparse.Namespace, recipe: Mapping[str, Any], pairs: Dataset, teachers: Teachers
 ) -> Dataset:
-    """Return questions, each with the code of the pairs that the teachers rank first for it."""
-    questions = read_questions(options.questions, evaluation_fingerprints(options.exclude))
-    if options.cached_only:
+    """Return questions, each with the code of the pairs that the teachers rank first for it.
+
+    Raises:
+        ValueError: no question is left to be paired.
+    """
+    read = read_questions(options.questions, evaluation_fingerprints(options.exclude))
+    alike = near_duplicates(read, options.exclude, LEAST_CHARACTERS_OF_QUESTION)
+    questions = [text for text in read if text not in alike]
+    overlap = {"questions": len(read), "left_out": len(alike), "texts": dict(Counter(alike.values()))}
+    atomic_write_json(options.output_dir / "overlap-questions.json", overlap)
+    if options.cached_only and questions:
         rows = Dataset.from_dict({"teacher_query": questions})
         questions = with_known_vectors(rows, *teachers, sides=("query",))["teacher_query"][:]
 
     if not questions:
-        raise ValueError("--questions: none is left. Evaluation sets have all, or the teachers have read none.")
+        raise ValueError(
+            "--questions: none is left. The files are empty, evaluation sets have all of them, or, with "
+            "--cached-only, the teachers have read none yet: leave that flag out."
+        )
 
-    pool = answers(pairs)
+    pool = distinct_documents(pairs)
     texts = {"query": questions, "document": pool["teacher_document"][:]}
     vectors = [
         torch.from_numpy(joint_embeddings(texts[side], *teachers, side=side, center=True)) for side in SIDES
     ]
-    rows = question_rows(questions, pool, best_matches(*vectors, **recipe["questions"]))
-    clean, overlap = leave_out_near_duplicates(rows, options.exclude, LEAST_CHARACTERS_OF_QUESTION)
-    atomic_write_json(options.output_dir / "overlap-questions.json", overlap)
-    return clean
+    return question_rows(questions, pool, best_matches(*vectors, **recipe["questions"]))
 
 
 def with_known_vectors(
@@ -343,7 +352,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--shards", type=Path, nargs="+", required=True, help="files of recipes/depth/shards.py")
     add("--pair-file", type=Path, nargs="*", default=[], help="JSON lines of code pairs")
-    add("--questions", type=Path, nargs="*", default=[], help="text files of questions, one a line")
+    add(
+        "--questions",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="text files of questions, one a line; to pair others in a folder, delete its questions.parquet",
+    )
     add("--exclude", type=Path, nargs="*", default=[], help="evaluation sets to keep out of training")
 
     start = parser.add_mutually_exclusive_group().add_argument

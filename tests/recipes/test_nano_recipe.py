@@ -178,7 +178,7 @@ def test_pilots_compare_arms_of_equal_steps(run, monkeypatch, tmp_path, capsys):
 @pytest.mark.slow
 def test_questions_get_code_of_the_pairs_unless_an_evaluation_set_has_them(run, monkeypatch, tmp_path, capsys):
     asked = [f"how do I {verb.lower()} every {noun}" for verb in VERBS.values() for noun in NOUNS]
-    (tmp_path / "questions.txt").write_text("\n".join([*asked, "Alike: return the least of all these numbers"]))
+    (tmp_path / "questions.txt").write_text("\n".join([*asked, "Alike: Return the Least of all These Numbers"]))
     (tmp_path / "set").mkdir()
     rows = [{"_id": "0", "text": "Alike: return the least of all these numbers now"}]
     rows.append({"_id": "1", "text": "how do I sort every planet?"})
@@ -197,7 +197,8 @@ def test_questions_get_code_of_the_pairs_unless_an_evaluation_set_has_them(run, 
     assert set(questions["query"][:]) == set(asked) - {"how do I sort every planet"}
     known = recipe.Dataset.from_parquet(str(folder / "pairs.parquet"))
     assert set(questions["document"][:]) <= set(known["teacher_document"][:])
-    assert json.loads((folder / "overlap-questions.json").read_text())["left_out"] == 1
+    overlap = json.loads((folder / "overlap-questions.json").read_text())
+    assert overlap == {"questions": len(asked), "left_out": 1, "texts": {"set": 1}}
 
     # With the vectors that are there, a later run makes the same rows.
     assert run(monkeypatch, "again", *flags, over=[over])[0] == 0

@@ -8,7 +8,7 @@ import pytest
 import question_titles
 import torch
 from datasets import Dataset
-from questions import answers, best_matches, question_rows, read_questions
+from questions import best_matches, distinct_documents, question_rows, read_questions
 from recipe_steps import text_fingerprint
 
 
@@ -37,6 +37,9 @@ def test_the_surest_questions_get_the_code_ranked_first(share, repeats, monkeypa
 def test_a_share_of_nothing_is_refused():
     with pytest.raises(ValueError, match=r"share must be in \(0, 1\], got 0"):
         best_matches(unit(3, 0), unit(9, 1), 0, 1)
+    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
+        best_matches(unit(3, 0), unit(9, 1), 0.5, 0)
+    assert len(best_matches(unit(1, 0), unit(9, 1), 0.3)) == 1  # a small share of one is one
 
 
 def test_lines_are_read_once_and_not_those_of_an_evaluation_set(tmp_path):
@@ -57,7 +60,7 @@ def test_rows_have_the_code_that_the_teachers_read_and_no_other_text_of_its_pair
         "kind": ["documentation", "typed", "code"],
         "repository": ["a", "a", "b"],
     }
-    pool = answers(Dataset.from_dict(rows))
+    pool = distinct_documents(Dataset.from_dict(rows))
     assert pool["document"][:] == pool["teacher_document"][:] == ["def get(): 1", "def sort(): 2"]
 
     made = question_rows(["which sorts?", "unused", "which gets?"], pool, [(2, 0), (0, 1), (2, 1)])
@@ -84,9 +87,33 @@ def test_titles_of_all_kinds_of_files_are_written_once_and_cleaned(tmp_path, mon
     assert run(*files, "--share", 0) == 1
     assert "--share must be in (0, 1], got 0.0" in capsys.readouterr().err
 
-    (tmp_path / "c.pickle").write_bytes(pickle.dumps({1: Counter()}))
-    assert run(*files) == 1
-    assert "the pickle wants collections.Counter" in capsys.readouterr().err
+    (tmp_path / "b.txt").write_text("Sort a list [duplicate] [closed]\n")
+    assert run(tmp_path / "b.txt") == 0
+    assert (tmp_path / "q").read_text() == "Sort a list\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.pickle", pickle.dumps({1: Counter()}), "the pickle wants collections.Counter"),
+        (
+            "a.pickle",
+            pickle.dumps(["Sort a list"]),
+            "a pickle must be a dictionary with titles as its values, got a list",
+        ),
+        ("a.pickle", pickle.dumps({1: 2, 2: ["a"]}), "the values of the pickle must be texts, got int, list"),
+        ("a.pickle", pickle.dumps({1: "Sort a list"})[:-9], "a.pickle: "),
+        ("a.pickle", b"", "a.pickle: "),
+        ("a.tsv", b'Sort a list\t1\n"Never closed\t2\nParse a date\t3\n', "a.tsv: unexpected end of data"),
+        ("a.txt", b"Too short\n", "No title is left: they must have 3 to 30 words in plain ASCII"),
+    ],
+)
+def test_what_is_no_question_set_is_refused_by_name(name, content, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / name).write_bytes(content)
+    output = tmp_path / "questions.txt"
+    monkeypatch.setattr("sys.argv", ["question_titles.py", str(tmp_path / name), "--output", str(output)])
+    assert question_titles.main() == 1
+    assert message in capsys.readouterr().err and not output.exists()
 
 
 def test_a_share_of_the_titles_does_not_depend_on_the_others():

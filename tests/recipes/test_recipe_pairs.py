@@ -127,7 +127,8 @@ def test_near_duplicates_of_evaluation_texts_are_left_out_and_counted(tmp_path):
 
     other = "".join(f"    print('row', {i}, end='')\n" for i in range(9))
     documents = [f"def weigh_all(values, weights):\n{own}    return total\n", f"def show():\n{other}", "Add it."]
+    documents.append(f"DEF Weigh_All(values, weights):\n{own.upper()}\n\n\n    return total\n")
     rows = [{"teacher_query": f"q{i}", "teacher_document": text} for i, text in enumerate(documents)]
     clean, report = leave_out_near_duplicates(Dataset.from_list(rows), [folder])
     assert clean["teacher_query"][:] == ["q1", "q2"]  # short texts are alike by chance
-    assert report == {"pairs": 3, "left_out": 1, "texts": {"dev": 1}}
+    assert report == {"pairs": 4, "left_out": 2, "texts": {"dev": 2}}

@@ -129,6 +129,15 @@ def test_relational_kl_loss_spares_the_teacher():
     assert relational_kl_loss(teacher, teacher).item() == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.parametrize("temperature", [1e-5, 5e-5, 1e-3])
+def test_relational_kl_loss_leaves_out_the_own_text_at_any_temperature(temperature):
+    # Of one pair there is one other text: its probability is 1 for teacher and student, however far away it is.
+    text, across = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    student, teacher = ((text, across), (text, -text))
+    assert relational_kl_loss(student, teacher, temperature).item() == 0.0
+    assert relational_kl_loss(teacher, student, temperature).item() == 0.0
+
+
 def test_similarity_kl_loss_agrees_with_torch_distributions_and_spares_the_teacher():
     student, teacher = (tuple(unit_rows(5, 7, seed + k).requires_grad_() for k in (0, 1)) for seed in (0, 2))
     s, t = (a @ b.T / 0.5 for a, b in (student, teacher))
