@@ -205,7 +205,7 @@ class FineTuningArguments(LoRAArguments, shared.RunArguments):
         "With --align-exits, weight of the teachers' KL of queries at one exit with documents at another.", 0.0
     )
     teacher_relational_weight: float = flag(
-        "Weight of the KL between the rankings of all texts of a batch, queries among queries, too.", 0.0
+        "Weight of the KL between the rankings of all other texts of the batch, of both sides.", 0.0
     )
     teacher_cosine_weight: float = flag("Weight of 1 - cosine between the vectors of teacher and exit.", 1.0)
     teacher_temperature: float = flag("Temperature of the teacher's KL, in units of cosine.", 0.05)

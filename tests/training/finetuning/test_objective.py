@@ -153,6 +153,9 @@ def test_an_outer_teacher_sees_the_rows_of_this_process(batch):
     without, _ = value(Objective(**weights | {"teacher_align_weight": 0.0}), batch)
     difference = sum(WEIGHTS[e] * 0.7 * figures[f"teacher_align_loss_exit_{e}"] for e in EXITS)
     assert loss - without == pytest.approx(difference)
+    without, _ = value(Objective(**weights | {"teacher_relational_weight": 0.0}), batch)
+    difference = sum(WEIGHTS[e] * 0.5 * figures[f"teacher_relational_loss_exit_{e}"] for e in EXITS)
+    assert loss - without == pytest.approx(difference)
 
 
 def test_a_wider_teacher_is_projected_and_keeps_its_similarities():
