@@ -201,9 +201,6 @@ class FineTuningArguments(LoRAArguments, shared.RunArguments):
     )
     teacher_max_length: int = flag("Maximum tokens of a teacher's input.", 128)
     teacher_kl_weight: float = flag("Weight of the KL between the in-batch rankings of teacher and exit.", 1.0)
-    teacher_align_weight: float = flag(
-        "With --align-exits, weight of the teachers' KL of queries at one exit with documents at another.", 0.0
-    )
     teacher_relational_weight: float = flag(
         "Weight of the KL between the rankings of all other texts of the batch, of both sides.", 0.0
     )

@@ -20,9 +20,7 @@ from mose.training.losses import (
 
 DISTILLATIONS = ("none", "kl", "cosine")
 #: Losses with an outer teacher, whose weights are fields of `Objective`.
-TEACHER_LOSSES = ("teacher_kl", "teacher_align", "teacher_relational", "teacher_cosine")
-#: Losses between queries at one exit and documents at another.
-ALIGN_LOSSES = ("align", "teacher_align")
+TEACHER_LOSSES = ("teacher_kl", "teacher_relational", "teacher_cosine")
 #: Embeddings of one side at every exit, (batch, dim) each, shallow to deep.
 Exits = Mapping[int, Tensor]
 
@@ -63,9 +61,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Objective:
-    """L = Σ_i w_i (c · CLIP_i + a · ALIGN_i + d · DISTIL_i + k · KL_i + b · ALKL_i + r · REL_i + v · COS_i).
-
-    The sum is over the exits i.
+    """L = Σ_i w_i (c · CLIP_i + a · ALIGN_i + d · DISTIL_i + k · KL_i + r · REL_i + v · COS_i) over the exits i.
 
     - CLIP_i: `clip_loss` at exit i (paper, section 3). With `matryoshka_dims`, its mean over these sizes
       (Matryoshka Representation Learning, arXiv 2205.13147, equation 1, with equal weights).
@@ -77,8 +73,6 @@ class Objective:
       ("cosine"). Zero at the deepest exit.
     - KL_i and COS_i: the same two with an outer teacher, if the batch has one. KL_i compares with its own
       vectors, COS_i with their projection onto the model's dimensions.
-    - ALKL_i: as ALIGN_i, with KL_i in place of the CLIP loss: the outer teacher says what queries at one exit
-      should find among documents at another. Our own.
     - REL_i: `relational_kl_loss` with the outer teacher's own vectors.
 
     w_i are the configuration's `exit_weights`, or 1; the other weights are the fields below.
@@ -90,7 +84,6 @@ class Objective:
     distillation_weight: float = 1.0
     distillation_temperature: float = 0.05
     teacher_kl_weight: float = 0.0
-    teacher_align_weight: float = 0.0
     teacher_relational_weight: float = 0.0
     teacher_cosine_weight: float = 0.0
     teacher_temperature: float = 0.05
@@ -115,24 +108,23 @@ class Objective:
         terms = {"contrastive": (self.contrastive_weight, self._clip(batch, exit_layer, exit_layer))}
 
         others = [other for other in batch.queries if other != exit_layer]
-        # The exits of queries and of documents.
-        across = [pair for other in others for pair in ((exit_layer, other), (other, exit_layer))]
-        if self.align_weight and across:
-            values = [self._clip(batch, *exits) for exits in across]
-            terms["align"] = (self.align_weight, torch.stack(values).mean())
+        if self.align_weight and others:
+            across = [
+                self._clip(batch, query_exit, document_exit)
+                for other in others
+                for query_exit, document_exit in ((exit_layer, other), (other, exit_layer))
+            ]
+            terms["align"] = (self.align_weight, torch.stack(across).mean())
 
         teachers = deeper_exits(tuple(batch.queries))[exit_layer]
         if self.distillation != "none" and teachers:
-            distil = {"kl": self._exit_kl, "cosine": self._cosine}[self.distillation]
+            distil = {"kl": self._kl, "cosine": self._cosine}[self.distillation]
             values = [distil(batch, exit_layer, batch.sides(teacher)) for teacher in teachers]
             terms["distillation"] = (self.distillation_weight, torch.stack(values).mean())
 
         if batch.teacher is not None:
-            kl = self._teacher_kl(batch, exit_layer, exit_layer)
+            kl = self._kl(batch, exit_layer, batch.teacher, self.teacher_temperature)
             terms["teacher_kl"] = (self.teacher_kl_weight, kl)
-            if self.teacher_align_weight and across:
-                values = [self._teacher_kl(batch, *exits) for exits in across]
-                terms["teacher_align"] = (self.teacher_align_weight, torch.stack(values).mean())
             if self.teacher_relational_weight:
                 relational = relational_kl_loss(
                     batch.sides(exit_layer), batch.teacher, self.teacher_temperature, batch.rows
@@ -162,13 +154,11 @@ class Objective:
             return clip_at(lambda embeddings: embeddings)
         return torch.stack([clip_at(partial(truncate, dim=dim)) for dim in self.matryoshka_dims]).mean()
 
-    def _exit_kl(self, batch: Batch, exit_layer: int, teacher: tuple[Tensor, Tensor]) -> Tensor:
-        return similarity_kl_loss(batch.sides(exit_layer), teacher, self.distillation_temperature, batch.rows)
-
-    def _teacher_kl(self, batch: Batch, query_exit: int, document_exit: int) -> Tensor:
-        assert batch.teacher is not None  # asked by the caller
-        student = (batch.queries[query_exit], batch.documents[document_exit])
-        return similarity_kl_loss(student, batch.teacher, self.teacher_temperature, batch.rows)
+    def _kl(
+        self, batch: Batch, exit_layer: int, teacher: tuple[Tensor, Tensor], temperature: float | None = None
+    ) -> Tensor:
+        temperature = self.distillation_temperature if temperature is None else temperature
+        return similarity_kl_loss(batch.sides(exit_layer), teacher, temperature, batch.rows)
 
     def _cosine(self, batch: Batch, exit_layer: int, teacher: tuple[Tensor, Tensor]) -> Tensor:
         pairs = zip(batch.sides(exit_layer), teacher, strict=True)

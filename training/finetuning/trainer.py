@@ -13,7 +13,7 @@ from mose.modeling_mose import SIMILARITY_SCALE_RANGE, MoSEModel
 from mose.training.arguments import select_fields
 from mose.training.finetuning.arguments import FineTuningArguments
 from mose.training.finetuning.gradcache import Ranks, embed, gather, gather_ranks, graph_tokens
-from mose.training.finetuning.objective import ALIGN_LOSSES, TEACHER_LOSSES, Batch, Objective, project_teacher
+from mose.training.finetuning.objective import TEACHER_LOSSES, Batch, Objective, project_teacher
 from mose.training.trainer import MoSETrainer
 
 SIDES = ("query", "document", "negative")
@@ -71,8 +71,10 @@ class FineTuningTrainer(MoSETrainer):
 
     def _check_arguments(self) -> None:
         args, config = self.args, self.model.config
-        losses = {"contrastive", *ALIGN_LOSSES, *TEACHER_LOSSES} - self._unused_losses()
-        if not any(getattr(args, f"{loss}_weight") for loss in losses):
+        total_weight = args.contrastive_weight + (args.align_weight if args.align_exits else 0.0)
+        if self.teacher_vectors is not None:
+            total_weight += sum(getattr(args, f"{loss}_weight") for loss in TEACHER_LOSSES)
+        if total_weight == 0:
             raise ValueError("All loss weights are 0. Set contrastive_weight, or use align_exits or a teacher.")
 
         if config.truncate_dim is not None:
@@ -97,19 +99,15 @@ class FineTuningTrainer(MoSETrainer):
         dims = sorted(truncated, reverse=True)
         model: Any = self.model
         base: MoSEModel = model.get_base_model() if hasattr(model, "get_base_model") else model
-
-        unused = self._unused_losses()
-        aligned = any(getattr(args, f"{loss}_weight") for loss in ALIGN_LOSSES if loss not in unused)
-        base.describe_space(aligned, dims or None)
+        base.describe_space(args.align_exits and args.align_weight > 0, dims or None)
 
         options = select_fields(args, [field.name for field in dataclasses.fields(Objective)])
         options["matryoshka_dims"] = (full_size, *dims) if dims else ()
-        return Objective(**options | {f"{loss}_weight": 0.0 for loss in unused})
-
-    def _unused_losses(self) -> set[str]:
-        """Return the losses without effect: across exits unless these are aligned, and an absent teacher's."""
-        across = () if self.args.align_exits else ALIGN_LOSSES
-        return {*across, *(TEACHER_LOSSES if self.teacher_vectors is None else ())}
+        if not args.align_exits:
+            options["align_weight"] = 0.0
+        if self.teacher_vectors is None:
+            options |= {f"{loss}_weight": 0.0 for loss in TEACHER_LOSSES}
+        return Objective(**options)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return this process's part of the loss: a scalar whose mean over processes is that of all pairs."""

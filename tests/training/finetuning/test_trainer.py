@@ -266,20 +266,6 @@ def test_nothing_to_learn_from_is_refused(build, tiny_teacher):
     assert not trainer.model.config.aligned_exits
 
 
-def test_a_teacher_aligns_exits_if_it_is_there_and_they_are_to_be_aligned(build, tiny_teacher):
-    weights = {"align_weight": 0.0, "teacher_align_weight": 1.0}
-    trainer, _ = build(teacher=tiny_teacher, align_exits=True, **weights)
-    assert trainer.model.config.aligned_exits
-    trainer.train()
-    assert {f"teacher_align_loss_exit_{e}" for e in EXITS} <= trainer.state.log_history[0].keys()
-    for unused in ({"teacher": tiny_teacher}, {"align_exits": True}):
-        trainer, _ = build(**unused, **weights)
-        assert not trainer.model.config.aligned_exits
-        assert trainer.objective.teacher_align_weight == 0
-    with pytest.raises(ValueError, match="All loss weights are 0"):
-        build(align_exits=True, contrastive_weight=0.0, **weights)
-
-
 # --- what the arguments ask for ----------------------------------------------------------------------------
 
 
