@@ -294,7 +294,12 @@ def test_the_list_has_no_excluded_package_and_what_was_counted_is_of_it():
     with pytest.raises(ArgumentError, match="the list has zod"):
         fetch.chosen_packages(listed, [])
 
-    report = json.loads((RECIPE / "corpus.json").read_text())
-    assert sum(report["files"].values()) == report["kept"] > 0
-    assert set(report["files"]) == set(report["characters"]) <= set(LIST["languages"])
-    assert 400 <= report["repositories"] <= len(packages)
+    nano = RECIPE.parent / "mose-nano"
+    further = fetch.chosen_packages(fetch.read_list(nano / "further_sources.yaml"), [])
+    assert len(further) == len(set(further)) >= 1000 and not set(further) & set(packages)
+
+    for path, listed in ((RECIPE / "corpus.json", packages), (nano / "further_corpus.json", further)):
+        report = json.loads(path.read_text())
+        assert sum(report["files"].values()) == report["kept"] > 0
+        assert set(report["files"]) == set(report["characters"]) <= set(LIST["languages"])
+        assert 400 <= report["repositories"] <= len(listed)
