@@ -309,6 +309,12 @@ def average_weights(last: Path, other: Path, share: float, folder: Path) -> None
     with torch.no_grad():
         for parameter, added in zip(model.parameters(), mixed_in.parameters(), strict=True):
             parameter.lerp_(added, share)
+
+    # Both were trained in one space, and one went on from the other: what both claim, their mean has, too.
+    configs = (model.config, mixed_in.config)
+    dims = set.intersection(*(set(config.matryoshka_dims or ()) for config in configs))
+    aligned = all(config.aligned_exits for config in configs)
+    model.describe_space(aligned, sorted(dims, reverse=True) or None)
     model.save_pretrained(folder)
     (folder / "done").touch()
 

@@ -34,12 +34,12 @@ class ConfidenceConstants:
     their hits does not suffer, but a score of 0.5 is not even odds.
     """
 
-    bias: float = -11.98
-    similarity: float = 26.89
-    coverage: float = 9.32
-    together: float = 17.87
-    symbol: float = -9.83
-    log_units: float = -1.29
+    bias: float = -10.95
+    similarity: float = 23.9
+    coverage: float = 9.62
+    together: float = 16.64
+    symbol: float = -9.73
+    log_units: float = -1.17
 
 
 DEFAULT_CONFIDENCE = ConfidenceConstants()

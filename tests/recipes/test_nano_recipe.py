@@ -92,7 +92,8 @@ def test_the_command_trains_measures_and_repeats_nothing(run, monkeypatch):
 def test_further_training_starts_from_weights_with_a_recipe_over_the_recipe(run, monkeypatch, tmp_path, capsys):
     code, first = run(monkeypatch, "whole")
     assert code == 0
-    over = {"stages": {"more": {"max_steps": 1, "learning_rate": 0.0}}, "row_repeats": {"typed": 3}}
+    stage = {"max_steps": 1, "learning_rate": 0.0, "align_exits": True}
+    over = {"stages": {"more": stage}, "row_repeats": {"typed": 3}}
     file = tmp_path / "over.yaml"
     file.write_text(yaml.safe_dump(over))
     seen = {}
@@ -125,6 +126,17 @@ def test_further_training_starts_from_weights_with_a_recipe_over_the_recipe(run,
     assert list(changed) == ["exits.1.projection.bias"]
     (bias,) = changed.values()
     torch.testing.assert_close(bias, 0.75 * wanted["exits.1.projection.bias"] + 0.25)
+
+    # The mean is in one space if both were; the other weights were changed by hand, so they claim nothing.
+    def space(directory):
+        config = json.loads((directory / "config.json").read_text())
+        return config["aligned_exits"], config["matryoshka_dims"]
+
+    assert space(tmp_path / "other") == space(folder / "averaged") == (False, None)
+    assert space(folder / "more") == (True, [8])
+    (folder / "averaged" / "done").unlink()
+    assert run(monkeypatch, "more", "--start", first / "blocks", over=[file])[0] == 0
+    assert space(folder / "averaged") == (True, [8])
     capsys.readouterr()
     assert run(monkeypatch, "whole", over=[file])[0] == 1
     assert "Pass --start or --average-with" in capsys.readouterr().err
