@@ -57,9 +57,18 @@ SKIPPED_PATH = re.compile(
 
 
 def read_list(path: Path = SOURCES) -> dict:
-    """Return `packages` of a list, and `excluded` and `languages` of sources.yaml."""
+    """Return `packages` of a list, and `excluded` and `languages` of sources.yaml.
+
+    Raises:
+        ArgumentError: the list has no packages, or a section that is unknown.
+    """
     own, named = (yaml.safe_load(each.read_text(encoding="utf-8")) for each in (SOURCES, path))
-    return own | {"packages": named["packages"]}
+    packages = named.get("packages") if isinstance(named, dict) else None
+    if not isinstance(packages, dict) or not set(packages) <= set(SECTIONS):
+        known = ", ".join(SECTIONS)
+        given = ", ".join(map(str, packages or ())) or "none"
+        raise ArgumentError(f"{path} must have `packages` with sections of {known}, got {given}.")
+    return own | {"packages": packages}
 
 
 def excluded_project(package: str, excluded: Mapping[str, str]) -> str | None:

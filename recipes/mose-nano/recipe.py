@@ -358,13 +358,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--shards", type=Path, nargs="+", required=True, help="files of recipes/depth/shards.py")
     add("--pair-file", type=Path, nargs="*", default=[], help="JSON lines of code pairs")
-    add(
-        "--questions",
-        type=Path,
-        nargs="*",
-        default=[],
-        help="text files of questions, one a line; to pair others in a folder, delete its questions.parquet",
-    )
+    text = "text files of questions, one a line; to pair others in a folder, delete its questions.parquet"
+    add("--questions", type=Path, nargs="*", default=[], help=text)
     add("--exclude", type=Path, nargs="*", default=[], help="evaluation sets to keep out of training")
 
     start = parser.add_mutually_exclusive_group().add_argument

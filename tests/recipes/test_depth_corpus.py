@@ -247,6 +247,11 @@ def test_another_list_of_packages_excludes_the_same(tmp_path, monkeypatch):
     assert fetch.chosen_packages(sources, []) == [("pip", "one"), ("pip", "two")]
     assert sources["excluded"] == LIST["excluded"] and sources["languages"] == LIST["languages"]
 
+    for wrong in ("packages: {gem: [rails]}", "packages: [one]", "[one]", ""):
+        path.write_text(wrong)
+        with pytest.raises(ArgumentError, match="must have `packages` with sections of deb, npm, pip, src"):
+            fetch.read_list(path)
+
     path.write_text("packages: {npm: [zod]}")
     with pytest.raises(ArgumentError, match="zod"):
         fetch.fetch_corpus(tmp_path / "out", sources_path=path)
