@@ -65,9 +65,8 @@ def read_list(path: Path = SOURCES) -> dict:
     own, named = (yaml.safe_load(each.read_text(encoding="utf-8")) for each in (SOURCES, path))
     packages = named.get("packages") if isinstance(named, dict) else None
     if not isinstance(packages, dict) or not set(packages) <= set(SECTIONS):
-        known = ", ".join(SECTIONS)
-        given = ", ".join(map(str, packages or ())) or "none"
-        raise ArgumentError(f"{path} must have `packages` with sections of {known}, got {given}.")
+        known, given = ", ".join(SECTIONS), list(packages) if isinstance(packages, dict) else packages
+        raise ArgumentError(f"{path} must have `packages` with sections of {known}, got {given!r}.")
     return own | {"packages": packages}
 
 

@@ -247,7 +247,7 @@ def test_another_list_of_packages_excludes_the_same(tmp_path, monkeypatch):
     assert fetch.chosen_packages(sources, []) == [("pip", "one"), ("pip", "two")]
     assert sources["excluded"] == LIST["excluded"] and sources["languages"] == LIST["languages"]
 
-    for wrong in ("packages: {gem: [rails]}", "packages: [one]", "[one]", ""):
+    for wrong in ("packages: {gem: [rails]}", "packages: [one]", "packages: 5", "[one]", ""):
         path.write_text(wrong)
         with pytest.raises(ArgumentError, match="must have `packages` with sections of deb, npm, pip, src"):
             fetch.read_list(path)
