@@ -74,14 +74,14 @@ def clean_titles(titles: Iterable[str], share: float, seed: int = 0) -> list[str
     if not 0 < share <= 1:
         raise ValueError(f"--share must be in (0, 1], got {share}.")
 
-    kept: dict[str, str] = {}
+    distinct: dict[str, str] = {}
     for title in titles:
         text = SITE_NOTES.sub("", " ".join(title.split()))
         if len(text.split()) in WORDS and text.isascii():
-            kept.setdefault(text.lower(), text)
+            distinct.setdefault(text.lower(), text)
 
     # Drawn by title, so that the same titles are kept whatever else is in the files.
-    return [text for key, text in kept.items() if random.Random(f"{seed} {key}").random() < share]
+    return [text for key, text in distinct.items() if random.Random(f"{seed} {key}").random() < share]
 
 
 def main() -> int:
