@@ -49,6 +49,7 @@ from mose.training.finetuning.teacher import (
     joint_embeddings,
     text_key,
 )
+from mose.training.finetuning.widening import widen
 from mose.training.setup import load_tokenizer
 from mose.utils.command_line import exit_status
 from mose.utils.files import atomic_write_json
@@ -289,6 +290,24 @@ def start_model(
     return grow(model, deepest) if model.exit_layers[-1] < deepest else model
 
 
+def widened_start(options: argparse.Namespace, recipe: Mapping[str, Any], material: Material) -> Path | None:
+    """Return the folder to go on from: --start, or a wider model made of it if the recipe's is wider."""
+    if options.start is None:
+        return None
+
+    size, folder = model_config(recipe).hidden_size, options.output_dir / "widened"
+    model = AutoModel.from_pretrained(options.start, trust_remote_code=True, dtype=torch.float32)
+    if model.config.hidden_size == size:
+        return options.start
+
+    if not (folder / "done").exists():
+        set_seed(recipe["seed"] if options.seed is None else options.seed)
+        vectors = joint_embeddings(token_strings(material.tokenizer), *material.teachers)
+        widen(model, size, material.tokenizer, vectors).save_pretrained(folder)
+        (folder / "done").touch()
+    return folder
+
+
 def weights_to_average(options: argparse.Namespace, recipe: Mapping[str, Any]) -> Path | None:
     """Return the folder of the weights that the result is averaged with, or None if it is not."""
     share, other = recipe["average"], options.average_with or options.start
@@ -323,10 +342,11 @@ def run_stages(options: argparse.Namespace) -> None:
     """Run all stages that are not done, each starting from the previous one; ship the last if requested."""
     recipe = load_recipe(options.recipe)
     seed = recipe["seed"] if options.seed is None else options.seed
-    mixed_in = weights_to_average(options, recipe)
+    weights_to_average(options, recipe)
     material = prepare(options, recipe)
 
-    previous: Path | None = options.start
+    options.start = previous = widened_start(options, recipe, material)
+    mixed_in = weights_to_average(options, recipe)
     for name, stage in recipe["stages"].items():
         if (options.trunk or options.start) and stage.get("exit_layer") is not None:
             continue  # all blocks are there, so nothing is grown from a shallow exit

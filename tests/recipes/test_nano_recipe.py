@@ -147,6 +147,39 @@ def test_further_training_starts_from_weights_with_a_recipe_over_the_recipe(run,
 
 
 @pytest.mark.slow
+def test_a_narrower_start_is_widened_once(run, monkeypatch, tmp_path):
+    code, first = run(monkeypatch, "whole")
+    assert code == 0
+    sizes = recipe.load_recipe([first.parent / "recipe.yaml"])["model"]
+    wide = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    stages = {"more": {"max_steps": 1, "learning_rate": 0.0, "matryoshka_dims": [16, 8]}}
+    file = tmp_path / "wider.yaml"
+    file.write_text(yaml.safe_dump({"model": sizes | wide, "stages": stages, "average": 0.5}))
+
+    code, folder = run(monkeypatch, "wider", "--start", first / "blocks", over=[file])
+    assert code == 0
+    started, trained, mean = (
+        load_file(folder / name / "model.safetensors") for name in ("widened", "more", "averaged")
+    )
+    for name, tensor in started.items():
+        assert tensor.equal(trained[name]) and tensor.equal(mean[name]), name
+
+    folders = (first / "blocks", folder / "more")
+    narrow, wider = (AutoModel.from_pretrained(source, trust_remote_code=True) for source in folders)
+    assert {name: getattr(wider.config, name) for name in wide} == wide
+    ids = torch.tensor([[1, 40, 80, 2]])
+    with torch.no_grad():
+        old, new = (model(ids, exit_layer=0, truncate_dim=16).pooler_output for model in (narrow, wider))
+    torch.testing.assert_close(old, new, atol=1e-5, rtol=0)
+
+    # What is there is used again: another random start would be another model.
+    (folder / "more" / "done").unlink()
+    before = (folder / "widened" / "model.safetensors").stat().st_mtime_ns
+    assert run(monkeypatch, "wider", "--start", first / "blocks", "--seed", 5, over=[file])[0] == 0
+    assert (folder / "widened" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
 def test_pilots_compare_arms_of_equal_steps(run, monkeypatch, tmp_path, capsys):
     arms = {
         "all": {},

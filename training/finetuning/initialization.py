@@ -30,28 +30,37 @@ def start_embeddings_from(
             fewer dimensions than the model has.
     """
     weight = cast(nn.Embedding, model.embed_tokens).weight
-    vocabulary, size = weight.shape
-    tokens = len(tokenizer)
+    ordinary = ordinary_tokens(model, tokenizer, teacher_vectors)
+
+    components = whitened_components(torch.from_numpy(teacher_vectors.astype(np.float64)), weight.shape[1])
+    components /= components.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
+    weight[ordinary] = components[ordinary].to(weight)
+
+
+def ordinary_tokens(
+    model: MoSEModel, tokenizer: PreTrainedTokenizerBase, teacher_vectors: np.ndarray
+) -> list[int]:
+    """Return the ids of all tokens but special ones.
+
+    Raises:
+        ValueError: not one vector per token, or more tokens than the model has embeddings.
+    """
+    vocabulary, tokens = model.config.vocab_size, len(tokenizer)
     if len(teacher_vectors) != tokens:
         raise ValueError(f"There must be {tokens} teacher vectors, one per token, got {len(teacher_vectors)}.")
     if tokens > vocabulary:
         raise ValueError(f"The tokenizer must have at most vocab_size={vocabulary} tokens, got {tokens}.")
-
-    components = _whitened_components(torch.from_numpy(teacher_vectors.astype(np.float64)), size)
-    components /= components.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-12)
-
-    ordinary = sorted(set(range(tokens)) - set(tokenizer.all_special_ids))
-    weight[ordinary] = components[ordinary].to(weight)
+    return sorted(set(range(tokens)) - set(tokenizer.all_special_ids))
 
 
-def _whitened_components(vectors: Tensor, size: int) -> Tensor:
+def whitened_components(vectors: Tensor, size: int) -> Tensor:
     """Return the first `size` principal components of the rows, at equal variance: (rows, size)."""
     vectors = vectors - vectors.mean(dim=0)
     _, singular, axes = torch.linalg.svd(vectors, full_matrices=False)
 
     rank = int((singular > 1e-6 * singular[0]).sum())
     if rank < size:
-        raise ValueError(f"The teacher's vectors must span at least hidden_size={size} dimensions, got {rank}.")
+        raise ValueError(f"The teacher's vectors must span at least {size} dimensions, got {rank}.")
     return vectors @ axes[:size].T / singular[:size]
 
 

@@ -167,11 +167,11 @@ def test_teachers_that_do_not_fit(trained_config, tiny_tokenizer):
     model, tokens = MoSEModel(trained_config), len(tiny_tokenizer)
     with pytest.raises(ValueError, match=f"There must be {tokens} teacher vectors, one per token, got 7"):
         start_embeddings_from(model, tiny_tokenizer, np.ones((7, 40)))
-    with pytest.raises(ValueError, match="must span at least hidden_size=32 dimensions, got 1[56]"):
+    with pytest.raises(ValueError, match="must span at least 32 dimensions, got 1[56]"):
         start_embeddings_from(model, tiny_tokenizer, teacher_vectors(tiny_tokenizer, 16))
     flat = teacher_vectors(tiny_tokenizer, 40)
     flat[:, 10:] = 0
-    with pytest.raises(ValueError, match="must span at least hidden_size=32 dimensions, got 1[01]"):
+    with pytest.raises(ValueError, match="must span at least 32 dimensions, got 1[01]"):
         start_embeddings_from(model, tiny_tokenizer, flat)
     config = copy.deepcopy(trained_config)
     config.vocab_size = 100
