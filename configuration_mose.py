@@ -12,11 +12,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mose-1b": {},
     "mose-nano": {
         "vocab_size": 16_384,
-        "hidden_size": 256,
-        "intermediate_size": 1024,
+        "hidden_size": 384,
+        "intermediate_size": 1536,
         "num_hidden_layers": 3,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 3,
         "max_position_embeddings": 1024,
         "attention_dropout": 0.0,
         "residual_dropout": 0.0,
@@ -30,6 +30,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cls_token_id": 2,
         "mask_token_id": 3,
     },
+}
+#: Two thirds of the width: the first shipped weights, and the models that `recipes/depth` compares.
+PRESETS["mose-nano-256"] = PRESETS["mose-nano"] | {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
 }
 
 #: More than any model has. Names of blocks are listed one by one.

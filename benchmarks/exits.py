@@ -42,7 +42,7 @@ class ExitTimes(Benchmark):
             choices=(DEEP_NANO, *PRESETS),
             default=[DEEP_NANO, "mose-nano"],
             metavar="NAME",
-            help=f"presets: {', '.join(PRESETS)}; or {DEEP_NANO}, 12 blocks of mose-nano's width "
+            help=f"presets: {', '.join(PRESETS)}; or {DEEP_NANO}, 12 blocks of mose-nano-256's width "
             "(default: that and mose-nano)",
         )
 
@@ -85,7 +85,9 @@ class ExitTimes(Benchmark):
 def exit_config(name: str) -> MoSEConfig:
     """Return a preset's configuration with exit 0 added, or that of `DEEP_NANO`."""
     if name == DEEP_NANO:
-        return MoSEConfig.from_preset("mose-nano", num_hidden_layers=12, exit_layers=[0, 1, 2, 3, 4, 6, 9, 12])
+        return MoSEConfig.from_preset(
+            "mose-nano-256", num_hidden_layers=12, exit_layers=[0, 1, 2, 3, 4, 6, 9, 12]
+        )
 
     # Exit 0 runs no block: its time is the fixed cost.
     exits = MoSEConfig.from_preset(name).exit_layers

@@ -66,8 +66,8 @@ class PartialLoading(Benchmark):
         command.require_linux()
         width = {"hidden_size": options.hidden_size, "intermediate_size": 4 * options.hidden_size}
         depth = {"num_hidden_layers": max(options.exit_layers), "exit_layers": options.exit_layers}
-        config = MoSEConfig.from_preset("mose-nano", **depth, **width)
-        tiny_config = MoSEConfig.from_preset("mose-nano", vocab_size=8, hidden_size=16, intermediate_size=16)
+        config = MoSEConfig.from_preset("mose-nano-256", **depth, **width)
+        tiny_config = MoSEConfig.from_preset("mose-nano-256", vocab_size=8, hidden_size=16, intermediate_size=16)
 
         with tempfile.TemporaryDirectory(dir=options.folder, prefix="mose-loading-") as scratch:
             folder, tiny = Path(scratch, "model"), Path(scratch, "tiny")

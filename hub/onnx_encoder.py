@@ -33,7 +33,7 @@ class OnnxEncoder:
 
     Example:
         encoder = OnnxEncoder("exported", exit_layer=3)
-        query = encoder.encode(["parse an ISO date"], prompt_name="query")  # (1, 256), float32, unit norm
+        query = encoder.encode(["parse an ISO date"], prompt_name="query")  # (1, 384), float32, unit norm
     """
 
     def __init__(self, folder: str | Path, exit_layer: int, int8: bool = False, threads: int | None = None):

@@ -84,7 +84,7 @@ def tiny_config() -> Callable[..., MoSEConfig]:
             "gate_size": 8,
             "initializer_range": 0.1,
         }
-        return MoSEConfig.from_preset("mose-nano", **{**fields, **overrides})
+        return MoSEConfig.from_preset("mose-nano-256", **{**fields, **overrides})
 
     return make
 
@@ -128,7 +128,7 @@ def tiny_batch() -> dict[str, torch.Tensor]:
 def trained_config(tiny_tokenizer) -> MoSEConfig:
     """Three blocks, exits 0, 1 and 3, gated pooling, dropout on."""
     return MoSEConfig.from_preset(
-        "mose-nano",
+        "mose-nano-256",
         vocab_size=len(tiny_tokenizer),
         hidden_size=32,
         intermediate_size=48,

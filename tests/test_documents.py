@@ -153,7 +153,7 @@ def test_the_blocks_of_the_readme_run_from_any_folder(monkeypatch, capsys, tmp_p
     for language, body in FENCE.findall(text_of("README.md")):
         if language == "python":
             exec(body, names)
-    assert [embedding.shape for embedding in names["out"].exit_embeddings] == [(2, 256)] * 3
+    assert [embedding.shape for embedding in names["out"].exit_embeddings] == [(2, 384)] * 3
     assert names["st"].similarity(names["queries"], names["documents"])[0].argmax() == 0
     assert capsys.readouterr().out.startswith("tensor")
 

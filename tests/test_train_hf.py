@@ -156,7 +156,7 @@ def test_an_untrained_model_of_a_preset_starts_from_the_seed(finetune, tiny_mode
     def run(name, seed):
         status, _, err = finetune(
             *("--exit-layer", 0, "--max-steps", 1, "--output-dir", tmp_path / name, "--seed", seed),
-            defaults=("--preset", "mose-nano", "--tokenizer", tiny_model_folder, "--dataset", pairs_file),
+            defaults=("--preset", "mose-nano-256", "--tokenizer", tiny_model_folder, "--dataset", pairs_file),
         )
         assert status == 0, err
         return MoSEModel.from_pretrained(tmp_path / name)

@@ -100,7 +100,7 @@ def training_pairs(options: argparse.Namespace) -> Dataset:
 def untrained_model(arm: str, seed: int, tokenizer: Any, cache: Path) -> MoSEModel:
     """Return the untrained model of an arm: for one seed the same weights, whichever exits it has."""
     set_seed(seed)
-    model = MoSEModel(MoSEConfig.from_preset("mose-nano", exit_layers=EXITS))
+    model = MoSEModel(MoSEConfig.from_preset("mose-nano-256", exit_layers=EXITS))
     vectors = teacher_embeddings(token_strings(tokenizer), bundled(TEACHER) or TEACHER, cache)
     start_embeddings_from(model, tokenizer, vectors)
 
@@ -115,7 +115,7 @@ def untrained_model(arm: str, seed: int, tokenizer: Any, cache: Path) -> MoSEMod
         return model
 
     depth = int(arm.removeprefix("alone-"))
-    alone = MoSEModel(MoSEConfig.from_preset("mose-nano", exit_layers=(depth,), exit_layer=depth))
+    alone = MoSEModel(MoSEConfig.from_preset("mose-nano-256", exit_layers=(depth,), exit_layer=depth))
     alone.load_state_dict(model.state_dict(), strict=False)
     return alone
 

@@ -31,7 +31,7 @@ def draw_comparison(data: dict[str, Any], path: Path) -> None:
 
 def quality_and_cost(axis: Axes, data: dict[str, Any]) -> None:
     """Draw claim 1: quality against the cost of each exit, beside the deep model cut at the same blocks."""
-    config = MoSEConfig.from_preset("mose-nano", num_hidden_layers=EXITS[-1], exit_layers=list(EXITS))
+    config = MoSEConfig.from_preset("mose-nano-256", num_hidden_layers=EXITS[-1], exit_layers=list(EXITS))
     deepest = flops_per_token(config, EXITS[-1])
     costs = {e: 100 * flops_per_token(config, e) / deepest for e in EXITS}
 

@@ -102,7 +102,7 @@ def planned_runs(seed: int, few_pairs: int) -> Iterator[Run]:
 def build_model(exits: Sequence[int], trunk: Path | None, vocabulary: int) -> MoSEModel:
     """Return a model with these exits, from a pre-trained trunk (`start_from_trunk`) or from random weights."""
     config = MoSEConfig.from_preset(
-        "mose-nano", num_hidden_layers=BLOCKS, exit_layers=list(exits), vocab_size=vocabulary
+        "mose-nano-256", num_hidden_layers=BLOCKS, exit_layers=list(exits), vocab_size=vocabulary
     )
     model = MoSEModel(config)
     if trunk is None:

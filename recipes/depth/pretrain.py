@@ -43,7 +43,7 @@ def pretraining_model(arm: str, vocabulary: int) -> MoSEForPreTraining:
     """Return the untrained model of an arm."""
     exits = (BLOCKS,) if arm == "deepest" else EXITS
     config = MoSEConfig.from_preset(
-        "mose-nano", num_hidden_layers=BLOCKS, exit_layers=list(exits), vocab_size=vocabulary
+        "mose-nano-256", num_hidden_layers=BLOCKS, exit_layers=list(exits), vocab_size=vocabulary
     )
     model = MoSEForPreTraining(config)
     for name, parameter in model.named_parameters():

@@ -49,7 +49,7 @@ from mose.training.finetuning.teacher import (
     joint_embeddings,
     text_key,
 )
-from mose.training.finetuning.widening import widen
+from mose.training.finetuning.widening import widen_model
 from mose.training.setup import load_tokenizer
 from mose.utils.command_line import exit_status
 from mose.utils.files import atomic_write_json
@@ -303,7 +303,7 @@ def widened_start(options: argparse.Namespace, recipe: Mapping[str, Any], materi
     if not (folder / "done").exists():
         set_seed(recipe["seed"] if options.seed is None else options.seed)
         vectors = joint_embeddings(token_strings(material.tokenizer), *material.teachers)
-        widen(model, size, material.tokenizer, vectors).save_pretrained(folder)
+        widen_model(model, size, material.tokenizer, vectors).save_pretrained(folder)
         (folder / "done").touch()
     return folder
 

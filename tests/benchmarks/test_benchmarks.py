@@ -39,7 +39,7 @@ from mose.training.pretraining.flops import training_flops
 def model_folder(tiny_tokenizer, tmp_path_factory):
     torch.manual_seed(0)
     config = MoSEConfig.from_preset(
-        "mose-nano",
+        "mose-nano-256",
         vocab_size=len(tiny_tokenizer),
         hidden_size=16,
         intermediate_size=16,

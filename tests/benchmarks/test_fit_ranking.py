@@ -15,7 +15,7 @@ from mose.search.evaluation.fitting import GRID
 def model_folder(tiny_tokenizer, tmp_path):
     torch.manual_seed(0)
     config = MoSEConfig.from_preset(
-        "mose-nano",
+        "mose-nano-256",
         vocab_size=len(tiny_tokenizer),
         hidden_size=16,
         intermediate_size=16,

@@ -73,7 +73,7 @@ def test_imports_neither_torch_nor_transformers():
     code = (
         "import sys; from mose.inference.static import StaticEncoder; import mose\n"
         "vectors = StaticEncoder(mose.__path__[0]).encode_query(['parse a date'])\n"
-        "assert vectors.shape == (1, 256)\n"
+        "assert vectors.shape == (1, 384)\n"
         "print([name for name in ('torch', 'transformers', 'huggingface_hub') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)

@@ -44,7 +44,9 @@ def test_presets_can_be_overridden_and_unknown_ones_are_named():
     for name in PRESETS:
         assert MoSEConfig.from_preset(name).exit_layers[-1] <= MoSEConfig.from_preset(name).num_hidden_layers
     assert MoSEConfig.from_preset("mose-nano", pooling="cls").pooling == "cls"
-    with pytest.raises(ValueError, match="preset must be one of mose-1b, mose-nano, got 'mose-7b'"):
+    with pytest.raises(
+        ValueError, match="preset must be one of mose-1b, mose-nano, mose-nano-256, got 'mose-7b'"
+    ):
         MoSEConfig.from_preset("mose-7b")
 
 

@@ -123,8 +123,14 @@ def test_weights_are_small_bf16_and_finite():
             assert torch.isfinite(tensor).all(), name
 
 
+def test_its_sizes_are_those_of_the_preset():
+    config = json.loads((ROOT / "config.json").read_text(encoding="utf-8"))
+    preset = json.loads(json.dumps(PRESETS["mose-nano"]))  # tuples become lists
+    assert {name: config[name] for name in preset} == preset
+
+
 def test_files_beside_the_weights_equal_those_that_training_writes():
-    for name, content in sentence_transformers_files(256).items():
+    for name, content in sentence_transformers_files(PRESETS["mose-nano"]["hidden_size"]).items():
         assert json.loads((ROOT / name).read_text(encoding="utf-8")) == content, name
 
 

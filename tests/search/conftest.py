@@ -36,7 +36,7 @@ def tiny_model(tokenizer):
     def make(seed):
         torch.manual_seed(seed)
         config = MoSEConfig.from_preset(
-            "mose-nano",
+            "mose-nano-256",
             vocab_size=len(tokenizer),
             hidden_size=32,
             intermediate_size=64,

@@ -21,7 +21,7 @@ def tokenizer(tiny_tokenizer):
 def model(tokenizer):
     torch.manual_seed(0)
     config = MoSEConfig.from_preset(
-        "mose-nano",
+        "mose-nano-256",
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,

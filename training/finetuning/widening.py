@@ -36,11 +36,14 @@ def wider_config(config: MoSEConfig, hidden_size: int) -> MoSEConfig:
     wide = config.to_dict()
     for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
         wide[name] = wide[name] * hidden_size // config.hidden_size
+    # Cut to the old size, embeddings are the old ones.
+    if wide["matryoshka_dims"]:
+        wide["matryoshka_dims"] = [config.hidden_size, *wide["matryoshka_dims"]]
     return MoSEConfig.from_dict(wide | {"hidden_size": hidden_size})
 
 
 @torch.no_grad()
-def widen(
+def widen_model(
     model: MoSEModel, hidden_size: int, tokenizer: PreTrainedTokenizerBase, teacher_vectors: np.ndarray
 ) -> MoSEModel:
     """Return a model of `hidden_size` whose embeddings begin with those of `model`.
@@ -101,9 +104,9 @@ def _widen_embeddings(
     ordinary = ordinary_tokens(model, tokenizer, teacher_vectors)
 
     # What a linear map of the embeddings does not tell of the vectors.
-    known, told = old[ordinary], vectors[ordinary]
-    known, told = known - known.mean(dim=0), told - told.mean(dim=0)
-    residual = told - known @ torch.linalg.lstsq(known, told).solution
+    inputs, targets = old[ordinary], vectors[ordinary]
+    inputs, targets = inputs - inputs.mean(dim=0), targets - targets.mean(dim=0)
+    residual = targets - inputs @ torch.linalg.lstsq(inputs, targets).solution
 
     new = torch.randn(len(old), size - old.shape[1], dtype=old.dtype)
     new[ordinary] = whitened_components(residual, new.shape[1])

@@ -34,6 +34,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "per_device_train_batch_size": 16,
     },
 }
+RECIPES["mose-nano-256"] = RECIPES["mose-nano"]
 DEFAULT_RECIPE = "mose-1b"
 
 

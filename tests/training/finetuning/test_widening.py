@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from mose.configuration_mose import MoSEConfig
 from mose.modeling_mose import MoSEModel
-from mose.training.finetuning.widening import widen
+from mose.training.finetuning.widening import widen_model
 
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
 
@@ -39,7 +39,7 @@ def batch(tiny_tokenizer):
 def test_exit_0_of_a_wider_model_begins_with_the_narrow_embedding(trained_config, tiny_tokenizer, batch, changes):
     model = narrow_model(trained_config, **changes)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    wide = widen(model, 48, tiny_tokenizer, vectors_of(tiny_tokenizer))
+    wide = widen_model(model, 48, tiny_tokenizer, vectors_of(tiny_tokenizer))
     begins = F.normalize(embed(wide, batch, 0)[:, :32], dim=1)
     torch.testing.assert_close(begins, embed(model, batch, 0), atol=1e-5, rtol=0)
     assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
@@ -50,7 +50,7 @@ def test_every_exit_is_the_same_where_blocks_add_nothing(trained_config, tiny_to
     for name, parameter in model.named_parameters():
         if "o_proj" in name or "c_proj" in name:
             torch.nn.init.zeros_(parameter)
-    wide = widen(model, 64, tiny_tokenizer, vectors_of(tiny_tokenizer))
+    wide = widen_model(model, 64, tiny_tokenizer, vectors_of(tiny_tokenizer))
     for exit_layer in model.exit_layers:
         begins = F.normalize(embed(wide, batch, exit_layer)[:, :32], dim=1)
         torch.testing.assert_close(begins, embed(model, batch, exit_layer), atol=1e-5, rtol=0)
@@ -60,7 +60,7 @@ def test_deeper_exits_change_little_where_blocks_add_little(trained_config, tiny
     model = narrow_model(trained_config)
     with torch.no_grad():
         model.embed_tokens.weight.normal_()  # as trained models have it; blocks add a tenth of that
-    wide = widen(model, 48, tiny_tokenizer, vectors_of(tiny_tokenizer))
+    wide = widen_model(model, 48, tiny_tokenizer, vectors_of(tiny_tokenizer))
     for exit_layer in model.exit_layers[1:]:
         alike = F.cosine_similarity(embed(wide, batch, exit_layer)[:, :32], embed(model, batch, exit_layer))
         assert alike.min() > 0.98, exit_layer
@@ -73,7 +73,7 @@ def test_new_dimensions_hold_what_the_teachers_add_to_the_embeddings(trained_con
     old = model.embed_tokens.weight.detach().double().numpy()[: len(tiny_tokenizer)]
     hidden = generator.standard_normal((len(old), 16))
     vectors = 3 * old @ generator.standard_normal((32, 60)) + hidden @ generator.standard_normal((16, 60)) + 2
-    wide = widen(model, 48, tiny_tokenizer, vectors)
+    wide = widen_model(model, 48, tiny_tokenizer, vectors)
 
     weight = wide.embed_tokens.weight.detach().double().numpy()[: len(tiny_tokenizer)]
     ordinary = sorted(set(range(len(weight))) - set(tiny_tokenizer.all_special_ids))
@@ -93,16 +93,20 @@ def test_new_dimensions_hold_what_the_teachers_add_to_the_embeddings(trained_con
 
 
 def test_the_configuration_keeps_the_size_of_a_head_and_its_groups(trained_config, tiny_tokenizer):
-    model = narrow_model(trained_config).bfloat16().train()
-    wide = widen(model, 48, tiny_tokenizer, vectors_of(tiny_tokenizer))
+    model = narrow_model(trained_config, matryoshka_dims=[16, 8], aligned_exits=True).bfloat16().train()
+    wide = widen_model(model, 48, tiny_tokenizer, vectors_of(tiny_tokenizer))
     config = wide.config
     assert (config.num_attention_heads, config.num_key_value_heads, config.intermediate_size) == (6, 3, 72)
     assert config.exit_layers == model.config.exit_layers and wide.dtype == torch.bfloat16 and wide.training
-    assert model.config.hidden_size == 32
+    # Cut to the old size, they are the old embeddings.
+    assert config.matryoshka_dims == [32, 16, 8] and config.aligned_exits
+    assert model.config.hidden_size == 32 and model.config.matryoshka_dims == [16, 8]
+    plain = widen_model(narrow_model(trained_config), 48, tiny_tokenizer, vectors_of(tiny_tokenizer))
+    assert plain.config.matryoshka_dims is None
 
 
 def test_all_new_parts_learn(trained_config, tiny_tokenizer, batch):
-    model = widen(narrow_model(trained_config), 48, tiny_tokenizer, vectors_of(tiny_tokenizer)).eval()
+    model = widen_model(narrow_model(trained_config), 48, tiny_tokenizer, vectors_of(tiny_tokenizer)).eval()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     for _ in range(3):
@@ -120,14 +124,14 @@ def test_all_new_parts_learn(trained_config, tiny_tokenizer, batch):
 @pytest.mark.parametrize("size", [16, 32, 40])
 def test_sizes_that_no_group_of_heads_divides_are_refused(trained_config, tiny_tokenizer, size):
     with pytest.raises(ValueError, match=f"hidden_size must be a multiple of 16, .* above 32, got {size}"):
-        widen(narrow_model(trained_config), size, tiny_tokenizer, vectors_of(tiny_tokenizer))
+        widen_model(narrow_model(trained_config), size, tiny_tokenizer, vectors_of(tiny_tokenizer))
 
 
 def test_vectors_and_norms_that_do_not_fit_are_refused(trained_config, tiny_tokenizer):
     model, vectors = narrow_model(trained_config), vectors_of(tiny_tokenizer)
     with pytest.raises(ValueError, match=f"must be {len(vectors)} teacher vectors, one per token, got 1"):
-        widen(model, 48, tiny_tokenizer, vectors[:1])
+        widen_model(model, 48, tiny_tokenizer, vectors[:1])
     with pytest.raises(ValueError, match="must span at least 16 dimensions, got 3"):
-        widen(model, 48, tiny_tokenizer, vectors[:, :3])
+        widen_model(model, 48, tiny_tokenizer, vectors[:, :3])
     with pytest.raises(ValueError, match="exit_norm must be 'every' to widen a model, got 'final'"):
-        widen(narrow_model(trained_config, exit_norm="final"), 48, tiny_tokenizer, vectors)
+        widen_model(narrow_model(trained_config, exit_norm="final"), 48, tiny_tokenizer, vectors)

@@ -71,7 +71,7 @@ def flags(repositories, tokenizer_folder) -> list[str]:
     """A run of a tiny model; of flags given twice the later counts."""
     common = "--use-cpu --max-steps 2 --max-length 40 --per-device-train-batch-size 4 --logging-steps 1"
     return [
-        *("pretrain", "--preset", "mose-nano", "--tokenizer", tokenizer_folder),
+        *("pretrain", "--preset", "mose-nano-256", "--tokenizer", tokenizer_folder),
         *("--config-overrides", json.dumps({**SIZES, "vocab_size": 320}), "--source-tree", str(repositories)),
         *("--report-to", "none", "--held-out", "0", "--save-strategy", "no", *common.split()),
     ]
@@ -401,7 +401,7 @@ def test_going_on_with_another_corpus_is_refused(flags, repositories, tmp_path, 
     ("more", "message"),
     [
         (["--model", "x"], "exactly one of --model and --preset"),
-        (["--preset", "mose-2b"], "preset must be one of mose-1b, mose-nano, got 'mose-2b'"),
+        (["--preset", "mose-2b"], "preset must be one of mose-1b, mose-nano, mose-nano-256, got 'mose-2b'"),
         (["--source-tree", "no/such"], "no/such"),
         (["--context-objective", "sop"], "context_objective must be one of icc, nsp, none, got 'sop'"),
         (["--max-length", "4"], "max_length must be at least 5 for .icc. examples, got 4"),
@@ -414,7 +414,7 @@ def test_going_on_with_another_corpus_is_refused(flags, repositories, tmp_path, 
             ["--config-overrides", '{"vocab_size": 100}'],
             "at most vocab_size=100 tokens, got 320",
         ),
-        (["--recipe", "big"], "recipe must be one of mose-1b, mose-nano, got 'big'"),
+        (["--recipe", "big"], "recipe must be one of mose-1b, mose-nano, mose-nano-256, got 'big'"),
         (["--held-out", "1.5"], r"held_out must be in \[0, 1\), got 1.5"),
         (["--eval-examples", "0"], "eval_examples must be at least 1, got 0"),
         (["--lanes", "0"], "lanes must be at least 1, got 0"),
