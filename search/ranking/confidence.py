@@ -34,12 +34,12 @@ class ConfidenceConstants:
     their hits does not suffer, but a score of 0.5 is not even odds.
     """
 
-    bias: float = -10.95
-    similarity: float = 23.9
-    coverage: float = 9.62
-    together: float = 16.64
-    symbol: float = -9.73
-    log_units: float = -1.17
+    bias: float = -10.69
+    similarity: float = 22.28
+    coverage: float = 11.01
+    together: float = 15.88
+    symbol: float = -9.37
+    log_units: float = -1.09
 
 
 DEFAULT_CONFIDENCE = ConfidenceConstants()
