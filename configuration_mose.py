@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mask_token_id": 3,
     },
 }
-#: Two thirds of the width: the first shipped weights, and the models that `recipes/depth` compares.
+#: Two thirds of the width: what shipped before, and the models that `recipes/depth` compares.
 PRESETS["mose-nano-256"] = PRESETS["mose-nano"] | {
     "hidden_size": 256,
     "intermediate_size": 1024,

@@ -113,7 +113,9 @@ class ModelSource:
 class PresetSource:
     """An untrained model, in place of a trained one."""
 
-    preset: str | None = flag("Start untrained, with the sizes of mose-1b or mose-nano, instead of --model.")
+    preset: str | None = flag(
+        "Start untrained, with the sizes of mose-1b, mose-nano or mose-nano-256, instead of --model."
+    )
 
 
 @dataclass

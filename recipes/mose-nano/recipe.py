@@ -342,7 +342,7 @@ def run_stages(options: argparse.Namespace) -> None:
     """Run all stages that are not done, each starting from the previous one; ship the last if requested."""
     recipe = load_recipe(options.recipe)
     seed = recipe["seed"] if options.seed is None else options.seed
-    weights_to_average(options, recipe)
+    weights_to_average(options, recipe)  # raises before the long work
     material = prepare(options, recipe)
 
     options.start = previous = widened_start(options, recipe, material)

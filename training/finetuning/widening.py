@@ -75,10 +75,8 @@ def widen_model(
 
 def _widen_tensor(name: str, old: Tensor, new: Tensor) -> Tensor:
     """Return `new`, as initialised, with `old` in its first rows and columns."""
-    layer = name.split(".")[-2] if "." in name else ""
-    writes = layer in WRITERS
-
-    if writes and old.dim():
+    writes = any(f".{layer}." in name for layer in WRITERS)
+    if writes:
         # Layer norms take the mean off. Without it, new dimensions do not shift the old ones.
         old = old - old.mean(dim=0, keepdim=True)
     if old.dim() < 2:
