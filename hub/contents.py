@@ -3,7 +3,6 @@
 Other checks, and their order, are in `mose.hub.checks`.
 """
 
-import ast
 import importlib.util
 import json
 import logging
@@ -61,7 +60,8 @@ def _parse(path: Path) -> None:
         if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict | list):
             raise ValueError("it holds no JSON object")
     elif path.suffix == ".py":
-        ast.parse(path.read_bytes())
+        # Not ast.parse: in Python 3.11 it fails at times while another thread prints a traceback, which parses.
+        compile(path.read_bytes(), path.name, "exec", dont_inherit=True)
     elif path.suffix in (".md", ".txt", ".cff", ".jinja", ""):
         path.read_text(encoding="utf-8")
 

@@ -116,12 +116,8 @@ def _string_value(source: bytes, statement: Node) -> str | None:
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes such as "\d"
             value = ast.literal_eval(f"({text})")
-    except (
-        SyntaxError,
-        ValueError,
-        RecursionError,
-        MemoryError,
-    ):  # an f-string, or an invalid escape
+    # An f-string, or an invalid escape; SystemError: of Python 3.11, at times, if another thread parses, too.
+    except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
         match = _STRING.fullmatch(text)
         value = match[2] if match else None
 

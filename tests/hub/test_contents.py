@@ -7,9 +7,11 @@ import zipfile
 
 import pytest
 import torch
+from parsing import parsing_meanwhile
 from safetensors.torch import load_file, save_file
 
 from mose.hub.card import folder_card
+from mose.hub.contents import check_contents
 from mose.hub.export import check_parameters, export
 from mose.hub.files import forbidden_pattern
 from mose.hub.publish import publish
@@ -182,3 +184,8 @@ def test_a_hostile_summary_stays_text(model_folder):
     for content in ("[]", "3", '{"arguments": [1], "losses": 4, "datasets": 5, "task": null}', "{"):
         (model_folder / "training_summary.json").write_text(content)
         assert "# tiny-mose" in folder_card(model_folder)
+
+
+def test_code_is_read_whatever_is_parsed_meanwhile(model_folder):
+    with parsing_meanwhile():
+        check_contents({"modeling_mose.py": model_folder / "modeling_mose.py"})

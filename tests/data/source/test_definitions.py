@@ -7,6 +7,7 @@ import textwrap
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from parsing import parsing_meanwhile
 
 from mose.data.source.anonymization import anonymize
 from mose.data.source.definitions import extract_functions, extract_units
@@ -314,6 +315,12 @@ def test_sources_are_dedented_and_hold_decorators_and_documentation():
 def test_constructors_are_told():
     assert [f.name for f in extract_functions(SNIPPETS["java"].encode(), "java") if f.constructor] == ["Shelf"]
     assert [f.name for f in by_name("cpp").values() if f.constructor] == ["Shelf", "~Shelf"]
+
+
+def test_documentation_is_read_whatever_is_parsed_meanwhile():
+    with parsing_meanwhile():
+        (function,) = extract_functions(b'def f():\n    """Add (a + b)."""\n    return 1\n', "python")
+    assert function.docstring == "Add (a + b)."
 
 
 def test_bad_arguments_are_named():
