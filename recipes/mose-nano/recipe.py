@@ -49,7 +49,7 @@ from mose.training.finetuning.teacher import (
     joint_embeddings,
     text_key,
 )
-from mose.training.finetuning.widening import widen_model
+from mose.training.finetuning.widening import SIZES, widen_model, wider_config
 from mose.training.setup import load_tokenizer
 from mose.utils.command_line import exit_status
 from mose.utils.files import atomic_write_json
@@ -291,14 +291,27 @@ def start_model(
 
 
 def widened_start(options: argparse.Namespace, recipe: Mapping[str, Any], material: Material) -> Path | None:
-    """Return the folder to go on from: --start, or a wider model made of it if the recipe's is wider."""
+    """Return the folder to go on from: --start, or a wider model made of it if the recipe's is wider.
+
+    Raises:
+        ValueError: as `widen_model`, or the recipe's heads and MLP are others than a wider model gets.
+    """
     if options.start is None:
         return None
 
-    size, folder = model_config(recipe).hidden_size, options.output_dir / "widened"
+    wanted, folder = model_config(recipe), options.output_dir / "widened"
+    size = wanted.hidden_size
     model = AutoModel.from_pretrained(options.start, trust_remote_code=True, dtype=torch.float32)
     if model.config.hidden_size == size:
         return options.start
+
+    config = wider_config(model.config, size)
+    for name in SIZES:
+        if getattr(wanted, name) != getattr(config, name):
+            raise ValueError(
+                f"model: {name} must be {getattr(config, name)} to widen {options.start} to hidden_size={size}, "
+                f"got {getattr(wanted, name)}. Change the recipe, or leave --start out."
+            )
 
     if not (folder / "done").exists():
         set_seed(recipe["seed"] if options.seed is None else options.seed)

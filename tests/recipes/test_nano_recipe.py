@@ -147,7 +147,7 @@ def test_further_training_starts_from_weights_with_a_recipe_over_the_recipe(run,
 
 
 @pytest.mark.slow
-def test_a_narrower_start_is_widened_once(run, monkeypatch, tmp_path):
+def test_a_narrower_start_is_widened_once(run, monkeypatch, tmp_path, capsys):
     code, first = run(monkeypatch, "whole")
     assert code == 0
     sizes = recipe.load_recipe([first.parent / "recipe.yaml"])["model"]
@@ -177,6 +177,13 @@ def test_a_narrower_start_is_widened_once(run, monkeypatch, tmp_path):
     before = (folder / "widened" / "model.safetensors").stat().st_mtime_ns
     assert run(monkeypatch, "wider", "--start", first / "blocks", "--seed", 5, over=[file])[0] == 0
     assert (folder / "widened" / "model.safetensors").stat().st_mtime_ns == before
+
+    # Blocks of another shape would not hold the old ones.
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({"model": sizes | wide | {"intermediate_size": 48}}))
+    capsys.readouterr()
+    assert run(monkeypatch, "refused", "--start", first / "blocks", over=[file, other])[0] == 1
+    assert "intermediate_size must be 64 to widen" in capsys.readouterr().err
 
 
 @pytest.mark.slow

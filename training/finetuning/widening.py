@@ -20,6 +20,8 @@ from mose.training.finetuning.initialization import ordinary_tokens, whitened_co
 NEW_ROWS = 0.3
 #: Layers that write to the residual stream, whose states every reader norms first.
 WRITERS = ("o_proj", "c_proj")
+#: Sizes that grow in proportion to the width.
+SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 
 
 def wider_config(config: MoSEConfig, hidden_size: int) -> MoSEConfig:
@@ -34,7 +36,7 @@ def wider_config(config: MoSEConfig, hidden_size: int) -> MoSEConfig:
         raise ValueError(f"hidden_size must be {wanted}, got {hidden_size}.")
 
     wide = config.to_dict()
-    for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+    for name in SIZES:
         wide[name] = wide[name] * hidden_size // config.hidden_size
     # Cut to the old size, embeddings are the old ones.
     if wide["matryoshka_dims"]:
