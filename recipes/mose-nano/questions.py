@@ -34,9 +34,7 @@ def distinct_documents(pairs: Dataset) -> Dataset:
     return pool.remove_columns("document").add_column("document", pool["teacher_document"][:])
 
 
-def best_matches(
-    questions: Tensor, documents: Tensor, share: float = 1.0, repeats: int = 4
-) -> list[tuple[int, int]]:
+def best_matches(questions: Tensor, documents: Tensor, share: float, repeats: int) -> list[tuple[int, int]]:
     """Return (question, document) of the best matches, the document being the one ranked first for the question.
 
     Args:

@@ -39,7 +39,7 @@ def test_a_share_of_nothing_is_refused():
         best_matches(unit(3, 0), unit(9, 1), 0, 1)
     with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
         best_matches(unit(3, 0), unit(9, 1), 0.5, 0)
-    assert len(best_matches(unit(1, 0), unit(9, 1), 0.3)) == 1  # a small share of one is one
+    assert len(best_matches(unit(1, 0), unit(9, 1), 0.3, 4)) == 1  # a small share of one is one
 
 
 def test_lines_are_read_once_and_not_those_of_an_evaluation_set(tmp_path):
