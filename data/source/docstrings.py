@@ -1,9 +1,11 @@
 """Locate the documentation of definitions: docstrings inside them, or comments above them."""
 
 import ast
+import contextlib
+import gc
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from tree_sitter import Node
@@ -101,6 +103,18 @@ def _window(source: bytes, end: int) -> bytes:
     return source[max(0, end - 400) : end]
 
 
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Put garbage collection off: Python 3.11 fails to parse if code that it runs, or lets run, parses, too."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _string_value(source: bytes, statement: Node) -> str | None:
     """Return the value of a statement that is a string literal, and None for any other."""
     if statement.type != "expression_statement" or statement.named_child_count != 1:
@@ -114,10 +128,9 @@ def _string_value(source: bytes, statement: Node) -> str | None:
 
     text = source[node.start_byte : node.end_byte].decode()
     try:
-        with warnings.catch_warnings(action="ignore"):  # of escapes such as "\d"
+        with warnings.catch_warnings(action="ignore"), _without_collection():  # of escapes such as "\d"
             value = ast.literal_eval(f"({text})")
-    # An f-string, or an invalid escape; SystemError: of Python 3.11, at times, if another thread parses, too.
-    except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # an f-string, or an invalid escape
         match = _STRING.fullmatch(text)
         value = match[2] if match else None
 

@@ -19,8 +19,9 @@ import yaml
 from curve import DevelopmentCurve, mean_mrr
 from datasets import Dataset
 from hard_negatives import attach_negatives
-from recipe import HERE, Material, add_arguments, load_recipe, prepare, start_model, train_stage, widened_start
+from recipe import HERE, Material, add_arguments, load_recipe, prepare, start_model, train_stage
 from transformers import set_seed
+from weights import widened_start
 
 from mose.utils.command_line import exit_status
 from mose.utils.files import atomic_write_json
@@ -100,7 +101,7 @@ def run_pilots(options: argparse.Namespace) -> None:
         raise ValueError(f"--arm must be one of {', '.join(pilots['arms'])}, got {', '.join(sorted(unknown))}.")
 
     material = prepare(options, recipe)
-    options.start = widened_start(options, recipe, material)
+    options.start = widened_start(options, recipe, material.tokenizer, material.teachers)
     results = {}
     for name in names:
         results[name] = run_arm(name, options, recipe, pilots, material)

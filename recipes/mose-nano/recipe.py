@@ -25,7 +25,6 @@ from hard_negatives import attach_negatives
 from safetensors.torch import load_file
 from transformers import AutoModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
-from mose.configuration_mose import MoSEConfig
 from mose.data.retrieval.collator import PairCollator
 from mose.eval.baselines import bundled
 from mose.hub.files import write_sentence_transformers_files
@@ -49,7 +48,6 @@ from mose.training.finetuning.teacher import (
     joint_embeddings,
     text_key,
 )
-from mose.training.finetuning.widening import SIZES, widen_model, wider_config
 from mose.training.setup import load_tokenizer
 from mose.utils.command_line import exit_status
 from mose.utils.files import atomic_write_json
@@ -60,15 +58,20 @@ from overlap import LEAST_CHARACTERS_OF_QUESTION, leave_out_near_duplicates, nea
 from pairs import KINDS, build_pairs  # noqa: E402
 from questions import best_matches, distinct_documents, question_rows, read_questions  # noqa: E402
 from recipe_steps import cached_pairs, evaluation_fingerprints, fine_tuning_trainer  # noqa: E402
+from weights import (  # noqa: E402
+    Teachers,
+    average_weights,
+    check_sizes,
+    model_config,
+    rotate_weights,
+    weights_to_average,
+    widened_start,
+)
 
 COLLATION = ("max_query_length", "max_document_length", "instruction_dropout", "token_dropout")
 RUN = {"bf16": True, "logging_steps": 20, "save_steps": 100, "save_total_limit": 2, "dataloader_num_workers": 0}
 #: Pairs that the projection of exit 0 is fitted to, and how many are embedded at once.
 FIT_PAIRS, FIT_BATCH = 6000, 100
-
-
-#: The teachers, their cache folder, and the tokens that they read.
-Teachers = tuple[list[Teacher], Path, int]
 
 
 class Material(NamedTuple):
@@ -86,11 +89,6 @@ def load_recipe(paths: Sequence[Path]) -> dict[str, Any]:
     for path in paths:
         recipe |= yaml.safe_load(path.read_text())
     return recipe
-
-
-def model_config(recipe: Mapping[str, Any], **overrides: Any) -> MoSEConfig:
-    """Return the configuration of the recipe's model."""
-    return MoSEConfig.from_preset(recipe["preset"], **recipe.get("model", {}) | overrides)
 
 
 def load_recipe_tokenizer(recipe: Mapping[str, Any], folder: Path, pairs: Dataset) -> PreTrainedTokenizerBase:
@@ -190,6 +188,7 @@ def prepare(
 
     `chosen` are the names of the recipe's teachers to learn from, by default all.
     """
+    check_sizes(options, recipe)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     origins = (options.shards, recipe["functions"], options.pair_file, options.exclude)
     choices = {name: recipe[name] for name in ("seed", "pair_repeats", "excluded_paths")}
@@ -290,67 +289,6 @@ def start_model(
     return grow(model, deepest) if model.exit_layers[-1] < deepest else model
 
 
-def widened_start(options: argparse.Namespace, recipe: Mapping[str, Any], material: Material) -> Path | None:
-    """Return the folder to go on from: --start, or a wider model made of it if the recipe's is wider.
-
-    Raises:
-        ValueError: as `widen_model`, or the recipe's heads and MLP are others than a wider model gets.
-    """
-    if options.start is None:
-        return None
-
-    wanted, folder = model_config(recipe), options.output_dir / "widened"
-    size = wanted.hidden_size
-    model = AutoModel.from_pretrained(options.start, trust_remote_code=True, dtype=torch.float32)
-    if model.config.hidden_size == size:
-        return options.start
-
-    config = wider_config(model.config, size)
-    for name in SIZES:
-        if getattr(wanted, name) != getattr(config, name):
-            raise ValueError(
-                f"model: {name} must be {getattr(config, name)} to widen {options.start} to hidden_size={size}, "
-                f"got {getattr(wanted, name)}. Change the recipe, or leave --start out."
-            )
-
-    if not (folder / "done").exists():
-        set_seed(recipe["seed"] if options.seed is None else options.seed)
-        vectors = joint_embeddings(token_strings(material.tokenizer), *material.teachers)
-        widen_model(model, size, material.tokenizer, vectors).save_pretrained(folder)
-        (folder / "done").touch()
-    return folder
-
-
-def weights_to_average(options: argparse.Namespace, recipe: Mapping[str, Any]) -> Path | None:
-    """Return the folder of the weights that the result is averaged with, or None if it is not."""
-    share, other = recipe["average"], options.average_with or options.start
-    if not 0 <= share <= 1:
-        raise ValueError(f"average must be a share in [0, 1], got {share}.")
-    if share and other is None:
-        raise ValueError("The recipe averages weights. Pass --start or --average-with.")
-    return other if share else None
-
-
-def average_weights(last: Path, other: Path, share: float, folder: Path) -> None:
-    """Save `last` to `folder`, with `share` of the weights of `other` in the mean of both.
-
-    Weights that went on from others keep more of what these knew if they are averaged with them (Wortsman et al.,
-    "Robust fine-tuning of zero-shot models", 2022).
-    """
-    model, mixed_in = (AutoModel.from_pretrained(source, trust_remote_code=True) for source in (last, other))
-    with torch.no_grad():
-        for parameter, added in zip(model.parameters(), mixed_in.parameters(), strict=True):
-            parameter.lerp_(added, share)
-
-    # Both were trained in one space, and one went on from the other: what both claim, their mean has, too.
-    configs = (model.config, mixed_in.config)
-    dims = set.intersection(*(set(config.matryoshka_dims or ()) for config in configs))
-    aligned = all(config.aligned_exits for config in configs)
-    model.describe_space(aligned, sorted(dims, reverse=True) or None)
-    model.save_pretrained(folder)
-    (folder / "done").touch()
-
-
 def run_stages(options: argparse.Namespace) -> None:
     """Run all stages that are not done, each starting from the previous one; ship the last if requested."""
     recipe = load_recipe(options.recipe)
@@ -358,7 +296,7 @@ def run_stages(options: argparse.Namespace) -> None:
     weights_to_average(options, recipe)  # raises before the long work
     material = prepare(options, recipe)
 
-    options.start = previous = widened_start(options, recipe, material)
+    options.start = previous = widened_start(options, recipe, material.tokenizer, material.teachers)
     mixed_in = weights_to_average(options, recipe)
     for name, stage in recipe["stages"].items():
         if (options.trunk or options.start) and stage.get("exit_layer") is not None:
@@ -376,14 +314,33 @@ def run_stages(options: argparse.Namespace) -> None:
             train_stage(folder, settings, model, material, callbacks)
         previous = folder
 
-    if mixed_in is not None and previous is not None:
+    if previous is not None:
+        finish(options, recipe, material, previous, mixed_in)
+
+
+def finish(
+    options: argparse.Namespace,
+    recipe: Mapping[str, Any],
+    material: Material,
+    last: Path,
+    mixed_in: Path | None,
+) -> None:
+    """Average the last weights with those of `mixed_in`, rotate the exits, and ship, each if requested."""
+    if mixed_in is not None:
         folder = options.output_dir / "averaged"
         if not (folder / "done").exists():
-            average_weights(previous, mixed_in, recipe["average"], folder)
-        previous = folder
+            average_weights(last, mixed_in, recipe["average"], folder)
+        last = folder
 
-    if options.ship and previous is not None:
-        ship(previous, material.tokenizer, HERE.parents[1])
+    if count := recipe["rotation_pairs"]:
+        folder = options.output_dir / "rotated"
+        if not (folder / "done").exists():
+            sample = material.pairs.shuffle(seed=recipe["seed"]).select(range(min(count, len(material.pairs))))
+            rotate_weights(last, material.tokenizer, sample, folder)
+        last = folder
+
+    if options.ship:
+        ship(last, material.tokenizer, HERE.parents[1])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """The recipe of mose-nano as one command: it trains, measures on the way, resumes, and repeats nothing."""
 
 import json
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import yaml
 from curve import mean_mrr, set_mrr
 from safetensors.torch import load_file
 from transformers import AutoModel
+from weights import check_sizes
+
+from mose.configuration_mose import MoSEConfig
 
 FUNCTION = 'def {0}_{1}(x, {1}):\n    """{2} the {1} of all values."""\n    y = {0}(x)\n    return y + {1}\n\n\n'
 VERBS = {"least": "Return", "sorted": "Sort", "total": "Add", "length": "Count", "median": "Find"}
@@ -69,8 +73,17 @@ def test_the_command_trains_measures_and_repeats_nothing(run, monkeypatch):
         *(("blocks", 1, 8), ("blocks", 2, 16)),
     ]
     assert points[0]["mrr"] == {"dev": {"0": 1.0}} and set(points[-1]["mrr"]["dev"]) == {"0", "1", "2", "0 on 2"}
-    model = AutoModel.from_pretrained(folder / "blocks", trust_remote_code=True)
-    assert model.exit_layers == (0, 1, 2)
+    trained, turned = (
+        AutoModel.from_pretrained(folder / name, trust_remote_code=True) for name in ("blocks", "rotated")
+    )
+    assert trained.exit_layers == (0, 1, 2)
+    # The result is what was trained, but for a rotation of every exit but the deepest.
+    ids = torch.tensor([[1, 40, 80, 2], [1, 50, 60, 2]])
+    with torch.no_grad():
+        for exit_layer in trained.exit_layers:
+            before, after = (model(ids, exit_layer=exit_layer).pooler_output for model in (trained, turned))
+            assert after.equal(before) == (exit_layer == 2)
+            torch.testing.assert_close(after @ after.T, before @ before.T, atol=1e-5, rtol=0)
 
     before = (folder / "curve.jsonl").read_bytes()
     assert run(monkeypatch, "whole")[0] == 0
@@ -146,6 +159,22 @@ def test_further_training_starts_from_weights_with_a_recipe_over_the_recipe(run,
     assert "kinds are documentation, path, typed, code, task, question, got questions" in capsys.readouterr().err
 
 
+def test_weights_of_another_size_are_refused_before_the_long_work(tmp_path):
+    MoSEConfig.from_preset("mose-nano-256").save_pretrained(tmp_path)
+    settings = recipe.load_recipe([recipe.HERE / "recipe.yaml"])
+    none = {"trunk": None, "start": None, "average_with": None}
+    for flag in ("trunk", "average_with"):
+        options = Namespace(**none | {flag: tmp_path})
+        with pytest.raises(ValueError, match=f"--{flag.replace('_', '-')} must have hidden_size=384.*got 256"):
+            check_sizes(options, settings)
+        check_sizes(options, settings | {"preset": "mose-nano-256"})
+    check_sizes(Namespace(**none | {"start": tmp_path}), settings)  # is widened
+
+    with pytest.raises(ValueError, match="above 256, got 128"):
+        small = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 1}
+        check_sizes(Namespace(**none | {"start": tmp_path}), settings | {"model": small})
+
+
 @pytest.mark.slow
 def test_a_narrower_start_is_widened_once(run, monkeypatch, tmp_path, capsys):
     code, first = run(monkeypatch, "whole")
@@ -177,6 +206,8 @@ def test_a_narrower_start_is_widened_once(run, monkeypatch, tmp_path, capsys):
     before = (folder / "widened" / "model.safetensors").stat().st_mtime_ns
     assert run(monkeypatch, "wider", "--start", first / "blocks", "--seed", 5, over=[file])[0] == 0
     assert (folder / "widened" / "model.safetensors").stat().st_mtime_ns == before
+
+    assert (folder / "widened" / "tokenizer.json").exists()  # pilots start from this folder, arm by arm
 
     # Blocks of another shape would not hold the old ones.
     other = tmp_path / "other.yaml"
@@ -239,7 +270,11 @@ def test_questions_get_code_of_the_pairs_unless_an_evaluation_set_has_them(run, 
     seen = {}
     monkeypatch.setattr(recipe, "train_stage", lambda *a: seen.update({a[0].name: a[3]}) or a[0].mkdir())
     over = tmp_path / "over.yaml"
-    over.write_text(yaml.safe_dump({"questions": {"share": 1.0, "repeats": 99}, "stages": {"exit-0": {}}}))
+    over.write_text(
+        yaml.safe_dump(
+            {"questions": {"share": 1.0, "repeats": 99}, "stages": {"exit-0": {}}, "rotation_pairs": 0}
+        )
+    )
     flags = ("--questions", tmp_path / "questions.txt", "--exclude", tmp_path / "set", "--cached-only")
     code, folder = run(monkeypatch, "questions", *flags[:-1], over=[over])
     assert code == 0

@@ -5,6 +5,7 @@ the narrow one. Here new dimensions are not copies of old ones. They hold what t
 what its embedding says already, and nothing reads them yet.
 """
 
+import re
 from typing import cast
 
 import numpy as np
@@ -40,7 +41,7 @@ def wider_config(config: MoSEConfig, hidden_size: int) -> MoSEConfig:
         wide[name] = wide[name] * hidden_size // config.hidden_size
     # Cut to the old size, embeddings are the old ones.
     if wide["matryoshka_dims"]:
-        wide["matryoshka_dims"] = [config.hidden_size, *wide["matryoshka_dims"]]
+        wide["matryoshka_dims"] = sorted({config.hidden_size, *wide["matryoshka_dims"]}, reverse=True)
     return MoSEConfig.from_dict(wide | {"hidden_size": hidden_size})
 
 
@@ -65,18 +66,25 @@ def widen_model(
     wide = MoSEModel(config)
     state = wide.state_dict()
 
+    first_exit = f"exits.{config.exit_layers[0]}."
     for name, old in model.state_dict().items():
         if name != "embed_tokens.weight":
-            state[name] = _widen_tensor(name, old, state[name])
+            # Exits share one space, so the new rows of their projections are the same.
+            new = state[re.sub(r"^exits\.\d+\.", first_exit, name)] if "projection" in name else state[name]
+            state[name] = _widen_tensor(name, old.cpu(), new.clone())
     state["embed_tokens.weight"] = _widen_embeddings(model, hidden_size, tokenizer, teacher_vectors)
 
     wide.load_state_dict(state)
+    wide.set_attn_implementation(model.config._attn_implementation)
     cast(nn.Module, wide).to(model.device, model.dtype)
     return wide.train(model.training)
 
 
 def _widen_tensor(name: str, old: Tensor, new: Tensor) -> Tensor:
-    """Return `new`, as initialised, with `old` in its first rows and columns."""
+    """Return `new` with `old` in its first rows and columns, centred if the layer is one of `WRITERS`.
+
+    The columns beside are 0. The rows below are as initialised, smaller in projections, and 0 in `WRITERS`.
+    """
     writes = any(f".{layer}." in name for layer in WRITERS)
     if writes:
         # Layer norms take the mean off. Without it, new dimensions do not shift the old ones.
@@ -99,7 +107,7 @@ def _widen_embeddings(
     model: MoSEModel, size: int, tokenizer: PreTrainedTokenizerBase, teacher_vectors: np.ndarray
 ) -> Tensor:
     """Return token embeddings (vocabulary, size). The old and new part of a row have mean 0 and one variance."""
-    old = cast(nn.Embedding, model.embed_tokens).weight.double()
+    old = cast(nn.Embedding, model.embed_tokens).weight.cpu().double()
     vectors = torch.from_numpy(teacher_vectors.astype(np.float64))
     ordinary = ordinary_tokens(model, tokenizer, teacher_vectors)
 

@@ -319,8 +319,8 @@ def test_constructors_are_told():
 
 def test_documentation_is_read_whatever_is_parsed_meanwhile():
     with parsing_meanwhile():
-        (function,) = extract_functions(b'def f():\n    """Add (a + b)."""\n    return 1\n', "python")
-    assert function.docstring == "Add (a + b)."
+        (function,) = extract_functions(b'def f():\n    ("Add a\\n" "to b.")\n    return 1\n', "python")
+    assert function.docstring == "Add a\nto b."
 
 
 def test_bad_arguments_are_named():

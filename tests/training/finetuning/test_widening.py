@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from mose.configuration_mose import MoSEConfig
 from mose.modeling_mose import MoSEModel
-from mose.training.finetuning.widening import widen_model
+from mose.training.finetuning.widening import widen_model, wider_config
 
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
 
@@ -60,10 +60,38 @@ def test_deeper_exits_change_little_where_blocks_add_little(trained_config, tiny
     model = narrow_model(trained_config)
     with torch.no_grad():
         model.embed_tokens.weight.normal_()  # as trained models have it; blocks add a tenth of that
+        for name, parameter in model.named_parameters():
+            if "o_proj" in name or "c_proj" in name:
+                parameter += 0.5  # the same in every dimension, which the next norm takes off
+    model.set_attn_implementation("eager")
     wide = widen_model(model, 48, tiny_tokenizer, vectors_of(tiny_tokenizer))
+    assert wide.config._attn_implementation == "eager"
     for exit_layer in model.exit_layers[1:]:
         alike = F.cosine_similarity(embed(wide, batch, exit_layer)[:, :32], embed(model, batch, exit_layer))
         assert alike.min() > 0.98, exit_layer
+
+
+def test_new_dimensions_are_small_and_the_same_at_every_exit(trained_config, tiny_tokenizer, batch):
+    model = narrow_model(trained_config)
+    for name, parameter in model.named_parameters():
+        if "o_proj" in name or "c_proj" in name:
+            torch.nn.init.zeros_(parameter)  # every exit reads the same states
+        elif name.startswith("exits.") and "projection" not in name:
+            torch.nn.init.ones_(parameter)
+    wide = widen_model(model, 48, tiny_tokenizer, vectors_of(tiny_tokenizer))
+    first, *others = (embed(wide, batch, exit_layer)[:, 32:] for exit_layer in wide.exit_layers)
+    assert first.norm(dim=1).min() > 0.001 and first.norm(dim=1).max() < 0.5
+    for other in others:
+        assert F.cosine_similarity(other, first).min() > 0.999
+
+
+def test_sizes_that_a_narrow_model_was_trained_for_are_kept_once(trained_config):
+    config = MoSEConfig.from_dict(trained_config.to_dict() | SIZES | {"matryoshka_dims": [32, 16]})
+    assert wider_config(config, 48).matryoshka_dims == [32, 16]
+    config.matryoshka_dims = [16]
+    assert wider_config(config, 48).matryoshka_dims == [32, 16]
+    with pytest.raises(ValueError, match="hidden_size must be a multiple of 16, .* above 32, got 40"):
+        wider_config(config, 40)
 
 
 def test_new_dimensions_hold_what_the_teachers_add_to_the_embeddings(trained_config, tiny_tokenizer):
