@@ -233,7 +233,7 @@ class MoSEConfig(PreTrainedConfig):
 
     @classmethod
     def from_preset(cls, name: str, **overrides) -> "MoSEConfig":
-        """Return the preset `name` ("mose-1b" or "mose-nano"), with fields overridden by keyword.
+        """Return the preset `name`, one of `PRESETS`, with fields overridden by keyword.
 
         Raises:
             ValueError: There is no such preset.

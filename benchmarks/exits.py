@@ -15,7 +15,7 @@ from mose.benchmarks.command import Benchmark, Report
 from mose.configuration_mose import PRESETS, MoSEConfig
 from mose.modeling_mose import MoSEModel
 
-DEEP_NANO = "mose-nano-12"
+DEEP_NANO = "mose-nano-256-deep"
 COLUMNS = {
     "ms": ("ms", ".1f"),
     "time(k)/time(N)": ("time_share", ".3f"),
@@ -40,10 +40,10 @@ class ExitTimes(Benchmark):
             "--models",
             nargs="+",
             choices=(DEEP_NANO, *PRESETS),
-            default=[DEEP_NANO, "mose-nano"],
+            default=[DEEP_NANO, "mose-nano-256"],
             metavar="NAME",
             help=f"presets: {', '.join(PRESETS)}; or {DEEP_NANO}, 12 blocks of mose-nano-256's width "
-            "(default: that and mose-nano)",
+            "(default: that and mose-nano-256)",
         )
 
     def measure(self, options: argparse.Namespace) -> Report:

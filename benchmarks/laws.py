@@ -47,7 +47,7 @@ COLUMNS = {
 }
 #: Parts that take longest -> their benchmark and its flags.
 PARTS: dict[str, tuple[type[Benchmark], tuple[str, ...]]] = {
-    "exits": (ExitTimes, ("--models", "mose-nano-12")),
+    "exits": (ExitTimes, ("--models", "mose-nano-256-deep")),
     "pretraining": (PreTrainingStep, ()),
     "finetuning": (GradCacheStep, ("--batches", "64", "--timed-batch", "64")),
     "loading": (PartialLoading, ()),

@@ -112,7 +112,7 @@ class PreTrainingDataArguments(shared.CodeSources):
         0.0,
     )
     max_length: int | None = flag(
-        "Tokens of a context, special tokens included. Default: 2048, with the mose-nano recipe 512."
+        "Tokens of a context, special tokens included. Default: 2048, with the recipes of mose-nano 512."
     )
     mlm_probability: float = flag("Share of the tokens to predict.", 0.15)
 
@@ -143,7 +143,7 @@ class PreTrainingArguments(shared.RunArguments):
 
     lr_drop_steps: list[int] | None = flag(
         "Steps at which the learning rate is multiplied by --lr-drop-factor. Default: 120000 185000 220000 "
-        "230000 240000, with mose-nano none: then --lr-scheduler-type decays it."
+        "230000 240000, with the recipes of mose-nano none: then --lr-scheduler-type decays it."
     )
     lr_drop_factor: float = flag("Factor of the learning rate at a drop.", 10**-0.5)
     lr_scheduler_type: str = flag("As in TrainingArguments, if there are no drops. Default: cosine.")  # type: ignore[assignment]
