@@ -11,6 +11,7 @@ from transformers import AutoModel, PreTrainedTokenizerBase, set_seed
 
 from mose.configuration_mose import MoSEConfig
 from mose.inference.encoding import encode
+from mose.tokenization.prompts import prompt_for
 from mose.training.finetuning.initialization import token_strings
 from mose.training.finetuning.rotation import rotate_exits
 from mose.training.finetuning.teacher import Teacher, joint_embeddings
@@ -113,7 +114,9 @@ def rotate_weights(last: Path, tokenizer: PreTrainedTokenizerBase, pairs: Datase
     """Save the model of `last` to `folder`, its exits rotated towards the deepest by both texts of the pairs."""
     model = AutoModel.from_pretrained(last, trust_remote_code=True)
     texts = pairs["query"][:] + pairs["document"][:]
-    embeddings = encode(model, tokenizer, texts, max_length=ROTATION_TOKENS, progress=True)
+    prompts = [prompt_for(language, True) for language in pairs["query_language"][:]]
+    prompts += [prompt_for(language, False) for language in pairs["document_language"][:]]
+    embeddings = encode(model, tokenizer, texts, prompts=prompts, max_length=ROTATION_TOKENS, progress=True)
     rotate_exits(model, {exit_layer: torch.from_numpy(rows) for exit_layer, rows in embeddings.items()})
     model.save_pretrained(folder)
     (folder / "done").touch()
