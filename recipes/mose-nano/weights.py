@@ -117,6 +117,6 @@ def rotate_weights(last: Path, tokenizer: PreTrainedTokenizerBase, pairs: Datase
     prompts = [prompt_for(language, True) for language in pairs["query_language"][:]]
     prompts += [prompt_for(language, False) for language in pairs["document_language"][:]]
     embeddings = encode(model, tokenizer, texts, prompts=prompts, max_length=ROTATION_TOKENS, progress=True)
-    rotate_exits(model, {exit_layer: torch.from_numpy(rows) for exit_layer, rows in embeddings.items()})
+    rotate_exits(model, embeddings)
     model.save_pretrained(folder)
     (folder / "done").touch()

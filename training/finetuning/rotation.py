@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from itertools import pairwise
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mose.modeling_mose import MoSEModel
 
 
 @torch.no_grad()
-def rotate_exits(model: MoSEModel, embeddings: Mapping[int, Tensor]) -> None:
+def rotate_exits(model: MoSEModel, embeddings: Mapping[int, np.ndarray]) -> None:
     """Rotate every exit's embeddings as near to the deepest exit's as can be, in place.
 
     Losses within an exit leave its rotation open, and losses across exits settle it only as far as they go. The
@@ -20,8 +21,8 @@ def rotate_exits(model: MoSEModel, embeddings: Mapping[int, Tensor]) -> None:
 
     Args:
         model: whose last linear layer of every exit is changed, but for the deepest exit.
-        embeddings: per exit, (texts, dim), `model`'s own of the same texts in the same order. Queries and
-            documents alike; as many as there are dimensions, or more.
+        embeddings: per exit, (texts, dim), `model`'s own of the same texts, as `mose.inference.encoding.encode`
+            returns them. Queries and documents alike; as many as there are dimensions, or more.
 
     Raises:
         ValueError: exits of the model are missing, or the embeddings' shapes are not those of one set of texts.
@@ -33,7 +34,7 @@ def rotate_exits(model: MoSEModel, embeddings: Mapping[int, Tensor]) -> None:
     for exit_layer in model.exit_layers:
         if embeddings[exit_layer].shape != shape:
             raise ValueError(
-                f"embeddings must be of {shape} at every exit, got {tuple(embeddings[exit_layer].shape)} "
+                f"embeddings must be of {shape} at every exit, got {embeddings[exit_layer].shape} "
                 f"at exit {exit_layer}."
             )
 
@@ -41,9 +42,9 @@ def rotate_exits(model: MoSEModel, embeddings: Mapping[int, Tensor]) -> None:
     for exit_layer in model.exit_layers[:-1]:
         projection = last_linear(model, exit_layer)
         for start, end in pairwise(bounds):
-            source, target = (embeddings[e][:, start:end].double() for e in (exit_layer, deepest))
-            left, _, right = torch.linalg.svd(target.T @ source)
-            rotation = left @ right
+            source, target = (embeddings[e][:, start:end].astype(np.float64) for e in (exit_layer, deepest))
+            left, _, right = np.linalg.svd(target.T @ source)
+            rotation = torch.from_numpy(left @ right)
 
             for parameter in projection.parameters():
                 rows = parameter[start:end]
