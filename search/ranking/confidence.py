@@ -34,12 +34,12 @@ class ConfidenceConstants:
     their hits does not suffer, but a score of 0.5 is not even odds.
     """
 
-    bias: float = -10.69
-    similarity: float = 22.28
-    coverage: float = 11.01
-    together: float = 15.88
-    symbol: float = -9.37
-    log_units: float = -1.09
+    bias: float = -9.54
+    similarity: float = 20.74
+    coverage: float = 9.97
+    together: float = 16.73
+    symbol: float = -8.83
+    log_units: float = -1.06
 
 
 DEFAULT_CONFIDENCE = ConfidenceConstants()

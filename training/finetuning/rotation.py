@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -38,7 +39,8 @@ def rotate_exits(model: MoSEModel, embeddings: Mapping[int, np.ndarray]) -> None
                 f"at exit {exit_layer}."
             )
 
-    bounds = sorted({0, size, *(model.config.matryoshka_dims or ())})
+    sizes = list(model.config.matryoshka_dims or ())
+    bounds = sorted({0, size, *sizes})
     for exit_layer in model.exit_layers[:-1]:
         projection = last_linear(model, exit_layer)
         for start, end in pairwise(bounds):
@@ -50,10 +52,10 @@ def rotate_exits(model: MoSEModel, embeddings: Mapping[int, np.ndarray]) -> None
                 rows = parameter[start:end]
                 rows.copy_(rotation.to(rows.device) @ rows.double())
 
-    model.describe_space(model.config.aligned_exits, model.config.matryoshka_dims)
+    model.describe_space(model.config.aligned_exits, sizes or None)
 
 
 def last_linear(model: MoSEModel, exit_layer: int) -> nn.Linear:
     """Return the layer whose outputs are an exit's embeddings, up to their norm."""
-    layers = model.exits[str(exit_layer)].projection.modules()
-    return [layer for layer in layers if isinstance(layer, nn.Linear)][-1]
+    projection = cast(nn.Module, model.exits[str(exit_layer)].projection)
+    return [layer for layer in projection.modules() if isinstance(layer, nn.Linear)][-1]
