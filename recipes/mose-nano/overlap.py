@@ -1,7 +1,7 @@
 """Overlap of training texts with evaluation sets, up to near-duplicates."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,5 +58,16 @@ def leave_out_near_duplicates(pairs: Dataset, sets: Sequence[Path]) -> tuple[Dat
     alike = near_duplicates((text for column in columns for text in column), sets)
     rows = zip(*columns, strict=True)
     clean = [row for row, both in enumerate(rows) if not any(text in alike for text in both)]
-    report = {"pairs": len(pairs), "left_out": len(pairs) - len(clean), "texts": dict(Counter(alike.values()))}
-    return pairs.select(clean), report
+    return pairs.select(clean), overlap_report("pairs", len(pairs), len(clean), alike)
+
+
+def leave_out_known_questions(questions: Sequence[str], sets: Sequence[Path]) -> tuple[list[str], dict[str, Any]]:
+    """Return the questions that are no near-duplicate of an evaluation text, and a report with `questions`."""
+    alike = near_duplicates(questions, sets, LEAST_CHARACTERS_OF_QUESTION)
+    clean = [text for text in questions if text not in alike]
+    return clean, overlap_report("questions", len(questions), len(clean), alike)
+
+
+def overlap_report(unit: str, before: int, after: int, alike: Mapping[str, str]) -> dict[str, Any]:
+    """Return what was read (`unit`: how many), what of it was left out, and how many different texts by set."""
+    return {unit: before, "left_out": before - after, "texts": dict(Counter(alike.values()))}
