@@ -34,12 +34,12 @@ class ConfidenceConstants:
     their hits does not suffer, but a score of 0.5 is not even odds.
     """
 
-    bias: float = -9.54
-    similarity: float = 20.74
-    coverage: float = 9.97
-    together: float = 16.73
-    symbol: float = -8.83
-    log_units: float = -1.06
+    bias: float = -9.5
+    similarity: float = 20.97
+    coverage: float = 9.7
+    together: float = 16.03
+    symbol: float = -8.33
+    log_units: float = -1.04
 
 
 DEFAULT_CONFIDENCE = ConfidenceConstants()
