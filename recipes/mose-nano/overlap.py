@@ -61,7 +61,9 @@ def leave_out_near_duplicates(pairs: Dataset, sets: Sequence[Path]) -> tuple[Dat
     return pairs.select(clean), overlap_report("pairs", len(pairs), len(clean), alike)
 
 
-def leave_out_known_questions(questions: Sequence[str], sets: Sequence[Path]) -> tuple[list[str], dict[str, Any]]:
+def leave_out_near_duplicate_questions(
+    questions: Sequence[str], sets: Sequence[Path]
+) -> tuple[list[str], dict[str, Any]]:
     """Return the questions that are no near-duplicate of an evaluation text, and a report with `questions`."""
     alike = near_duplicates(questions, sets, LEAST_CHARACTERS_OF_QUESTION)
     clean = [text for text in questions if text not in alike]

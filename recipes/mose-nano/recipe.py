@@ -53,7 +53,7 @@ from mose.utils.files import atomic_write_json
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
-from overlap import leave_out_known_questions, leave_out_near_duplicates  # noqa: E402
+from overlap import leave_out_near_duplicate_questions, leave_out_near_duplicates  # noqa: E402
 from pairs import KINDS, build_pairs  # noqa: E402
 from questions import best_matches, distinct_documents, question_rows, read_questions  # noqa: E402
 from recipe_steps import cached_pairs, evaluation_fingerprints, fine_tuning_trainer  # noqa: E402
@@ -236,7 +236,7 @@ def question_pairs(
         ValueError: no question is left to be paired.
     """
     read = read_questions(options.questions, evaluation_fingerprints(options.exclude))
-    questions, overlap = leave_out_known_questions(read, options.exclude)
+    questions, overlap = leave_out_near_duplicate_questions(read, options.exclude)
     atomic_write_json(options.output_dir / "overlap-questions.json", overlap)
     if options.cached_only and questions:
         rows = Dataset.from_dict({"teacher_query": questions})
